@@ -1,0 +1,3 @@
+//! The `mesh-ca` process.
+
+fn main() {}

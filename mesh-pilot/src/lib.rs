@@ -1,0 +1,12 @@
+//! The control plane: `source → index → snapshot → compile → push`. One way; each stage reads only the one before it.
+
+pub mod admin;
+pub mod app;
+pub mod compile;
+pub mod config;
+pub mod index;
+pub mod push;
+pub mod snapshot;
+pub mod source;
+pub mod status;
+pub mod validate;

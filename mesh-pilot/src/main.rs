@@ -1,0 +1,3 @@
+//! The `mesh-pilot` process.
+
+fn main() {}

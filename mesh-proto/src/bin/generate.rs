@@ -1,0 +1,16 @@
+//! Makes `src/wire/*.rs` from `proto/`: `cargo run -p mesh-proto --features codegen --bin generate`.
+//!
+//! The output is checked in, so that nobody needs a protobuf compiler.
+
+use std::path::Path;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let protos =
+        ["mesh/v1/resources.proto", "envoy/service/discovery/v3/discovery.proto", "istio/v1/auth/ca.proto"];
+    let files = protox::compile(protos, [root.join("proto")])?;
+    let out = root.join("src/wire");
+    std::fs::create_dir_all(&out)?;
+    tonic_prost_build::configure().out_dir(&out).btree_map(".").bytes(".").compile_fds(files)?;
+    Ok(())
+}

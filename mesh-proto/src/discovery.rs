@@ -1,0 +1,34 @@
+//! The rules of the discovery stream, which pilot and proxy both keep.
+//!
+//! Transport: `AggregatedDiscoveryService/DeltaAggregatedResources` over mTLS. There is **one** subscription space: every
+//! request and response carries [`TYPE_URL`]; a resource's name is `kind/name` ([`crate::model::ResourceName`]) and its
+//! `Any` says the message. So one response can carry a destination with its clusters and endpoints.
+//!
+//! 1. The first request carries `node` (id = `<kind>~<ip>~<pod>.<namespace>~<namespace>.svc.<cluster domain>`, kind =
+//!    `sidecar` or `router`), the names subscribed, and `initial_resource_versions` of everything the proxy holds. What it
+//!    holds at the version the pilot would send is not sent again.
+//! 2. The pilot takes the workload's labels and account from its own index, found by pod name and namespace, and refuses
+//!    the stream (PERMISSION_DENIED) unless the verified certificate has that pod's namespace and account.
+//! 3. Sent without being asked: `self/self`, `trust_bundle/*`, every visible `catalogue/<namespace>`; for gateways every
+//!    `listener/<port>` bound to them too. Everything that these imply (rule 4) as well.
+//! 4. **A subscription implies its dependents.** A subscription to `destination/H:P`, and a listener, imply
+//!    `cluster/C:Q` and `endpoints/C:Q` for each backend `C:Q` in its rules. They come in the same response or an earlier
+//!    one. When nothing implies a resource any more both sides forget it, without a message.
+//! 5. A subscribed name, or a dependent, that does not exist is answered in `removed_resources`; so is one that is
+//!    deleted. When it comes to exist later it is sent.
+//! 6. A proxy applies additions in the order of [`crate::model::Kind::ALL`], then removals. It publishes a route table only
+//!    when everything that it names is present or answered absent; the old table serves until then.
+//! 7. Each response is answered once with its nonce. Without `error_detail`: all of it is in force. With: the resources
+//!    listed in `details` (`mesh.v1.Rejected`) are refused, the previous version of each stays; the rest is in force.
+//! 8. Version = [`crate::model::resource::version`] of the encoded message.
+//! 9. The pilot sends nothing before its source has finished its first listing. It has at most one unanswered response a
+//!    stream; what changes meanwhile is collected in the stream's dirty set and leaves with the next one.
+
+/// The one type URL of requests and responses.
+pub const TYPE_URL: &str = "type.googleapis.com/mesh.v1.Resource";
+
+/// The type URL of a refused resource in `error_detail.details`.
+pub const REJECTED_TYPE_URL: &str = "type.googleapis.com/mesh.v1.Rejected";
+
+/// Features that this build understands in a resource's `requires`. A resource that names another is refused.
+pub const FEATURES: &[&str] = &[];

@@ -1,0 +1,11 @@
+//! Names that cannot be wrong: each is parsed once, at the edge, and then passed around as a type.
+
+pub mod host_port;
+pub mod identity;
+pub mod protocol;
+pub mod resource;
+
+pub use host_port::HostPort;
+pub use identity::{InvalidIdentity, SpiffeId, TrustDomain};
+pub use protocol::Protocol;
+pub use resource::{Kind, ResourceName};

@@ -1,0 +1,27 @@
+//! The data plane of the mesh: sidecar and gateway.
+//!
+//! Data flows one way: `capture → tls → detect → http | tcp → destination → route → cluster → balance → pool`. A stage
+//! calls the next one and reads only the [`store`], which only [`xds`] writes. A request stays on one thread.
+
+pub mod admin;
+pub mod app;
+pub mod balance;
+pub mod capture;
+pub mod cluster;
+pub mod config;
+pub mod destination;
+pub mod detect;
+pub mod drain;
+pub mod http;
+pub mod identity;
+pub mod inbound;
+pub mod io;
+pub mod outbound;
+pub mod pool;
+pub mod respond;
+pub mod route;
+pub mod store;
+pub mod tcp;
+pub mod telemetry;
+pub mod tls;
+pub mod xds;

@@ -1,0 +1,3 @@
+//! The `mesh-proxy` process.
+
+fn main() {}
