@@ -1,0 +1,210 @@
+//! The command line: what comes in is `argv`, what goes out is one typed [`Command`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::app::AppArgs;
+use crate::cmd::request::RequestArgs;
+
+/// Run, look into and explain a mesh.
+#[derive(Debug, Parser)]
+#[command(name = "meshctl", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a mesh on this machine from YAML files (without PATH: a bundled example)
+    Up(UpArgs),
+    /// Stop a mesh of this machine; leaves no process and no file behind
+    Down(DownArgs),
+    /// Workloads, instances, certificates, resources and proxies of a running mesh
+    Status(StatusArgs),
+    /// End an instance as a pod ends (withdrawn, drained, SIGTERM), or kill it
+    Stop(StopArgs),
+    /// Bring a stopped instance back
+    Start(StartArgs),
+    /// What an instance, its sidecar, the pilot or the CA has written
+    Logs(LogsArgs),
+    /// Send requests as an application of a workload would, or to a gateway from outside
+    Request(RequestArgs),
+    /// Check YAML files with the parser that `up` and the pilot use
+    Validate(ValidateArgs),
+    /// The versions of meshctl and of a running mesh
+    Version(VersionArgs),
+    /// The sample application
+    App(AppArgs),
+    /// The processes of a local mesh
+    #[command(hide = true, subcommand)]
+    Internal(Internal),
+}
+
+/// Which running mesh.
+#[derive(Debug, Clone, Args)]
+pub struct MeshName {
+    /// The mesh to talk to
+    #[arg(long, default_value = "default", value_name = "NAME", value_parser = mesh_name)]
+    pub name: String,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `-o`.
+#[derive(Debug, Clone, Args)]
+pub struct OutputArgs {
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// `meshctl up`.
+#[derive(Debug, Clone, Args)]
+pub struct UpArgs {
+    /// YAML files or directories (default: a bundled example)
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub mesh: MeshName,
+    /// Return when everything is ready; the mesh goes on in the background
+    #[arg(short, long)]
+    pub detach: bool,
+    /// How long to wait until everything is ready, in seconds
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub timeout: u64,
+    /// How long the certificates live, in seconds
+    #[arg(long, default_value_t = 86_400, value_name = "SECONDS")]
+    pub cert_ttl: u64,
+}
+
+/// `meshctl down`.
+#[derive(Debug, Clone, Args)]
+pub struct DownArgs {
+    #[command(flatten)]
+    pub mesh: MeshName,
+}
+
+/// `meshctl status`.
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub mesh: MeshName,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `meshctl stop`.
+#[derive(Debug, Clone, Args)]
+pub struct StopArgs {
+    /// An instance (reviews-v2-0), its sidecar (reviews-v2-0/sidecar), a gateway, mesh-pilot or mesh-ca
+    #[arg(required = true, value_name = "INSTANCE")]
+    pub instances: Vec<String>,
+    /// Kill the application and the sidecar at once (SIGKILL), without draining
+    #[arg(long)]
+    pub kill: bool,
+    #[command(flatten)]
+    pub mesh: MeshName,
+}
+
+/// `meshctl start`.
+#[derive(Debug, Clone, Args)]
+pub struct StartArgs {
+    /// An instance, INSTANCE/sidecar, a gateway, mesh-pilot or mesh-ca
+    #[arg(required = true, value_name = "INSTANCE")]
+    pub instances: Vec<String>,
+    #[command(flatten)]
+    pub mesh: MeshName,
+}
+
+/// `meshctl logs`.
+#[derive(Debug, Clone, Args)]
+pub struct LogsArgs {
+    /// An instance (its application), INSTANCE/sidecar, a gateway, mesh-pilot, mesh-ca or supervisor
+    #[arg(value_name = "INSTANCE")]
+    pub instance: String,
+    /// Go on printing what is written
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last LINES lines
+    #[arg(long, value_name = "LINES")]
+    pub tail: Option<usize>,
+    #[command(flatten)]
+    pub mesh: MeshName,
+}
+
+/// `meshctl validate`.
+#[derive(Debug, Clone, Args)]
+pub struct ValidateArgs {
+    /// YAML files or directories
+    #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `meshctl version`.
+#[derive(Debug, Clone, Args)]
+pub struct VersionArgs {
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What the supervisor starts.
+#[derive(Debug, Subcommand)]
+pub enum Internal {
+    /// A sidecar or a gateway
+    Proxy(ConfigFile),
+    /// The control plane
+    Pilot(ConfigFile),
+    /// The certificate authority
+    Ca(ConfigFile),
+    /// The supervisor of a detached mesh
+    Daemon(ConfigFile),
+    /// A program of the user that ends with the supervisor
+    Exec(ExecArgs),
+}
+
+/// `--config FILE`.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigFile {
+    /// The JSON file that the supervisor wrote
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// The process that this one ends with
+    #[arg(long, value_name = "PID")]
+    pub parent: Option<i32>,
+}
+
+/// `internal exec --parent PID -- CMD ARGS`.
+#[derive(Debug, Clone, Args)]
+pub struct ExecArgs {
+    /// The process that this one ends with
+    #[arg(long, value_name = "PID")]
+    pub parent: i32,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+/// A mesh's name is a directory's name.
+fn mesh_name(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let ok = !text.is_empty() && text.len() <= 40 && text.chars().all(allowed) && !text.starts_with('-');
+    if ok {
+        Ok(text.to_owned())
+    } else {
+        Err("a mesh's name has lower-case letters, digits and '-', at most 40".to_owned())
+    }
+}
