@@ -1,1 +1,271 @@
-//! To come.
+//! The bootstrap: one JSON file that the supervisor (or the injector) writes, parsed once into types.
+//!
+//! In: a file. Out: [`Config`]. Everything else that a proxy needs to know comes over discovery.
+
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use ipnet::Ipv4Net;
+use mesh_proto::model::{InvalidIdentity, SpiffeId, TrustDomain};
+use serde::{Deserialize, Deserializer};
+
+#[cfg(test)]
+mod tests;
+
+/// What a proxy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeKind {
+    /// Beside an application.
+    Sidecar,
+    /// A gateway.
+    Router,
+}
+
+/// The workload that this proxy belongs to.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Sidecar or gateway.
+    pub kind: NodeKind,
+    /// The pod's name.
+    pub name: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's service account.
+    pub service_account: String,
+    /// The pod's UID; state on disk is bound to it.
+    pub uid: String,
+}
+
+/// Where the certificate authority is and what it asks for.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ca {
+    /// Its gRPC address.
+    pub address: SocketAddr,
+    /// PEM file with the roots that its own certificate chains to.
+    pub roots: PathBuf,
+    /// File with the attestation token.
+    pub token: PathBuf,
+}
+
+/// Where the pilot is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pilot {
+    /// Its gRPC address.
+    pub address: SocketAddr,
+}
+
+/// One port of the workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InboundPort {
+    /// Where the mesh reaches it.
+    pub listen: SocketAddr,
+    /// The container port, by which policy knows it.
+    pub port: u16,
+    /// Where the application listens.
+    pub target: SocketAddr,
+}
+
+/// How a service's cluster IP maps to the address on which this instance's application reaches it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vips {
+    /// The range of cluster IPs.
+    pub from: Ipv4Net,
+    /// The range of this instance's own listeners; the host bits are kept.
+    pub to: Ipv4Net,
+}
+
+/// How the application's outgoing traffic comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outbound {
+    /// The HTTP proxy port (`HTTP_PROXY`).
+    pub http_proxy: SocketAddr,
+    /// The listeners per service.
+    #[serde(default)]
+    pub vips: Option<Vips>,
+}
+
+/// A gateway's listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    /// The address of all its listeners.
+    pub listen_ip: IpAddr,
+    /// Added to ports below 1024. Without it they are tried as they are, and moved by 8000 where that is refused.
+    #[serde(default)]
+    pub port_offset: Option<u16>,
+}
+
+/// The bootstrap.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Who we are.
+    pub node: Node,
+    /// The trust domain of our identity.
+    #[serde(deserialize_with = "from_text")]
+    pub trust_domain: TrustDomain,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+    /// The pod's address.
+    pub pod_ip: IpAddr,
+    /// The certificate authority.
+    pub ca: Ca,
+    /// The pilot.
+    pub pilot: Pilot,
+    /// The workload's ports.
+    #[serde(default)]
+    pub inbound: Vec<InboundPort>,
+    /// The application's way out; absent for gateways.
+    #[serde(default)]
+    pub outbound: Option<Outbound>,
+    /// Gateways only.
+    #[serde(default)]
+    pub gateway: Option<Gateway>,
+    /// `/healthz/ready`.
+    pub status: SocketAddr,
+    /// `/stats/prometheus`.
+    pub metrics: SocketAddr,
+    /// `/config_dump`, `/certs`, `/drain`, `/ready`.
+    pub admin: SocketAddr,
+    /// Last good resources, leaf and key.
+    pub state_dir: PathBuf,
+    /// Data threads.
+    #[serde(default = "one_worker")]
+    pub workers: NonZeroUsize,
+    /// Whether requests are logged (the pilot's settings can switch it on too).
+    #[serde(default)]
+    pub access_log: bool,
+    /// The supervisor: when it dies, so do we.
+    #[serde(default)]
+    pub parent_pid: Option<u32>,
+}
+
+/// Why a bootstrap is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidConfig {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no bootstrap.
+    #[error("{path}: {source}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// Namespace or service account are no names.
+    #[error("node: {0}")]
+    Identity(#[from] InvalidIdentity),
+    /// The ranges of cluster IPs and listeners differ in size.
+    #[error("outbound.vips: {from} and {to} must have the same size")]
+    Vips {
+        /// The cluster IPs.
+        from: Ipv4Net,
+        /// The listeners.
+        to: Ipv4Net,
+    },
+    /// A field that this kind of node needs is missing.
+    #[error("a {kind:?} needs {field}")]
+    Missing {
+        /// What the node is.
+        kind: NodeKind,
+        /// What it needs.
+        field: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads and parses a bootstrap file.
+    ///
+    /// # Errors
+    /// When it cannot be read or is no bootstrap.
+    pub fn read(path: &Path) -> Result<Self, InvalidConfig> {
+        let text =
+            std::fs::read(path).map_err(|source| InvalidConfig::Read { path: path.to_owned(), source })?;
+        let config: Self = serde_json::from_slice(&text)
+            .map_err(|source| InvalidConfig::Parse { path: path.to_owned(), source })?;
+        config.checked()
+    }
+
+    /// What the types cannot say.
+    fn checked(self) -> Result<Self, InvalidConfig> {
+        self.identity()?;
+        if let Some(vips) = self.outbound.and_then(|o| o.vips)
+            && vips.from.prefix_len() != vips.to.prefix_len()
+        {
+            return Err(InvalidConfig::Vips { from: vips.from, to: vips.to });
+        }
+        let missing = |field| InvalidConfig::Missing { kind: self.node.kind, field };
+        match self.node.kind {
+            NodeKind::Router if self.gateway.is_none() => Err(missing("gateway")),
+            NodeKind::Sidecar if self.outbound.is_none() => Err(missing("outbound")),
+            NodeKind::Router | NodeKind::Sidecar => Ok(self),
+        }
+    }
+
+    /// The identity that this proxy asks the CA for.
+    ///
+    /// # Errors
+    /// When namespace or service account are no Kubernetes names.
+    pub fn identity(&self) -> Result<SpiffeId, InvalidIdentity> {
+        SpiffeId::new(&self.trust_domain, &self.node.namespace, &self.node.service_account)
+    }
+
+    /// The CA's identity.
+    ///
+    /// # Errors
+    /// Never for a trust domain that parsed.
+    pub fn ca_identity(&self) -> Result<SpiffeId, InvalidIdentity> {
+        SpiffeId::new(&self.trust_domain, "istio-system", "mesh-ca")
+    }
+
+    /// The pilot's identity.
+    ///
+    /// # Errors
+    /// Never for a trust domain that parsed.
+    pub fn pilot_identity(&self) -> Result<SpiffeId, InvalidIdentity> {
+        SpiffeId::new(&self.trust_domain, "istio-system", "mesh-pilot")
+    }
+}
+
+impl Vips {
+    /// The listener for a cluster IP: the same host bits in the other range.
+    #[must_use]
+    pub fn listener(&self, vip: IpAddr) -> Option<IpAddr> {
+        let IpAddr::V4(vip) = vip else { return None };
+        if !self.from.contains(&vip) {
+            return None;
+        }
+        let host = vip.to_bits() & self.from.hostmask().to_bits();
+        Some(IpAddr::V4(Ipv4Addr::from_bits(self.to.network().to_bits() | host)))
+    }
+}
+
+fn one_worker() -> NonZeroUsize {
+    NonZeroUsize::MIN
+}
+
+fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr,
+    T::Err: Display,
+{
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}

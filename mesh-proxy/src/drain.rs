@@ -1,1 +1,179 @@
-//! To come.
+//! Ending politely: one signal per process and direction, one more per connection, and a count of what still lives.
+//!
+//! In: [`Drain::begin`] (SIGTERM, `POST /drain`) or [`Closer::close`] (a decision about one connection was revised). Out:
+//! [`DrainWatch`], which every accept loop and connection holds, and [`Drain::drained`], bounded in time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+#[cfg(test)]
+mod tests;
+
+/// A flag that is raised once and wakes everybody who waits for it.
+#[derive(Default)]
+struct Signal {
+    raised: AtomicBool,
+    notify: Notify,
+}
+
+impl Signal {
+    fn raise(&self) {
+        self.raised.store(true, Ordering::Release);
+        self.notify.notify_waiters();
+    }
+
+    fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::Acquire)
+    }
+
+    async fn wait(&self) {
+        loop {
+            // Registered before the flag is read: a signal in between is not lost.
+            let notified = self.notify.notified();
+            if self.is_raised() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    signal: Signal,
+    live: AtomicUsize,
+    fell: Notify,
+}
+
+/// The handle that starts a drain and waits for its end. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Drain(Arc<Shared>);
+
+/// What connections and accept loops hold: tells them to end.
+#[derive(Clone)]
+pub struct DrainWatch {
+    process: Arc<Shared>,
+    connection: Option<Arc<Signal>>,
+}
+
+/// Ends one connection politely, without ending the others.
+#[derive(Clone)]
+pub struct Closer(Arc<Signal>);
+
+/// Counts as one live connection until dropped.
+pub struct Live(Arc<Shared>);
+
+/// How a drain ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Nothing lives any more.
+    Empty,
+    /// Time was up; so many were left.
+    TimedOut(usize),
+}
+
+impl Drain {
+    /// A drain that has not begun.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What connections hold.
+    #[must_use]
+    pub fn watch(&self) -> DrainWatch {
+        DrainWatch { process: self.0.clone(), connection: None }
+    }
+
+    /// Tells everybody to end. May be called again.
+    pub fn begin(&self) {
+        self.0.signal.raise();
+    }
+
+    /// Whether [`Self::begin`] was called.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.0.signal.is_raised()
+    }
+
+    /// How many connections and accept loops live.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.0.live.load(Ordering::Acquire)
+    }
+
+    /// Waits until nothing lives any more, at most `limit`. Does not begin the drain.
+    pub async fn drained(&self, limit: Duration) -> Drained {
+        let empty = async {
+            loop {
+                let fell = self.0.fell.notified();
+                if self.live() == 0 {
+                    return;
+                }
+                fell.await;
+            }
+        };
+        match tokio::time::timeout(limit, empty).await {
+            Ok(()) => Drained::Empty,
+            Err(_) => Drained::TimedOut(self.live()),
+        }
+    }
+}
+
+impl DrainWatch {
+    /// Whether the holder should end: no new work after the present one.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.process.signal.is_raised() || self.connection.as_ref().is_some_and(|c| c.is_raised())
+    }
+
+    /// Resolves when the holder should end.
+    pub async fn draining(&self) {
+        match &self.connection {
+            None => self.process.signal.wait().await,
+            Some(connection) => {
+                tokio::select! {
+                    () = self.process.signal.wait() => {}
+                    () = connection.wait() => {}
+                }
+            }
+        }
+    }
+
+    /// A watch for one connection, which ends with this one's signal or by its own [`Closer`].
+    #[must_use]
+    pub fn for_connection(&self) -> (Closer, Self) {
+        let signal = Arc::new(Signal::default());
+        (Closer(signal.clone()), Self { process: self.process.clone(), connection: Some(signal) })
+    }
+
+    /// Counts the holder as live until the guard is dropped.
+    #[must_use]
+    pub fn enter(&self) -> Live {
+        self.process.live.fetch_add(1, Ordering::AcqRel);
+        Live(self.process.clone())
+    }
+}
+
+impl Closer {
+    /// Tells the connection to end after the present request.
+    pub fn close(&self) {
+        self.0.raise();
+    }
+
+    /// Resolves when [`Self::close`] was called.
+    pub async fn closed(&self) {
+        self.0.wait().await;
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        if self.0.live.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.fell.notify_waiters();
+        }
+    }
+}
