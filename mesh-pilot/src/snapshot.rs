@@ -1,1 +1,258 @@
-//! To come.
+//! What the mesh looks like at one moment: immutable, shared, cheap to make (an endpoint change shares all but its part).
+//!
+//! In: [`crate::index`] makes it. Out: [`crate::compile`] reads [`Config`], [`EndpointSet`] and [`Pod`] and nothing else.
+//!
+//! The contract with `compile` (pure functions; the arguments are the cache key, so a function must not look at anything
+//! else): `destination(&Config, &Viewer, &HostPort)`, `cluster(&Config, &Viewer, &HostPort)`,
+//! `catalogue(&Config, &Viewer, namespace)`, `listener_ports(&Config, &Viewer) -> Vec<u16>`,
+//! `listener(&Config, &Viewer, port)`, `endpoints(&Config, &EndpointSet)`, `workload(&Config, &Pod)`,
+//! `self_config(&Config, &Pod)`; each gives `Option<Compiled<wire type>>`, where `None` is "does not exist for this viewer".
+//! `notes(&Config) -> Vec<Note>` says what is wrong or ineffective between objects, once a configuration change.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use mesh_proto::model::{HostPort, Protocol, SpiffeId, TrustDomain};
+
+/// Names, labels or annotations; sorted, so that equal maps encode equally.
+pub type Labels = BTreeMap<String, String>;
+
+/// The mesh at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// What configuration says. Shared by all snapshots between two configuration changes.
+    pub config: Arc<Config>,
+    /// By service host and service port; a service port without endpoints has an empty set.
+    pub endpoints: Arc<BTreeMap<HostPort, Arc<EndpointSet>>>,
+    /// Pods by address.
+    pub workloads: Arc<BTreeMap<IpAddr, Arc<Pod>>>,
+    /// Pods by `(namespace, name)`.
+    pub pods: Arc<BTreeMap<(Arc<str>, Arc<str>), Arc<Pod>>>,
+    /// Whether the source has finished its first listing: nothing is sent before.
+    pub loaded: bool,
+}
+
+/// Settings of the whole mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeshSettings {
+    /// Of all identities.
+    pub trust_domain: TrustDomain,
+    /// The suffix of service names: `<name>.<namespace>.svc.<cluster domain>`.
+    pub cluster_domain: Arc<str>,
+    /// Where mesh-wide policies live (`istio-system`).
+    pub root_namespace: Arc<str>,
+}
+
+/// A Service as configuration says it. Compared by content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// FQDN, lower case.
+    pub host: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Cluster IPs; empty for headless services.
+    pub vips: Vec<IpAddr>,
+    /// `clusterIP: None`.
+    pub headless: bool,
+    /// Ports, in the order of the object.
+    pub ports: Vec<ServicePort>,
+    /// Which pods it selects; empty: none.
+    pub selector: Labels,
+    /// Pods count before they are ready, too.
+    pub publish_not_ready: bool,
+    /// Labels of the object.
+    pub labels: Labels,
+    /// Annotations of the object (`networking.istio.io/exportTo`).
+    pub annotations: Labels,
+}
+
+/// One port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The service's port.
+    pub number: u16,
+    /// Its name, may be empty.
+    pub name: Arc<str>,
+    /// As declared by `appProtocol` or the name.
+    pub protocol: Protocol,
+    /// Where it leads to in a pod.
+    pub target: TargetPort,
+}
+
+/// `targetPort`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetPort {
+    /// By number.
+    Number(u16),
+    /// By the name of a container port.
+    Name(Arc<str>),
+}
+
+/// A pod. Compared by content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// Stable over restarts of its containers.
+    pub uid: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// `spec.serviceAccountName`, `default` if not given.
+    pub service_account: Arc<str>,
+    /// What its certificate says.
+    pub identity: SpiffeId,
+    /// The pod IP.
+    pub address: IpAddr,
+    /// Labels.
+    pub labels: Labels,
+    /// Annotations.
+    pub annotations: Labels,
+    /// The workload (Deployment) that it belongs to.
+    pub workload: Arc<str>,
+    /// Container ports, in order.
+    pub ports: Vec<ContainerPort>,
+    /// The Ready condition holds, and it is not being deleted.
+    pub ready: bool,
+    /// It is on its way out (`deletionTimestamp`).
+    pub terminating: bool,
+    /// It has a sidecar (`sidecar.istio.io/status`), so its ports speak mesh mTLS.
+    pub injected: bool,
+    /// The services that select it and the ports they lead to here, by host then service port.
+    pub services: Vec<PodService>,
+}
+
+/// One service port that leads to a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodService {
+    /// The service's host.
+    pub host: Arc<str>,
+    /// The service's name.
+    pub name: Arc<str>,
+    /// The service's namespace.
+    pub namespace: Arc<str>,
+    /// The service's port.
+    pub port: u16,
+    /// The container port that it leads to.
+    pub target: u16,
+    /// The protocol that the service port declares.
+    pub protocol: Protocol,
+}
+
+/// A container port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerPort {
+    /// The number.
+    pub number: u16,
+    /// Its name, may be empty.
+    pub name: Arc<str>,
+}
+
+/// The endpoints of one service port: Service x Pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSet {
+    /// The service port.
+    pub name: HostPort,
+    /// Sorted by pod uid.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// One endpoint: a pod and the port of it that the service port leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointView {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// Its address and the resolved target port.
+    pub address: SocketAddr,
+    /// Whether it may get traffic (the pod is ready, or the service publishes those that are not).
+    pub ready: bool,
+}
+
+/// Who looks: everything that a variant may depend on. Part of the cache key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Viewer {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// A gateway, not a sidecar.
+    pub router: bool,
+    /// Its labels; empty for sidecars unless [`Config::label_scoped`] holds, so that equal variants are one.
+    pub labels: Arc<Labels>,
+}
+
+/// A wire message and the objects that it holds.
+#[derive(Debug, Clone)]
+pub struct Compiled<T> {
+    /// To be encoded.
+    pub message: T,
+    /// The revisions ([`Held::revision`]) of the objects that this message holds: what is acknowledged with it.
+    pub holds: Vec<u64>,
+}
+
+/// What configuration says; endpoint changes do not touch it. One value between two configuration changes.
+///
+/// As soon as `mesh_proto::crd` has the types, this also holds, each in creation order (oldest first; Istio's order of
+/// precedence): `virtual_services: Vec<Arc<Held<crd::VirtualService>>>`, `destination_rules`, `peer_authentications` and
+/// `gateways` alike.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Of the mesh.
+    pub mesh: MeshSettings,
+    /// Namespaces that exist or are named by an object, with their labels.
+    pub namespaces: BTreeMap<Arc<str>, Labels>,
+    /// Services by host.
+    pub services: BTreeMap<Arc<str>, Arc<Held<Service>>>,
+    /// Policies that restrict and that cannot be enforced: their targets fail closed.
+    pub unenforced: Vec<Unenforced>,
+    /// Some DestinationRule has a `workloadSelector`: sidecars' labels are part of the viewer then.
+    pub label_scoped: bool,
+}
+
+/// An object in force, narrowed to what it means.
+#[derive(Debug, Clone)]
+pub struct Held<T> {
+    /// Which object.
+    pub object: ObjectRef,
+    /// Unique per applied version of an object, also the order in which they came.
+    pub revision: u64,
+    /// Order of creation: smaller is older (creationTimestamp, then namespace and name).
+    pub created: u64,
+    /// `file:line` of the object, empty where there is none.
+    pub location: Arc<str>,
+    /// Its content.
+    pub spec: T,
+}
+
+/// Names an object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectRef {
+    /// `VirtualService`.
+    pub kind: Arc<str>,
+    /// Its namespace, empty for objects of the cluster.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// A policy that restricts and that cannot be enforced (never seen good, or of a kind that we don't implement).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unenforced {
+    /// Which object. A PeerAuthentication makes its targets STRICT; other kinds let nothing in (`deny_all`).
+    pub object: ObjectRef,
+    /// `file:line`.
+    pub location: Arc<str>,
+    /// The pods that it selects; empty: all of its namespace (of the mesh, in the root namespace).
+    pub selector: Labels,
+}
+
+/// Something to tell about an object that is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Which object.
+    pub object: ObjectRef,
+    /// One sentence.
+    pub text: String,
+    /// The object as a whole has no effect because another one takes its place.
+    pub superseded: bool,
+}

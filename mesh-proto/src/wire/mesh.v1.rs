@@ -80,6 +80,10 @@ pub struct SelfConfig {
     /// Features without which the receiver must refuse this resource.
     #[prost(string, repeated, tag = "13")]
     pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Set: a policy that restricts this workload cannot be enforced, so nothing inbound is let through (403, or the
+    /// connection closed); the origin names the policy.
+    #[prost(message, optional, tag = "14")]
+    pub deny_all: ::core::option::Option<Origin>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InboundPort {
