@@ -1,1 +1,273 @@
-//! To come.
+//! What the proxy knows: maps of handles, read by every worker, written only by [`crate::xds`].
+//!
+//! In: parsed resources from the discovery stream or the disk. Out: destinations, clusters, listeners, workloads, this
+//! workload's own settings. Nothing here blocks a reader; a reader keeps a cell and sees each later value in it.
+
+pub mod cell;
+pub mod listener;
+pub mod self_config;
+pub mod workload;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use mesh_proto::model::{HostPort, Kind, Protocol, ResourceName};
+use mesh_proto::wire::mesh::v1 as wire;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+pub use cell::{Cell, Phase};
+pub use listener::{Listener, VirtualHost};
+pub use self_config::{InvalidSelf, MtlsMode, SelfConfig};
+pub use workload::{InvalidWorkload, Workload, WorkloadPort};
+
+use crate::destination::{Catalogue, Lookup, Outside, PodAddress, Resolved};
+
+/// How long a request waits for the first answer about a name (design §3.3).
+pub const FIRST_ANSWER: Duration = Duration::from_secs(2);
+
+/// The most names whose contents are held: an application that walks through names or ports must not fill the memory.
+pub const MAX_DEMANDED: usize = 20_000;
+
+/// The handle of one destination.
+pub type DestinationCell = Cell<Destination>;
+/// The handle of one workload.
+pub type WorkloadCell = Cell<Workload>;
+
+/// The routes of one `host:port`, with everything that they name.
+#[derive(Debug)]
+pub struct Destination {
+    /// The name.
+    pub name: HostPort,
+    /// Declared protocol.
+    pub protocol: Protocol,
+    /// For metric labels.
+    pub service: Option<Arc<wire::ServiceRef>>,
+}
+
+/// Why a destination or workload cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Demand {
+    /// No answer from the pilot in time. Detail `discovery_timeout`.
+    #[error("no answer from the control plane about {0} within {limit} s", limit = FIRST_ANSWER.as_secs())]
+    Timeout(ResourceName),
+    /// The pilot says that it does not exist.
+    #[error("{0} does not exist")]
+    Absent(ResourceName),
+    /// The pilot sent what this proxy cannot do; fail closed.
+    #[error("{0} was refused: {1}")]
+    Rejected(ResourceName, Arc<str>),
+    /// [`MAX_DEMANDED`] is reached.
+    #[error("{0} not asked for: {MAX_DEMANDED} names are held already")]
+    Full(ResourceName),
+}
+
+/// What the store must know about its proxy.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The proxy's own namespace: short names mean it.
+    pub namespace: String,
+    /// The pod's address.
+    pub pod_ip: IpAddr,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+    /// Worker threads (clusters keep state for each).
+    pub workers: usize,
+    /// A gateway holds listeners and asks for nothing.
+    pub gateway: bool,
+}
+
+/// What is still missing before the proxy may say that it is ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// `self/self` is in force.
+    pub self_config: bool,
+    /// At least one trust bundle is in force.
+    pub trust_bundle: bool,
+    /// The pilot's first response was applied, or there was state on disk.
+    pub answered: bool,
+    /// Resources that a listener needs and that have not come (gateways).
+    pub missing: usize,
+}
+
+impl Readiness {
+    /// Everything is there.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.self_config && self.trust_bundle && self.answered && self.missing == 0
+    }
+}
+
+/// Read by every worker. Cheap to share; see [`Store::new`] for its writing half.
+#[derive(Debug)]
+pub struct Store {
+    place: Place,
+    catalogue: ArcSwap<Catalogue>,
+    self_config: ArcSwap<Option<Arc<SelfConfig>>>,
+    listeners: ArcSwap<Vec<Arc<Listener>>>,
+    destinations: Handles<HostPort, Destination>,
+    workloads: Handles<IpAddr, Workload>,
+    generation: AtomicU64,
+    readiness: watch::Sender<Readiness>,
+    wanted: mpsc::UnboundedSender<ResourceName>,
+}
+
+/// Copy-on-write map of handles: a look-up takes no lock, a new name copies the map.
+#[derive(Debug)]
+struct Handles<K, T> {
+    map: ArcSwap<HashMap<K, Arc<Cell<T>>>>,
+    writing: Mutex<()>,
+}
+
+impl<K, T> Default for Handles<K, T> {
+    fn default() -> Self {
+        Self { map: ArcSwap::from_pointee(HashMap::new()), writing: Mutex::new(()) }
+    }
+}
+
+impl<K: Clone + Eq + std::hash::Hash, T> Handles<K, T> {
+    fn find(&self, key: &K) -> Option<Arc<Cell<T>>> {
+        self.map.load().get(key).cloned()
+    }
+
+    /// The handle, made when there is none; `Err` when the map is full. True when it is new.
+    fn find_or_make(&self, key: &K, limit: usize) -> Option<(Arc<Cell<T>>, bool)> {
+        if let Some(cell) = self.find(key) {
+            return Some((cell, false));
+        }
+        let _writing = self.writing.lock();
+        let map = self.map.load();
+        if let Some(cell) = map.get(key) {
+            return Some((cell.clone(), false));
+        }
+        if map.len() >= limit {
+            return None;
+        }
+        let cell = Arc::new(Cell::default());
+        let mut next = HashMap::clone(&map);
+        next.insert(key.clone(), cell.clone());
+        self.map.store(Arc::new(next));
+        Some((cell, true))
+    }
+}
+
+impl Store {
+    /// A new store, empty, and the names that its readers ask for.
+    #[must_use]
+    pub fn new(place: Place) -> (Arc<Self>, mpsc::UnboundedReceiver<ResourceName>) {
+        let (wanted, asked) = mpsc::unbounded_channel();
+        let store = Self {
+            place,
+            catalogue: ArcSwap::from_pointee(Catalogue::default()),
+            self_config: ArcSwap::from_pointee(None),
+            listeners: ArcSwap::from_pointee(Vec::new()),
+            destinations: Handles::default(),
+            workloads: Handles::default(),
+            generation: AtomicU64::new(1),
+            readiness: watch::Sender::new(Readiness::default()),
+            wanted,
+        };
+        (Arc::new(store), asked)
+    }
+
+    /// Where a connection or request goes (design §3.2). Waits for nothing: on [`Resolved::AskWorkload`] call
+    /// [`Store::demand_workload`] and resolve again.
+    #[must_use]
+    pub fn resolve(&self, lookup: &Lookup<'_>) -> Resolved {
+        let _ = lookup;
+        Resolved::Blocked
+    }
+
+    /// The names that this proxy may see.
+    #[must_use]
+    pub fn catalogue(&self) -> Arc<Catalogue> {
+        self.catalogue.load_full()
+    }
+
+    /// The handle of a destination that was asked for before.
+    #[must_use]
+    pub fn destination(&self, name: &HostPort) -> Option<Arc<DestinationCell>> {
+        self.destinations.find(name)
+    }
+
+    /// The handle of a destination that has a value; asks the pilot when there is none, and waits [`FIRST_ANSWER`].
+    ///
+    /// # Errors
+    /// See [`Demand`]. A negative answer holds until the pilot sends another one.
+    pub async fn demand(&self, name: &HostPort) -> Result<Arc<DestinationCell>, Demand> {
+        let resource = || ResourceName::new(Kind::Destination, &name.to_string());
+        self.wait(self.destinations.find_or_make(name, MAX_DEMANDED), resource).await
+    }
+
+    /// The facts about a pod's address, if they were asked for before.
+    #[must_use]
+    pub fn workload(&self, ip: IpAddr) -> Option<Arc<WorkloadCell>> {
+        self.workloads.find(&ip)
+    }
+
+    /// The facts about a pod's address; asks the pilot when there are none, and waits [`FIRST_ANSWER`].
+    ///
+    /// # Errors
+    /// See [`Demand`]. `Absent` means that the address is nobody's in the mesh.
+    pub async fn demand_workload(&self, ip: IpAddr) -> Result<Arc<WorkloadCell>, Demand> {
+        let resource = || ResourceName::new(Kind::Workload, &ip.to_string());
+        self.wait(self.workloads.find_or_make(&ip, MAX_DEMANDED), resource).await
+    }
+
+    /// This workload's own settings, once they have come.
+    #[must_use]
+    pub fn self_config(&self) -> Option<Arc<SelfConfig>> {
+        Option::clone(&self.self_config.load())
+    }
+
+    /// The listeners of a gateway, by port.
+    #[must_use]
+    pub fn listeners(&self) -> Arc<Vec<Arc<Listener>>> {
+        self.listeners.load_full()
+    }
+
+    /// Grows whenever a look-up by name may have another answer than before: a connection that remembers a cell looks
+    /// it up again when this differs. (New contents of a cell are seen in the cell.)
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// What is still missing before the proxy is ready.
+    #[must_use]
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+
+    /// Whether the proxy has what it needs to serve.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.readiness.borrow().ready()
+    }
+
+    async fn wait<T>(
+        &self,
+        cell: Option<(Arc<Cell<T>>, bool)>,
+        name: impl Fn() -> ResourceName,
+    ) -> Result<Arc<Cell<T>>, Demand> {
+        let (cell, new) = cell.ok_or_else(|| Demand::Full(name()))?;
+        if new {
+            // A closed channel means that the process ends; the wait below times out.
+            let _ = self.wanted.send(name());
+        }
+        let phase = match cell.phase() {
+            Phase::Pending => tokio::time::timeout(FIRST_ANSWER, cell.answered()).await,
+            known => Ok(known),
+        };
+        match phase {
+            Ok(Phase::Present) => Ok(cell),
+            Ok(Phase::Absent) => Err(Demand::Absent(name())),
+            Ok(Phase::Rejected(why)) => Err(Demand::Rejected(name(), why)),
+            Ok(Phase::Pending) | Err(_) => Err(Demand::Timeout(name())),
+        }
+    }
+}

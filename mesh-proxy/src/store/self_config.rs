@@ -1,0 +1,144 @@
+//! This workload's own settings.
+//!
+//! In: `self/self`. Out: [`SelfConfig`], parsed once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_proto::model::{InvalidIdentity, Protocol, SpiffeId};
+use mesh_proto::wire::mesh::v1 as wire;
+pub use wire::MtlsMode;
+
+/// Why `self/self` cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSelf {
+    /// Field `identity`.
+    #[error("identity: {0}")]
+    Identity(#[from] InvalidIdentity),
+    /// A field holds what this build does not know; guessing could open what should be closed.
+    #[error("{field}: unknown value {value}")]
+    Unknown {
+        /// The field.
+        field: &'static str,
+        /// Its number on the wire.
+        value: i32,
+    },
+    /// A port out of range.
+    #[error("{field}: {port} is no port from 1 to 65535")]
+    Port {
+        /// The field.
+        field: &'static str,
+        /// What stands there.
+        port: u32,
+    },
+    /// A negative or too long time.
+    #[error("protocol_detection_timeout is no time from 0")]
+    DetectionTimeout,
+}
+
+/// This workload, as the pilot sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SelfConfig {
+    /// The identity that the certificate must have.
+    pub identity: SpiffeId,
+    /// For metric labels and logs.
+    pub facts: Arc<wire::WorkloadFacts>,
+    /// The pod's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The service account.
+    pub service_account: String,
+    /// Merged PeerAuthentication, for ports without one of their own.
+    pub mtls: MtlsMode,
+    /// Merged PeerAuthentication of single container ports.
+    pub mtls_by_port: BTreeMap<u16, MtlsMode>,
+    /// Where `mtls` comes from; absent: the default.
+    pub mtls_origin: Option<Arc<wire::Origin>>,
+    /// By container port.
+    pub ports: BTreeMap<u16, InboundPort>,
+    /// How long to wait for a client's first bytes on an undeclared port; zero: for ever.
+    pub protocol_detection_timeout: Duration,
+    /// False: names that nobody registered are refused (REGISTRY_ONLY).
+    pub allow_any_outbound: bool,
+    /// Whether requests are logged.
+    pub access_log: bool,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+}
+
+/// One container port.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InboundPort {
+    /// Declared protocol.
+    pub protocol: Protocol,
+    /// The port's name.
+    pub name: String,
+    /// The services whose target it is; the first one is reported in metrics.
+    pub services: Vec<Arc<wire::ServiceRef>>,
+}
+
+impl SelfConfig {
+    /// The PeerAuthentication mode of a container port.
+    #[must_use]
+    pub fn mtls_of(&self, port: u16) -> MtlsMode {
+        self.mtls_by_port.get(&port).copied().unwrap_or(self.mtls)
+    }
+
+    /// The declared protocol of a container port.
+    #[must_use]
+    pub fn protocol_of(&self, port: u16) -> Protocol {
+        self.ports.get(&port).map_or(Protocol::Auto, |p| p.protocol)
+    }
+}
+
+impl TryFrom<wire::SelfConfig> for SelfConfig {
+    type Error = InvalidSelf;
+
+    fn try_from(wire: wire::SelfConfig) -> Result<Self, InvalidSelf> {
+        let timeout = wire.protocol_detection_timeout.unwrap_or_default();
+        let mut mtls_by_port = BTreeMap::new();
+        for (port, mode) in &wire.mtls_by_port {
+            mtls_by_port.insert(port_of("mtls_by_port", *port)?, mode_of("mtls_by_port", *mode)?);
+        }
+        let outbound = wire::OutboundPolicy::try_from(wire.outbound_policy)
+            .map_err(|e| InvalidSelf::Unknown { field: "outbound_policy", value: e.0 })?;
+        let mut ports = BTreeMap::new();
+        for port in wire.ports {
+            ports.insert(port_of("ports", port.port)?, InboundPort::try_from(port)?);
+        }
+        Ok(Self {
+            identity: wire.identity.parse()?,
+            facts: Arc::new(wire.facts.unwrap_or_default()),
+            labels: wire.labels,
+            service_account: wire.service_account,
+            mtls: mode_of("mtls", wire.mtls)?,
+            mtls_by_port,
+            mtls_origin: wire.mtls_origin.map(Arc::new),
+            ports,
+            protocol_detection_timeout: timeout.try_into().map_err(|_| InvalidSelf::DetectionTimeout)?,
+            allow_any_outbound: outbound == wire::OutboundPolicy::OutboundAllowAny,
+            access_log: wire.access_log,
+            cluster_domain: wire.cluster_domain,
+        })
+    }
+}
+
+impl TryFrom<wire::InboundPort> for InboundPort {
+    type Error = InvalidSelf;
+
+    fn try_from(wire: wire::InboundPort) -> Result<Self, InvalidSelf> {
+        let protocol = Protocol::try_from(wire.protocol)
+            .map_err(|e| InvalidSelf::Unknown { field: "ports.protocol", value: e.0 })?;
+        let services = wire.services.into_iter().map(Arc::new).collect();
+        Ok(Self { protocol, name: wire.name, services })
+    }
+}
+
+fn mode_of(field: &'static str, value: i32) -> Result<MtlsMode, InvalidSelf> {
+    MtlsMode::try_from(value).map_err(|_| InvalidSelf::Unknown { field, value })
+}
+
+fn port_of(field: &'static str, port: u32) -> Result<u16, InvalidSelf> {
+    let number = u16::try_from(port).ok().filter(|p| *p != 0);
+    number.ok_or(InvalidSelf::Port { field, port })
+}
