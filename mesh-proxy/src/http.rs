@@ -1,1 +1,13 @@
-//! To come.
+//! HTTP on the wire. In: a connection's bytes. Out: `http::Request<Body>` for a [`Service`], and its answer written back;
+//! the [`crate::pool`] does the same towards upstreams. HTTP/1 (RFC 9110, 9112) is our own strict codec, HTTP/2
+//! (RFC 9113) is the `h2` crate. Above this module both look alike: the path and query in the URI, the authority in `Host`.
+
+pub mod body;
+pub mod replay;
+pub mod server;
+pub mod service;
+
+pub use body::{Body, BodyError, Frame, Source};
+pub use replay::Replayable;
+pub use server::{Http2Settings, Protocol, ServerSettings, serve_connection};
+pub use service::{BadRequest, End, Outcome, Record, Reply, Service, Then};

@@ -1,0 +1,156 @@
+//! A message body: what every stage above the wire sees of the bytes after a head.
+//!
+//! A body is polled in the task that serves its request; there is no channel behind it. Not polling it is back-pressure.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::io::Io;
+
+/// One piece of a body.
+#[derive(Debug)]
+pub enum Frame {
+    /// Content bytes, never empty.
+    Data(Bytes),
+    /// The trailer section; nothing follows.
+    Trailers(HeaderMap),
+}
+
+/// Why a body ended before it was complete.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The sender closed the connection in the middle.
+    #[error("connection closed before the body was complete")]
+    Closed,
+    /// The sender's framing is wrong.
+    #[error("malformed body: {0}")]
+    Malformed(&'static str),
+    /// The connection failed.
+    #[error("connection failed: {0}")]
+    Io(io::ErrorKind),
+    /// The HTTP/2 stream was reset.
+    #[error("stream reset: {0}")]
+    Reset(h2::Reason),
+    /// The sender was silent for too long.
+    #[error("body timed out")]
+    Timeout,
+    /// A stage above gave up; the text says which and why.
+    #[error("{0}")]
+    Aborted(Box<str>),
+}
+
+impl From<io::Error> for BodyError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            kind => Self::Io(kind),
+        }
+    }
+}
+
+/// A body made by another stage: wrap one to watch, delay or cut it.
+pub trait Source {
+    /// The next piece; `None` at the end.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>>;
+    /// How many content bytes are still to come, where that is known.
+    fn known_len(&self) -> Option<u64>;
+    /// Whether nothing more will come. May be false at the end.
+    fn is_end(&self) -> bool;
+}
+
+/// The content and trailers of a message.
+pub struct Body {
+    kind: Kind,
+}
+
+enum Kind {
+    Empty,
+    Full(Bytes),
+    Source(Box<dyn Source>),
+    Upgraded(Box<(Io, Bytes)>),
+}
+
+impl Body {
+    /// No content.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { kind: Kind::Empty }
+    }
+
+    /// All the content at once.
+    #[must_use]
+    pub fn full(content: impl Into<Bytes>) -> Self {
+        let content = content.into();
+        Self { kind: if content.is_empty() { Kind::Empty } else { Kind::Full(content) } }
+    }
+
+    /// A body that another stage makes.
+    #[must_use]
+    pub fn from_source(source: Box<dyn Source>) -> Self {
+        Self { kind: Kind::Source(source) }
+    }
+
+    /// The upstream's stream after its 101 (or 2xx to CONNECT), and what it sent behind that head.
+    #[must_use]
+    pub fn into_upgraded(self) -> Option<(Io, Bytes)> {
+        match self.kind {
+            Kind::Upgraded(upgraded) => Some(*upgraded),
+            _ => None,
+        }
+    }
+
+    /// The next piece; `None` at the end.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        match &mut self.kind {
+            Kind::Empty | Kind::Upgraded(_) => Poll::Ready(None),
+            Kind::Full(content) => {
+                let content = std::mem::take(content);
+                self.kind = Kind::Empty;
+                Poll::Ready(Some(Ok(Frame::Data(content))))
+            }
+            Kind::Source(source) => source.poll_frame(cx),
+        }
+    }
+
+    /// The next piece; `None` at the end.
+    pub async fn frame(&mut self) -> Option<Result<Frame, BodyError>> {
+        poll_fn(|cx| self.poll_frame(cx)).await
+    }
+
+    /// How many content bytes are still to come, where that is known.
+    #[must_use]
+    pub fn known_len(&self) -> Option<u64> {
+        match &self.kind {
+            Kind::Empty | Kind::Upgraded(_) => Some(0),
+            Kind::Full(content) => Some(content.len() as u64),
+            Kind::Source(source) => source.known_len(),
+        }
+    }
+
+    /// Whether nothing more will come. May be false at the end.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        match &self.kind {
+            Kind::Empty | Kind::Upgraded(_) => true,
+            Kind::Full(_) => false,
+            Kind::Source(source) => source.is_end(),
+        }
+    }
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").field("known_len", &self.known_len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,68 @@
+//! Which connections may carry which requests.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use mesh_proto::model::host_port::HostPort;
+use mesh_proto::model::identity::SpiffeId;
+
+use crate::http::Protocol;
+
+/// Everything that two requests must have in common to share a connection. Hashed once, when made.
+#[derive(Debug, Clone)]
+pub struct PoolKey {
+    parts: Arc<Parts>,
+    hash: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Parts {
+    cluster: HostPort,
+    endpoint: Arc<str>,
+    protocol: Protocol,
+    tls: u64,
+    identity: Option<SpiffeId>,
+}
+
+impl PoolKey {
+    /// `endpoint` is its uid, `tls` the generation of its TLS settings (0 for none), `identity` the one that is expected.
+    #[must_use]
+    pub fn new(
+        cluster: HostPort,
+        endpoint: Arc<str>,
+        protocol: Protocol,
+        tls: u64,
+        identity: Option<SpiffeId>,
+    ) -> Self {
+        let parts = Parts { cluster, endpoint, protocol, tls, identity };
+        let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+        parts.hash(&mut hasher);
+        Self { parts: Arc::new(parts), hash: hasher.finish() }
+    }
+
+    /// The protocol of the connections.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.parts.protocol
+    }
+
+    /// The endpoint's uid.
+    #[must_use]
+    pub fn endpoint(&self) -> &Arc<str> {
+        &self.parts.endpoint
+    }
+}
+
+impl PartialEq for PoolKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && (Arc::ptr_eq(&self.parts, &other.parts) || self.parts == other.parts)
+    }
+}
+
+impl Eq for PoolKey {}
+
+impl Hash for PoolKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
