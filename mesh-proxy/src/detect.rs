@@ -1,1 +1,102 @@
-//! To come.
+//! What a connection speaks, from its first bytes, without taking them.
+//!
+//! In: a fresh socket and how long its client may stay silent. Out: [`First`]. Only ports whose protocol is not declared, and
+//! inbound ports that take both plaintext and TLS, are asked; a declared server-first port never waits here.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout_at};
+
+#[cfg(test)]
+mod tests;
+
+/// RFC 9113 §3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The longest method that detection believes in; anything longer is not HTTP (registered ones have at most 17 letters).
+const LONGEST_METHOD: usize = 24;
+/// How many bytes decide.
+const ENOUGH: usize = 64;
+/// How soon a client that sent too little to decide is looked at again: a peeked socket stays readable, so that waiting
+/// for readiness would spin.
+const AGAIN: Duration = Duration::from_millis(2);
+
+/// What the first bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// A TLS handshake record.
+    Tls,
+    /// An HTTP/1 request line.
+    Http1,
+    /// The HTTP/2 preface.
+    Http2,
+    /// Something else: opaque.
+    Other,
+    /// The client said nothing in time (it may wait for the server to speak).
+    Silent,
+    /// The client closed without a byte.
+    Closed,
+}
+
+/// Classifies a prefix; `None` when more bytes may change the answer.
+#[must_use]
+pub fn classify(bytes: &[u8]) -> Option<First> {
+    let first = *bytes.first()?;
+    if first == 0x16 {
+        // Handshake record, version 3.x.
+        return match bytes.get(1) {
+            None => None,
+            Some(3) => Some(First::Tls),
+            Some(_) => Some(First::Other),
+        };
+    }
+    let known = bytes.len().min(PREFACE.len());
+    if bytes[..known] == PREFACE[..known] {
+        return (known == PREFACE.len()).then_some(First::Http2);
+    }
+    http1(bytes)
+}
+
+/// A token, one space, and the start of a request target.
+fn http1(bytes: &[u8]) -> Option<First> {
+    let token = |b: &u8| b.is_ascii_uppercase() || matches!(b, b'-' | b'_');
+    let end = bytes.iter().take(LONGEST_METHOD + 1).position(|b| !token(b));
+    match end {
+        None if bytes.len() > LONGEST_METHOD => Some(First::Other),
+        None => None,
+        Some(0) => Some(First::Other),
+        Some(end) if bytes[end] != b' ' => Some(First::Other),
+        // The target: origin-form, absolute-form, authority-form or *.
+        Some(end) => {
+            bytes.get(end + 1).map(|b| if b.is_ascii_graphic() { First::Http1 } else { First::Other })
+        }
+    }
+}
+
+/// Looks at the first bytes of `stream` until they decide, at most until `limit` has passed.
+///
+/// # Errors
+/// When the socket fails.
+pub async fn detect(stream: &TcpStream, limit: Duration) -> io::Result<First> {
+    let deadline = Instant::now() + limit;
+    let mut buffer = [0u8; ENOUGH];
+    loop {
+        let Ok(peeked) = timeout_at(deadline, stream.peek(&mut buffer)).await else {
+            return Ok(First::Silent);
+        };
+        match peeked? {
+            0 => return Ok(First::Closed),
+            n => {
+                if let Some(first) = classify(&buffer[..n]) {
+                    return Ok(first);
+                }
+            }
+        }
+        if Instant::now() + AGAIN >= deadline {
+            // It spoke, but not enough to be any protocol that we know: bytes.
+            return Ok(First::Other);
+        }
+        sleep(AGAIN).await;
+    }
+}
