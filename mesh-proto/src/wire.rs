@@ -14,6 +14,14 @@ pub mod mesh {
     pub mod v1 {
         include!("wire/mesh.v1.rs");
     }
+    /// The sample application's echo service.
+    pub mod app {
+        pub mod v1 {
+            include!("wire/mesh.app.v1.rs");
+            /// The file descriptor set, for reflection.
+            pub const DESCRIPTORS: &[u8] = include_bytes!("wire/echo.binpb");
+        }
+    }
 }
 
 /// Envoy's discovery protocol (a subset).

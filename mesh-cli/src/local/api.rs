@@ -31,6 +31,9 @@ pub struct Mesh {
     pub pilot_admin: SocketAddrV4,
     /// Applications, the built-in client, gateways.
     pub workloads: Vec<Workload>,
+    /// The Gateway resources of the user's files.
+    #[serde(default)]
+    pub gateways: Vec<GatewayResource>,
     /// mesh-pilot and mesh-ca.
     pub control_plane: Vec<Process>,
     /// What `up` has to say about the user's files (stand-ins, implied Services).
@@ -91,6 +94,15 @@ pub struct Instance {
     /// The application (absent: client, gateway).
     pub app: Option<Process>,
     pub sidecar: Process,
+}
+
+/// A Gateway resource: which gateway workload serves it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GatewayResource {
+    pub namespace: String,
+    pub name: String,
+    /// The labels of the workloads that serve it.
+    pub selector: BTreeMap<String, String>,
 }
 
 /// Where a gateway listens.

@@ -7,10 +7,13 @@ use std::path::Path;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let protos =
-        ["mesh/v1/resources.proto", "envoy/service/discovery/v3/discovery.proto", "istio/v1/auth/ca.proto"];
+        ["mesh/v1/resources.proto", "envoy/service/discovery/v3/discovery.proto", "istio/v1/auth/ca.proto", "mesh/app/v1/echo.proto"];
     let files = protox::compile(protos, [root.join("proto")])?;
     let out = root.join("src/wire");
     std::fs::create_dir_all(&out)?;
+    // gRPC reflection serves the sample application's descriptors.
+    let echo = protox::compile(["mesh/app/v1/echo.proto"], [root.join("proto")])?;
+    std::fs::write(out.join("echo.binpb"), prost::Message::encode_to_vec(&echo))?;
     tonic_prost_build::configure().out_dir(&out).btree_map(".").bytes(".").compile_fds(files)?;
     Ok(())
 }
