@@ -16,8 +16,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 pub use answer::headers as joined_headers;
+use anyhow::Context as _;
 use tokio::net::TcpListener;
 
 /// `meshctl app`.
@@ -98,7 +98,10 @@ impl App {
 /// # Errors
 /// When a port cannot be bound, or a URL in `CALLS` is none.
 pub fn run(args: AppArgs) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     runtime.block_on(serve(args))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -137,7 +140,43 @@ async fn stop_signal() -> anyhow::Result<()> {
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}: is another program using it? (--port chooses another)"))
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: is another program using it? (--port chooses another)")
+    })
+}
+
+/// An application on ports of its own, for tests of what talks to it.
+#[cfg(test)]
+pub mod testing {
+    use super::*;
+
+    /// Where one listens.
+    pub struct Running {
+        /// HTTP, gRPC, WebSocket.
+        pub http: u16,
+        /// TCP echo.
+        pub tcp: u16,
+        _stop: tokio::sync::watch::Sender<bool>,
+    }
+
+    /// Starts one; it ends when what is returned is dropped.
+    pub async fn start(greeting: Option<&str>) -> Running {
+        let whoami = Whoami {
+            instance: "reviews-v2-0".to_owned(),
+            workload: "reviews-v2".to_owned(),
+            version: "v2".to_owned(),
+            namespace: "default".to_owned(),
+        };
+        let calls = calls::Calls::new(&[], None).unwrap();
+        let app =
+            App { whoami, switch: switch::Switch::default(), calls, greeting: greeting.map(str::to_owned) };
+        let app = Arc::new(app);
+        let (stop, stopping) = tokio::sync::watch::channel(false);
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (http, tcp) = (bind(any).await.unwrap(), bind(any).await.unwrap());
+        let ports = (http.local_addr().unwrap().port(), tcp.local_addr().unwrap().port());
+        tokio::spawn(http::serve(http, app.clone(), stopping.clone()));
+        tokio::spawn(tcp::serve(tcp, app, stopping));
+        Running { http: ports.0, tcp: ports.1, _stop: stop }
+    }
 }

@@ -78,7 +78,8 @@ impl Calls {
             None if url.port().is_some() => authority.to_owned(),
             None => format!("{authority}:80"),
         };
-        let stream = TcpStream::connect(&address).await.with_context(|| format!("cannot connect to {address}"))?;
+        let stream =
+            TcpStream::connect(&address).await.with_context(|| format!("cannot connect to {address}"))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         // A proxy wants the absolute form, a server the path.

@@ -24,10 +24,16 @@ type Answers = Pin<Box<dyn Stream<Item = Result<EchoResponse, Status>> + Send>>;
 pub async fn routes(app: Arc<App>) -> Routes {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<EchoServer<Service>>().await;
-    let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(wire::DESCRIPTORS);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+    };
     let v1 = reflection().build_v1().expect("the descriptors are generated");
     let v1alpha = reflection().build_v1alpha().expect("the descriptors are generated");
-    Routes::new(EchoServer::new(Service(app))).add_service(health).add_service(v1).add_service(v1alpha).prepare()
+    Routes::new(EchoServer::new(Service(app)))
+        .add_service(health)
+        .add_service(v1)
+        .add_service(v1alpha)
+        .prepare()
 }
 
 /// The echo service of one application.
@@ -88,7 +94,10 @@ impl Echo for Service {
         Ok(Response::new(Box::pin(answers)))
     }
 
-    async fn collect(&self, request: Request<Streaming<EchoRequest>>) -> Result<Response<EchoResponse>, Status> {
+    async fn collect(
+        &self,
+        request: Request<Streaming<EchoRequest>>,
+    ) -> Result<Response<EchoResponse>, Status> {
         let seen = Seen::of(&self.0, &request);
         let mut messages = request.into_inner();
         let mut all = String::new();

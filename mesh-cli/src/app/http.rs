@@ -40,7 +40,9 @@ pub fn text(status: StatusCode, body: &str) -> Response<Body> {
     let mut response = Response::new(full.boxed_unsync());
     *response.status_mut() = status;
     if !body.is_empty() {
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     }
     response
 }

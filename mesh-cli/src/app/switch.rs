@@ -102,7 +102,9 @@ mod tests {
     fn decides_by_rate() {
         let switch = Switch::default();
         assert_eq!(switch.decide(0.0).then, Then::Answer);
-        switch.set(Fault { status: Some(503), rate: Some(0.25), slow: Some(0.5), ..Fault::default() }).unwrap();
+        switch
+            .set(Fault { status: Some(503), rate: Some(0.25), slow: Some(0.5), ..Fault::default() })
+            .unwrap();
         let hit = switch.decide(0.2);
         assert_eq!(hit, Verdict { wait: Some(Duration::from_millis(500)), then: Then::Status(503) });
         assert_eq!(switch.decide(0.25), Verdict { wait: None, then: Then::Answer });

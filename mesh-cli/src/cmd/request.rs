@@ -96,7 +96,12 @@ pub async fn run(args: RequestArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// One client: takes the next request's number until all are taken; keeps its connection as long as it lasts.
-async fn worker(plan: Rc<Plan>, next: Rc<std::cell::Cell<u32>>, count: u32, answers: mpsc::Sender<(u32, Answer)>) {
+async fn worker(
+    plan: Rc<Plan>,
+    next: Rc<std::cell::Cell<u32>>,
+    count: u32,
+    answers: mpsc::Sender<(u32, Answer)>,
+) {
     let mut connection = None;
     loop {
         let index = next.get();
@@ -140,3 +145,6 @@ async fn exchange(plan: &Plan, connection: &mut Option<Connection>) -> anyhow::R
     let open = connection.insert(open);
     if plan.scheme == Scheme::Grpc { grpc::call(plan, open).await } else { open.request(plan).await }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,12 @@ use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let protos =
-        ["mesh/v1/resources.proto", "envoy/service/discovery/v3/discovery.proto", "istio/v1/auth/ca.proto", "mesh/app/v1/echo.proto"];
+    let protos = [
+        "mesh/v1/resources.proto",
+        "envoy/service/discovery/v3/discovery.proto",
+        "istio/v1/auth/ca.proto",
+        "mesh/app/v1/echo.proto",
+    ];
     let files = protox::compile(protos, [root.join("proto")])?;
     let out = root.join("src/wire");
     std::fs::create_dir_all(&out)?;

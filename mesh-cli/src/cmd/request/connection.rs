@@ -35,9 +35,9 @@ pub enum Connection {
 /// The TCP connection to where the plan enters the mesh.
 pub async fn connect(plan: &Plan) -> anyhow::Result<TcpStream> {
     let stream = match plan.entry {
-        Entry::Sidecar(proxy) => {
-            TcpStream::connect(proxy).await.with_context(|| format!("cannot connect to the sidecar at {proxy}"))?
-        }
+        Entry::Sidecar(proxy) => TcpStream::connect(proxy)
+            .await
+            .with_context(|| format!("cannot connect to the sidecar at {proxy}"))?,
         Entry::Gateway { ip, port, offset } => gateway(ip, port, offset).await?,
     };
     stream.set_nodelay(true)?;
@@ -53,7 +53,9 @@ async fn gateway(ip: std::net::Ipv4Addr, port: u16, offset: u16) -> anyhow::Resu
             return Ok(stream);
         }
     }
-    bail!("the gateway at {ip} does not serve port {port} (`meshctl status` says which Gateway servers are in force and why not)")
+    bail!(
+        "the gateway at {ip} does not serve port {port} (`meshctl status` says which Gateway servers are in force and why not)"
+    )
 }
 
 /// For streams other than HTTP: straight to a gateway, or a tunnel through the sidecar.
@@ -70,7 +72,12 @@ pub async fn tunnel(plan: &Plan) -> anyhow::Result<TcpStream> {
         if head.len() > 16 * 1024 {
             bail!("the sidecar's answer to CONNECT is too long");
         }
-        head.push(stream.read_u8().await.context("the sidecar closed the connection instead of answering CONNECT")?);
+        head.push(
+            stream
+                .read_u8()
+                .await
+                .context("the sidecar closed the connection instead of answering CONNECT")?,
+        );
     }
     let head = String::from_utf8_lossy(&head);
     let status = head.split(' ').nth(1).unwrap_or_default();
@@ -87,7 +94,8 @@ impl Connection {
     /// Where the connection, the TLS or the HTTP handshake failed.
     pub async fn open(plan: &Plan) -> anyhow::Result<Self> {
         if let Some(tls) = &plan.tls {
-            let name = ServerName::try_from(plan.server_name.clone()).context("the URL's host is no server name")?;
+            let name =
+                ServerName::try_from(plan.server_name.clone()).context("the URL's host is no server name")?;
             let stream = TlsConnector::from(tls.clone()).connect(name, tunnel(plan).await?).await;
             let stream = stream.context("the TLS handshake failed")?;
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -128,7 +136,12 @@ impl Connection {
     }
 
     /// Sends one request; the answer's head.
-    pub async fn send(&mut self, plan: &Plan, request: http::request::Builder, body: Bytes) -> anyhow::Result<Response<Incoming>> {
+    pub async fn send(
+        &mut self,
+        plan: &Plan,
+        request: http::request::Builder,
+        body: Bytes,
+    ) -> anyhow::Result<Response<Incoming>> {
         let http2 = matches!(self, Self::Http2(_));
         let scheme = if plan.scheme == Scheme::Https { "https" } else { "http" };
         let target = match (http2, plan.absolute()) {
@@ -157,10 +170,13 @@ impl Connection {
     pub async fn request(&mut self, plan: &Plan) -> anyhow::Result<Answer> {
         let request = Request::builder().method(plan.method.clone());
         let response = self.send(plan, request, plan.data.clone().unwrap_or_default()).await?;
-        let mut answer = Answer { status: response.status().as_u16(), protocol: self.protocol(), ..Answer::default() };
+        let mut answer =
+            Answer { status: response.status().as_u16(), protocol: self.protocol(), ..Answer::default() };
         answer.take_headers(response.headers());
         let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("the answer broke off after status {}: {error}", answer.status))?;
+        let body = body.map_err(|error| {
+            anyhow::anyhow!("the answer broke off after status {}: {error}", answer.status)
+        })?;
         if let Some(trailers) = body.trailers().cloned() {
             answer.take_headers(&trailers);
         }

@@ -39,10 +39,12 @@ pub async fn call(plan: &Plan, connection: &mut Connection) -> anyhow::Result<An
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers");
     let response = connection.send(&plan, request, frame(&message)).await?;
-    let mut answer = Answer { status: response.status().as_u16(), protocol: connection.protocol(), ..Answer::default() };
+    let mut answer =
+        Answer { status: response.status().as_u16(), protocol: connection.protocol(), ..Answer::default() };
     answer.take_headers(response.headers());
     let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
-    let body = body.map_err(|error| anyhow::anyhow!("the answer broke off after status {}: {error}", answer.status))?;
+    let body = body
+        .map_err(|error| anyhow::anyhow!("the answer broke off after status {}: {error}", answer.status))?;
     if let Some(trailers) = body.trailers().cloned() {
         answer.take_headers(&trailers);
     }

@@ -111,7 +111,11 @@ impl Plan {
             method,
             headers,
             data: args.data.clone().map(Bytes::from),
-            timeout: if args.timeout > 0.0 { args.timeout.min(86_400.0) } else { bail!("--timeout must be more than 0") },
+            timeout: if args.timeout > 0.0 {
+                args.timeout.min(86_400.0)
+            } else {
+                bail!("--timeout must be more than 0")
+            },
             entry,
             tls: if scheme == Scheme::Https { Some(tls(args)?) } else { None },
         })
@@ -125,7 +129,9 @@ impl Plan {
 
 fn url(text: &str) -> anyhow::Result<(Scheme, Uri)> {
     let Some((scheme, rest)) = text.split_once("://") else {
-        bail!("{text:?} is not a URL; expected e.g. http://reviews:9080/ (schemes: http, https, h2c, grpc, ws, tcp)");
+        bail!(
+            "{text:?} is not a URL; expected e.g. http://reviews:9080/ (schemes: http, https, h2c, grpc, ws, tcp)"
+        );
     };
     let scheme = match scheme {
         "http" => Scheme::Http,
@@ -141,7 +147,8 @@ fn url(text: &str) -> anyhow::Result<(Scheme, Uri)> {
 }
 
 fn parse_header(text: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
-    let (name, value) = text.split_once(':').with_context(|| format!("-H {text:?}: expected 'name: value'"))?;
+    let (name, value) =
+        text.split_once(':').with_context(|| format!("-H {text:?}: expected 'name: value'"))?;
     let name = name.trim().parse().with_context(|| format!("-H {text:?}: not a header name"))?;
     let value = value.trim().parse().with_context(|| format!("-H {text:?}: not a header value"))?;
     Ok((name, value))
@@ -151,7 +158,8 @@ fn parse_header(text: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
 fn sidecar(mesh: &Mesh, from: Option<&str>) -> anyhow::Result<SocketAddrV4> {
     let wanted = from.unwrap_or("client");
     let (name, namespace) = wanted.rsplit_once('.').unwrap_or((wanted, "default"));
-    let candidates = mesh.workloads.iter().filter(|w| w.namespace == namespace && w.kind != WorkloadKind::Gateway);
+    let candidates =
+        mesh.workloads.iter().filter(|w| w.namespace == namespace && w.kind != WorkloadKind::Gateway);
     let (whole, one): (Vec<&Workload>, Vec<&Workload>) = candidates.partition(|w| w.name == name);
     let by_name = one.iter().flat_map(|w| &w.instances).filter(|i| i.name == name);
     let instances: Vec<&Instance> = whole.iter().flat_map(|w| &w.instances).chain(by_name).collect();
@@ -160,15 +168,19 @@ fn sidecar(mesh: &Mesh, from: Option<&str>) -> anyhow::Result<SocketAddrV4> {
         let known: Vec<String> = known.map(|w| format!("{}.{}", w.name, w.namespace)).collect();
         bail!("no workload {name:?} in namespace {namespace:?}; there are: {}", known.join(", "));
     }
-    let alive = |i: &&&Instance| i.sidecar.state == ProcessState::Running && i.state != InstanceState::Stopped;
+    let alive =
+        |i: &&&Instance| i.sidecar.state == ProcessState::Running && i.state != InstanceState::Stopped;
     let instance = instances.iter().find(alive);
-    let instance = instance.with_context(|| format!("no instance of {name:?} is running (`meshctl start INSTANCE` brings one back)"))?;
+    let instance = instance.with_context(|| {
+        format!("no instance of {name:?} is running (`meshctl start INSTANCE` brings one back)")
+    })?;
     Ok(instance.http_proxy)
 }
 
 /// The address of a gateway workload, or of the workload that a Gateway resource selects.
 fn gateway_entry(mesh: &Mesh, wanted: &str, scheme: Scheme, port: Option<u16>) -> anyhow::Result<Entry> {
-    let gateways: Vec<&Workload> = mesh.workloads.iter().filter(|w| w.kind == WorkloadKind::Gateway).collect();
+    let gateways: Vec<&Workload> =
+        mesh.workloads.iter().filter(|w| w.kind == WorkloadKind::Gateway).collect();
     let (namespace, name) = wanted.split_once('/').map_or((None, wanted), |(ns, name)| (Some(ns), name));
     let workload = gateways.iter().find(|w| w.name == name && namespace.is_none_or(|ns| ns == w.namespace));
     let workload = match workload {
@@ -188,7 +200,12 @@ fn gateway_entry(mesh: &Mesh, wanted: &str, scheme: Scheme, port: Option<u16>) -
 }
 
 /// The gateway workload that has the labels which the Gateway resource `namespace/name` selects.
-fn selected<'a>(mesh: &Mesh, gateways: &[&'a Workload], namespace: &str, name: &str) -> anyhow::Result<&'a Workload> {
+fn selected<'a>(
+    mesh: &Mesh,
+    gateways: &[&'a Workload],
+    namespace: &str,
+    name: &str,
+) -> anyhow::Result<&'a Workload> {
     let resource = mesh.gateways.iter().find(|g| g.namespace == namespace && g.name == name);
     let Some(resource) = resource else {
         let workloads = gateways.iter().map(|w| format!("{}/{}", w.namespace, w.name));
@@ -196,10 +213,14 @@ fn selected<'a>(mesh: &Mesh, gateways: &[&'a Workload], namespace: &str, name: &
         let known: Vec<String> = workloads.chain(resources).collect();
         bail!("no gateway {namespace}/{name}; there are: {}", known.join(", "));
     };
-    let selects = |w: &&&Workload| resource.selector.iter().all(|(key, value)| w.labels.get(key) == Some(value));
+    let selects =
+        |w: &&&Workload| resource.selector.iter().all(|(key, value)| w.labels.get(key) == Some(value));
     let chosen = gateways.iter().find(selects);
     chosen.copied().with_context(|| {
-        format!("no running gateway has the labels {:?} that Gateway {namespace}/{name} selects", resource.selector)
+        format!(
+            "no running gateway has the labels {:?} that Gateway {namespace}/{name} selects",
+            resource.selector
+        )
     })
 }
 
@@ -209,15 +230,20 @@ fn tls(args: &RequestArgs) -> anyhow::Result<Arc<ClientConfig>> {
     let Some(path) = &args.cacert else {
         bail!("https wants --cacert FILE: the authority that signed the server's certificate");
     };
-    for certificate in CertificateDer::pem_file_iter(path).with_context(|| format!("--cacert {}", path.display()))? {
+    for certificate in
+        CertificateDer::pem_file_iter(path).with_context(|| format!("--cacert {}", path.display()))?
+    {
         roots.add(certificate.with_context(|| format!("--cacert {}", path.display()))?)?;
     }
     let builder = ClientConfig::builder().with_root_certificates(roots);
     let mut config = match (&args.cert, &args.key) {
         (Some(cert), Some(key)) => {
-            let chain = CertificateDer::pem_file_iter(cert).with_context(|| format!("--cert {}", cert.display()))?;
-            let chain = chain.collect::<Result<Vec<_>, _>>().with_context(|| format!("--cert {}", cert.display()))?;
-            let key = PrivateKeyDer::from_pem_file(key).with_context(|| format!("--key {}", key.display()))?;
+            let chain =
+                CertificateDer::pem_file_iter(cert).with_context(|| format!("--cert {}", cert.display()))?;
+            let chain =
+                chain.collect::<Result<Vec<_>, _>>().with_context(|| format!("--cert {}", cert.display()))?;
+            let key =
+                PrivateKeyDer::from_pem_file(key).with_context(|| format!("--key {}", key.display()))?;
             builder.with_client_auth_cert(chain, key).context("--cert and --key do not belong together")?
         }
         _ => builder.with_no_client_auth(),

@@ -70,7 +70,7 @@ impl Report {
 
     fn summary(mut self, took: Duration) -> String {
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING);
+        table.load_style(presets::NOTHING);
         table.set_header(["INSTANCE", "VERSION", "STATUS", "COUNT", "SHARE"]);
         let total = self.millis.len();
         for ((who, version, status), count) in &self.seen {
@@ -78,11 +78,17 @@ impl Report {
             table.add_row([who, version, status, &count.to_string(), &share]);
         }
         self.millis.sort_by(f64::total_cmp);
-        let at = |share: f64| self.millis.get(((total as f64 - 1.0) * share).round() as usize).copied().unwrap_or_default();
+        let at = |share: f64| {
+            self.millis.get(((total as f64 - 1.0) * share).round() as usize).copied().unwrap_or_default()
+        };
         let mut text = format!("{table}\n\n");
         let seconds = took.as_secs_f64();
         let rate = total as f64 / seconds.max(f64::EPSILON);
-        let _ = writeln!(text, "{total} requests in {seconds:.2} s ({rate:.0}/s), {} without an answer", self.failed);
+        let _ = writeln!(
+            text,
+            "{total} requests in {seconds:.2} s ({rate:.0}/s), {} without an answer",
+            self.failed
+        );
         let _ = write!(
             text,
             "latency ms: min {:.1}  median {:.1}  p90 {:.1}  p99 {:.1}  max {:.1}",
@@ -118,7 +124,13 @@ mod tests {
     use super::*;
 
     fn answer(instance: &str, millis: f64) -> Answer {
-        Answer { status: 200, instance: Some(instance.to_owned()), millis, protocol: "HTTP/1.1", ..Answer::default() }
+        Answer {
+            status: 200,
+            instance: Some(instance.to_owned()),
+            millis,
+            protocol: "HTTP/1.1",
+            ..Answer::default()
+        }
     }
 
     #[test]
@@ -129,7 +141,11 @@ mod tests {
         report.add(2, answer("b", 2.0));
         report.add(3, Answer::failed(&anyhow::anyhow!("no answer")));
         let text = report.summary(Duration::from_secs(2));
-        assert!(text.lines().any(|l| l.split_whitespace().collect::<Vec<_>>() == ["b", "-", "200", "2", "50", "%"]), "{text}");
+        assert!(
+            text.lines()
+                .any(|l| l.split_whitespace().collect::<Vec<_>>() == ["b", "-", "200", "2", "50", "%"]),
+            "{text}"
+        );
         assert!(text.contains("4 requests in 2.00 s (2/s), 1 without an answer"), "{text}");
         assert!(text.contains("no answer"), "{text}");
     }

@@ -27,7 +27,12 @@ pub async fn tcp(plan: &Plan) -> anyhow::Result<Answer> {
     if body.is_empty() && !data.is_empty() {
         bail!("the connection was closed without an answer");
     }
-    Ok(Answer { status: 200, protocol: "TCP", body: String::from_utf8_lossy(&body).into_owned(), ..Answer::default() })
+    Ok(Answer {
+        status: 200,
+        protocol: "TCP",
+        body: String::from_utf8_lossy(&body).into_owned(),
+        ..Answer::default()
+    })
 }
 
 /// Upgrades, sends the message, reads one, closes.
