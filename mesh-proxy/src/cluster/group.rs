@@ -1,0 +1,1 @@
+//! The whole cluster or one subset: members, policy, balancer.
