@@ -159,12 +159,9 @@ impl Failure {
             Self::RequestBody(_) => {
                 told(StatusCode::BAD_REQUEST, Flags::DOWNSTREAM_PROTOCOL, self.to_string(), Fault::Client)
             }
-            Self::PlaintextRefused { .. } | Self::ForeignTls { .. } | Self::FailClosed { .. } => told(
-                StatusCode::FORBIDDEN,
-                Flags::NONE,
-                format!("policy: {self}"),
-                Fault::Policy,
-            ),
+            Self::PlaintextRefused { .. } | Self::ForeignTls { .. } | Self::FailClosed { .. } => {
+                told(StatusCode::FORBIDDEN, Flags::NONE, format!("policy: {self}"), Fault::Policy)
+            }
             Self::NoRoute | Self::NoTcpRoute(_) => {
                 known(StatusCode::NOT_FOUND, Flags::NO_ROUTE, "route_not_found", Fault::Route)
             }
@@ -211,12 +208,7 @@ impl Failure {
             }
             NoEndpoint::Passthrough(_) => (Flags::NO_CLUSTER, "original_dst_unknown", Fault::Route),
         };
-        Verdict {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            flags,
-            details: Cow::Borrowed(details),
-            fault,
-        }
+        Verdict { status: StatusCode::SERVICE_UNAVAILABLE, flags, details: Cow::Borrowed(details), fault }
     }
 
     fn send(kind: &SendErrorKind, retried: bool) -> Verdict {
@@ -229,12 +221,9 @@ impl Failure {
                 reset(&format!("remote_connection_failure|{why}")),
                 Fault::Upstream,
             ),
-            SendErrorKind::ConnectTimeout => (
-                unavailable,
-                Flags::UPSTREAM_CONNECT_FAILED,
-                reset("connection_timeout"),
-                Fault::Upstream,
-            ),
+            SendErrorKind::ConnectTimeout => {
+                (unavailable, Flags::UPSTREAM_CONNECT_FAILED, reset("connection_timeout"), Fault::Upstream)
+            }
             SendErrorKind::Tls(why) => (
                 unavailable,
                 Flags::UPSTREAM_CONNECT_FAILED,

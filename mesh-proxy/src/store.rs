@@ -112,6 +112,7 @@ pub struct Store {
     destinations: Handles<HostPort, Destination>,
     workloads: Handles<IpAddr, Workload>,
     generation: AtomicU64,
+    changed: watch::Sender<u64>,
     readiness: watch::Sender<Readiness>,
     wanted: mpsc::UnboundedSender<ResourceName>,
 }
@@ -168,6 +169,7 @@ impl Store {
             destinations: Handles::default(),
             workloads: Handles::default(),
             generation: AtomicU64::new(1),
+            changed: watch::Sender::new(1),
             readiness: watch::Sender::new(Readiness::default()),
             wanted,
         };
@@ -237,6 +239,13 @@ impl Store {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// Tells of every change of [`Self::generation`], of the catalogue (VIPs), of this workload's settings and of the
+    /// listeners: live connections are re-decided and sockets opened and closed then.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
     /// What is still missing before the proxy is ready.
     #[must_use]
     pub fn readiness(&self) -> watch::Receiver<Readiness> {
@@ -247,6 +256,12 @@ impl Store {
     #[must_use]
     pub fn ready(&self) -> bool {
         self.readiness.borrow().ready()
+    }
+
+    /// To be called by the writer after each change that [`Self::changes`] names.
+    pub(crate) fn bump(&self) {
+        let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        self.changed.send_replace(generation);
     }
 
     async fn wait<T>(

@@ -2,6 +2,8 @@
 //!
 //! In: `catalogue/<namespace>` resources. Out: name, VIP and address range → service port. Built whenever one changes.
 
+use std::net::IpAddr;
+
 use mesh_proto::model::{HostPort, Protocol};
 
 /// One port of one catalogue entry: the name under which its routes are asked for, and what is known without asking.
@@ -20,6 +22,13 @@ pub struct ServicePort {
 /// The index.
 #[derive(Debug, Default)]
 pub struct Catalogue {}
+
+impl Catalogue {
+    /// Every VIP with each of its ports: where a sidecar listens for its application.
+    pub fn vips(&self) -> impl Iterator<Item = (IpAddr, u16)> {
+        std::iter::empty()
+    }
+}
 
 /// Makes a [`Catalogue`] out of all namespaces' resources.
 #[derive(Debug, Default)]
