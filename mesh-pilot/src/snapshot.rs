@@ -9,7 +9,7 @@
 //! `self_config(&Config, &Pod)`; each gives `Option<Compiled<wire type>>`, where `None` is "does not exist for this viewer".
 //! `notes(&Config) -> Vec<Note>` says what is wrong or ineffective between objects, once a configuration change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -28,9 +28,33 @@ pub struct Snapshot {
     /// Pods by address.
     pub workloads: Arc<BTreeMap<IpAddr, Arc<Pod>>>,
     /// Pods by `(namespace, name)`.
-    pub pods: Arc<BTreeMap<(Arc<str>, Arc<str>), Arc<Pod>>>,
+    pub pods: Arc<BTreeMap<PodKey, Arc<Pod>>>,
     /// Whether the source has finished its first listing: nothing is sent before.
     pub loaded: bool,
+}
+
+/// A pod's `(namespace, name)`.
+pub type PodKey = (Arc<str>, Arc<str>);
+
+/// What differs between a snapshot and the one before it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// [`Snapshot::config`] is another one.
+    pub config: bool,
+    /// Service ports whose endpoints changed.
+    pub endpoints: BTreeSet<HostPort>,
+    /// Addresses whose pod changed.
+    pub workloads: BTreeSet<IpAddr>,
+    /// Pods that came, changed or went.
+    pub pods: BTreeSet<PodKey>,
+}
+
+impl Changes {
+    /// Nothing differs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Settings of the whole mesh.
@@ -197,6 +221,8 @@ pub struct Compiled<T> {
 /// `gateways` alike.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Unique per configuration change.
+    pub revision: u64,
     /// Of the mesh.
     pub mesh: MeshSettings,
     /// Namespaces that exist or are named by an object, with their labels.
@@ -207,6 +233,21 @@ pub struct Config {
     pub unenforced: Vec<Unenforced>,
     /// Some DestinationRule has a `workloadSelector`: sidecars' labels are part of the viewer then.
     pub label_scoped: bool,
+}
+
+impl Config {
+    /// A mesh in which nothing is configured.
+    #[must_use]
+    pub fn empty(mesh: MeshSettings) -> Self {
+        Self {
+            revision: 0,
+            mesh,
+            namespaces: BTreeMap::new(),
+            services: BTreeMap::new(),
+            unenforced: Vec::new(),
+            label_scoped: false,
+        }
+    }
 }
 
 /// An object in force, narrowed to what it means.

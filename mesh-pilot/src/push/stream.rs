@@ -1,0 +1,420 @@
+//! One proxy's stream as a state machine: what it wants, what it was told, what it has acknowledged.
+//!
+//! In: its requests, and which names became dirty. Out: the next response, if one may be sent now. No IO, no clock.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use mesh_proto::discovery::REJECTED_TYPE_URL;
+use mesh_proto::model::{HostPort, Kind, ResourceName};
+use mesh_proto::wire::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use mesh_proto::wire::google::rpc::Status;
+use mesh_proto::wire::mesh::v1::Rejected;
+use prost::Message as _;
+
+use super::cache::{Cache, Encoded};
+use crate::snapshot::{Pod, Snapshot, Viewer};
+
+/// More names than that on one stream are refused: no proxy needs them, and each costs memory.
+pub const MAX_NAMES: usize = 50_000;
+
+/// On whose behalf resources are resolved.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// The workload, from the index.
+    pub pod: Arc<Pod>,
+    /// What variants may depend on.
+    pub viewer: Viewer,
+}
+
+/// What the proxy was told last about a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Absent,
+    Version(Arc<str>),
+}
+
+/// What has come of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    Pending,
+    Acked,
+    Rejected(Arc<str>),
+}
+
+/// A name that the proxy wants.
+#[derive(Debug)]
+struct Entry {
+    told: Told,
+    answer: Answer,
+    /// What it was told.
+    current: Option<Arc<Encoded>>,
+    /// What it is known to have in force.
+    applied: Option<Arc<Encoded>>,
+}
+
+impl Entry {
+    fn new(told: Told) -> Self {
+        Self { told, answer: Answer::Pending, current: None, applied: None }
+    }
+
+    /// The clusters that this entry implies. What is in force implies until the new version is; a refused one never.
+    fn dependents(&self) -> impl Iterator<Item = &HostPort> {
+        let current = self.current.as_ref().filter(|_| !matches!(self.answer, Answer::Rejected(_)));
+        self.applied.iter().chain(current).flat_map(|encoded| encoded.dependents.iter())
+    }
+}
+
+/// A response to be sent.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// To be answered with.
+    pub nonce: String,
+    /// Additions and changes, what is named before what names it.
+    pub resources: Vec<Arc<Encoded>>,
+    /// Names that do not exist (any more).
+    pub removed: Vec<String>,
+}
+
+/// What an acknowledgement said.
+#[derive(Debug, Default)]
+pub struct Answered {
+    /// It answered the outstanding response.
+    pub matched: bool,
+    /// The names refused, and why.
+    pub rejected: Vec<(ResourceName, Arc<str>)>,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub struct Stream {
+    subject: Subject,
+    explicit: HashSet<ResourceName>,
+    implicit: HashSet<ResourceName>,
+    entries: HashMap<ResourceName, Entry>,
+    /// What the proxy said that it holds and nothing wants yet.
+    held: HashMap<ResourceName, Arc<str>>,
+    dirty: BTreeSet<ResourceName>,
+    /// Everything is to be looked at again (configuration or viewer changed).
+    stale: bool,
+    started: bool,
+    /// Names that are none: answered as absent.
+    invalid: Vec<String>,
+    unanswered: Option<(String, Vec<ResourceName>)>,
+    nonces: u64,
+    /// Names that came into or out of the stream's interest since the hub asked.
+    interest: Vec<(ResourceName, bool)>,
+}
+
+impl Stream {
+    /// A stream that has asked for nothing yet.
+    pub fn new(subject: Subject) -> Self {
+        Self {
+            subject,
+            explicit: HashSet::new(),
+            implicit: HashSet::new(),
+            entries: HashMap::new(),
+            held: HashMap::new(),
+            dirty: BTreeSet::new(),
+            stale: true,
+            started: false,
+            invalid: Vec::new(),
+            unanswered: None,
+            nonces: 0,
+            interest: Vec::new(),
+        }
+    }
+
+    /// On whose behalf.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// The workload changed (labels, say): everything may be another variant now.
+    pub fn set_subject(&mut self, subject: Subject) {
+        if self.subject.viewer == subject.viewer {
+            self.mark(&ResourceName::new(Kind::SelfConfig, "self"));
+        } else {
+            self.stale = true;
+        }
+        self.subject = subject;
+    }
+
+    /// Something about that name changed.
+    pub fn mark(&mut self, name: &ResourceName) {
+        if self.entries.contains_key(name) {
+            self.dirty.insert(name.clone());
+        }
+    }
+
+    /// Configuration changed.
+    pub fn mark_all(&mut self) {
+        self.stale = true;
+    }
+
+    /// Whether something waits to be looked at or sent.
+    pub fn is_dirty(&self) -> bool {
+        self.stale || !self.dirty.is_empty() || !self.invalid.is_empty()
+    }
+
+    /// Whether a response is unanswered.
+    pub fn is_waiting(&self) -> bool {
+        self.unanswered.is_some()
+    }
+
+    /// Takes a request of the proxy. `Err` = it wants more names than anybody may.
+    pub fn request(&mut self, request: &DeltaDiscoveryRequest) -> Result<Answered, TooManyNames> {
+        if !self.started {
+            self.started = true;
+            for (name, version) in &request.initial_resource_versions {
+                if let Ok(name) = name.parse() {
+                    self.held.insert(name, Arc::from(version.as_str()));
+                }
+            }
+        }
+        let answered = self.take_answer(&request.response_nonce, request.error_detail.as_ref());
+        for text in &request.resource_names_unsubscribe {
+            if let Ok(name) = text.parse() {
+                self.explicit.remove(&name);
+            }
+        }
+        for text in &request.resource_names_subscribe {
+            match text.parse::<ResourceName>() {
+                Ok(name) => {
+                    self.want(&name);
+                    self.explicit.insert(name);
+                }
+                Err(_) => self.invalid.push(text.chars().take(300).collect()),
+            }
+        }
+        if answered.matched || !request.resource_names_unsubscribe.is_empty() {
+            self.prune();
+        }
+        if self.entries.len() > MAX_NAMES || self.held.len() > MAX_NAMES || self.invalid.len() > MAX_NAMES {
+            return Err(TooManyNames);
+        }
+        Ok(answered)
+    }
+
+    /// The next response, if there is something to say and everything before it was answered.
+    pub fn next(&mut self, snapshot: &Snapshot, cache: &mut Cache) -> Option<Outgoing> {
+        if !self.started || !snapshot.loaded || self.unanswered.is_some() || !self.is_dirty() {
+            return None;
+        }
+        let first = self.stale;
+        if self.stale {
+            self.stale = false;
+            self.refresh_implicit(snapshot, cache);
+            self.dirty.extend(self.entries.keys().cloned());
+        }
+        let (mut resources, mut removed) = self.resolve_dirty(snapshot, cache);
+        self.prune();
+        if first {
+            removed.extend(self.forget_held());
+        }
+        let mut names: Vec<_> = resources.iter().map(|encoded| encoded.name.clone()).collect();
+        names.extend(removed.iter().cloned());
+        let mut removed: Vec<_> = removed.iter().map(ToString::to_string).collect();
+        removed.append(&mut self.invalid);
+        if resources.is_empty() && removed.is_empty() {
+            return None;
+        }
+        resources.sort_by(|a, b| (order(a.name.kind), &a.name).cmp(&(order(b.name.kind), &b.name)));
+        self.nonces += 1;
+        let nonce = self.nonces.to_string();
+        self.unanswered = Some((nonce.clone(), names));
+        Some(Outgoing { nonce, resources, removed })
+    }
+
+    /// Names that came into (`true`) or out of the stream's interest since the last call.
+    pub fn take_interest(&mut self) -> Vec<(ResourceName, bool)> {
+        std::mem::take(&mut self.interest)
+    }
+
+    /// All names of interest.
+    pub fn names(&self) -> impl Iterator<Item = &ResourceName> {
+        self.entries.keys()
+    }
+
+    /// What was sent and is not yet answered, or not yet sent.
+    pub fn pending(&self) -> usize {
+        let unanswered = self.entries.values().filter(|entry| entry.answer == Answer::Pending).count();
+        unanswered + self.dirty.iter().filter(|name| self.is_settled(name)).count()
+    }
+
+    fn is_settled(&self, name: &ResourceName) -> bool {
+        self.entries.get(name).is_some_and(|entry| entry.answer != Answer::Pending)
+    }
+
+    /// The names that the proxy refuses at their present version, and why.
+    pub fn rejected(&self) -> impl Iterator<Item = (&ResourceName, &Arc<str>)> {
+        self.entries.iter().filter_map(|(name, entry)| match &entry.answer {
+            Answer::Rejected(reason) => Some((name, reason)),
+            Answer::Pending | Answer::Acked => None,
+        })
+    }
+
+    /// For each name: the newest resource for this viewer, and whether the proxy has acknowledged just that.
+    pub fn standing<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        cache: &'a mut Cache,
+    ) -> impl Iterator<Item = (Arc<Encoded>, bool)> + 'a {
+        self.entries.iter().filter_map(|(name, entry)| {
+            let newest = cache.resolve(snapshot, &self.subject, name)?;
+            let told = matches!(&entry.told, Told::Version(version) if *version == newest.version);
+            Some((newest, told && entry.answer == Answer::Acked))
+        })
+    }
+
+    fn want(&mut self, name: &ResourceName) {
+        if !self.entries.contains_key(name) {
+            let told = self.held.remove(name).map_or(Told::Nothing, Told::Version);
+            self.entries.insert(name.clone(), Entry::new(told));
+            self.interest.push((name.clone(), true));
+        }
+        self.dirty.insert(name.clone());
+    }
+
+    fn refresh_implicit(&mut self, snapshot: &Snapshot, cache: &Cache) {
+        let mut names: HashSet<_> = cache.implicit(snapshot, &self.subject).into_iter().collect();
+        names.insert(ResourceName::new(Kind::SelfConfig, "self"));
+        for name in &names {
+            self.want(name);
+        }
+        // A namespace or a listener that went away is told so; then it is forgotten.
+        let gone = self.implicit.difference(&names).cloned().collect::<Vec<_>>();
+        self.dirty.extend(gone.iter().cloned());
+        self.implicit = names;
+        self.implicit.extend(gone);
+    }
+
+    /// Resolves what is dirty, and what that implies, and so on. Gives what has to be sent.
+    fn resolve_dirty(
+        &mut self,
+        snapshot: &Snapshot,
+        cache: &mut Cache,
+    ) -> (Vec<Arc<Encoded>>, Vec<ResourceName>) {
+        let mut changed = BTreeMap::new();
+        while let Some(name) = self.dirty.pop_first() {
+            let Some(entry) = self.entries.get_mut(&name) else { continue };
+            let newest = cache.resolve(snapshot, &self.subject, &name);
+            let told = newest.as_ref().map_or(Told::Absent, |encoded| Told::Version(encoded.version.clone()));
+            let known = entry.told == told;
+            entry.current.clone_from(&newest);
+            if known {
+                // Held since before this stream (never pending), or nothing new about it.
+                if entry.answer == Answer::Pending {
+                    entry.answer = Answer::Acked;
+                }
+                if entry.answer == Answer::Acked {
+                    entry.applied.clone_from(&newest);
+                }
+            } else {
+                entry.told = told;
+                entry.answer = Answer::Pending;
+                changed.insert(name.clone(), newest.clone());
+            }
+            for cluster in newest.iter().flat_map(|encoded| encoded.dependents.iter()) {
+                let name = cluster.to_string();
+                for kind in [Kind::Endpoints, Kind::Cluster] {
+                    let name = ResourceName::new(kind, &name);
+                    if !self.entries.contains_key(&name) {
+                        self.want(&name);
+                    }
+                }
+            }
+        }
+        let mut resources = Vec::new();
+        let mut removed = Vec::new();
+        for (name, newest) in changed {
+            match newest {
+                Some(encoded) => resources.push(encoded),
+                None => removed.push(name),
+            }
+        }
+        (resources, removed)
+    }
+
+    /// Forgets what nothing implies any more. The proxy does the same, so nothing is said.
+    fn prune(&mut self) {
+        let mut wanted: HashSet<ResourceName> = self.explicit.union(&self.implicit).cloned().collect();
+        // Dependents imply nothing themselves, so one step is the closure.
+        let roots = wanted.iter().filter_map(|name| self.entries.get(name));
+        let clusters: BTreeSet<_> = roots.flat_map(Entry::dependents).cloned().collect();
+        for cluster in clusters {
+            let name = cluster.to_string();
+            wanted.extend([Kind::Endpoints, Kind::Cluster].map(|kind| ResourceName::new(kind, &name)));
+        }
+        let interest = &mut self.interest;
+        self.entries.retain(|name, _| {
+            let keep = wanted.contains(name);
+            if !keep {
+                interest.push((name.clone(), false));
+            }
+            keep
+        });
+    }
+
+    /// What the proxy held before this stream and must not have any more: only kinds that come without being asked
+    /// for; of the others the proxy forgets by itself what nothing implies.
+    fn forget_held(&mut self) -> Vec<ResourceName> {
+        let unasked =
+            |kind| matches!(kind, Kind::Catalogue | Kind::TrustBundle | Kind::Listener | Kind::SelfConfig);
+        let mut names: Vec<_> =
+            self.held.drain().map(|(name, _)| name).filter(|name| unasked(name.kind)).collect();
+        names.sort();
+        names
+    }
+
+    fn take_answer(&mut self, nonce: &str, error: Option<&Status>) -> Answered {
+        let Some((_, names)) = self.unanswered.take_if(|(sent, _)| sent == nonce) else {
+            return Answered::default();
+        };
+        let reasons = error.map(|error| reasons(error, &names)).unwrap_or_default();
+        let mut rejected = Vec::new();
+        for name in names {
+            let Some(entry) = self.entries.get_mut(&name) else { continue };
+            if let Some(reason) = reasons.get(&name) {
+                entry.answer = Answer::Rejected(reason.clone());
+                rejected.push((name, reason.clone()));
+            } else {
+                entry.answer = Answer::Acked;
+                entry.applied.clone_from(&entry.current);
+                // An implicit name that is gone has now been told so.
+                if entry.told == Told::Absent
+                    && self.implicit.contains(&name)
+                    && name.kind != Kind::SelfConfig
+                {
+                    self.implicit.remove(&name);
+                }
+            }
+        }
+        Answered { matched: true, rejected }
+    }
+}
+
+/// A stream asked for more than [`MAX_NAMES`] names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("more than {MAX_NAMES} resource names on one stream")]
+pub struct TooManyNames;
+
+/// Which resources a NACK refuses. One that names none refuses the whole response.
+fn reasons(error: &Status, names: &[ResourceName]) -> HashMap<ResourceName, Arc<str>> {
+    let details = error.details.iter().filter(|any| any.type_url == REJECTED_TYPE_URL);
+    let named: HashMap<_, _> = details
+        .filter_map(|any| Rejected::decode(any.value.as_slice()).ok())
+        .filter_map(|rejected| Some((rejected.resource.parse().ok()?, Arc::from(rejected.reason))))
+        .collect();
+    if named.is_empty() {
+        let message: Arc<str> = Arc::from(error.message.as_str());
+        return names.iter().map(|name| (name.clone(), message.clone())).collect();
+    }
+    named
+}
+
+/// The place of a kind in [`Kind::ALL`].
+fn order(kind: Kind) -> usize {
+    Kind::ALL.iter().position(|k| *k == kind).unwrap_or(Kind::ALL.len())
+}
