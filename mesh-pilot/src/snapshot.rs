@@ -13,10 +13,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use mesh_proto::crd::{self, ObjectRef, Origin, Restriction};
 use mesh_proto::model::{HostPort, Protocol, SpiffeId, TrustDomain};
 
-/// Names, labels or annotations; sorted, so that equal maps encode equally.
-pub type Labels = BTreeMap<String, String>;
+/// Labels or annotations; sorted, so that equal maps encode equally.
+pub use mesh_proto::crd::Labels;
 
 /// The mesh at one moment.
 #[derive(Debug, Clone)]
@@ -215,22 +216,29 @@ pub struct Compiled<T> {
 }
 
 /// What configuration says; endpoint changes do not touch it. One value between two configuration changes.
-///
-/// As soon as `mesh_proto::crd` has the types, this also holds, each in creation order (oldest first; Istio's order of
-/// precedence): `virtual_services: Vec<Arc<Held<crd::VirtualService>>>`, `destination_rules`, `peer_authentications` and
-/// `gateways` alike.
+/// Lists of objects are in order of age (`ObjectMeta::age`, oldest first), Istio's order of precedence.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Unique per configuration change.
     pub revision: u64,
     /// Of the mesh.
     pub mesh: MeshSettings,
-    /// Namespaces that exist or are named by an object, with their labels.
+    /// Namespaces that exist or that an object is in, with their labels.
     pub namespaces: BTreeMap<Arc<str>, Labels>,
     /// Services by host.
     pub services: BTreeMap<Arc<str>, Arc<Held<Service>>>,
-    /// Policies that restrict and that cannot be enforced: their targets fail closed.
-    pub unenforced: Vec<Unenforced>,
+    /// Routes.
+    pub virtual_services: Vec<Arc<Held<Arc<crd::VirtualService>>>>,
+    /// Subsets, balancing.
+    pub destination_rules: Vec<Arc<Held<Arc<crd::DestinationRule>>>>,
+    /// Listeners of gateway workloads.
+    pub gateways: Vec<Arc<Held<Arc<crd::Gateway>>>>,
+    /// Whether peers must use mTLS.
+    pub peer_authentications: Vec<Arc<Held<Arc<crd::PeerAuthentication>>>>,
+    /// Refused objects that restrict and of which there is no good version: their targets fail closed. A
+    /// PeerAuthentication makes its targets STRICT; a DestinationRule its host unreachable; other kinds let nothing in
+    /// (`SelfConfig.deny_all`). By reference.
+    pub restrictions: Vec<Restriction>,
     /// Some DestinationRule has a `workloadSelector`: sidecars' labels are part of the viewer then.
     pub label_scoped: bool,
 }
@@ -244,54 +252,34 @@ impl Config {
             mesh,
             namespaces: BTreeMap::new(),
             services: BTreeMap::new(),
-            unenforced: Vec::new(),
+            virtual_services: Vec::new(),
+            destination_rules: Vec::new(),
+            gateways: Vec::new(),
+            peer_authentications: Vec::new(),
+            restrictions: Vec::new(),
             label_scoped: false,
         }
     }
 }
 
-/// An object in force, narrowed to what it means.
-#[derive(Debug, Clone)]
+/// An object in force.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Held<T> {
     /// Which object.
-    pub object: ObjectRef,
-    /// Unique per applied version of an object, also the order in which they came.
+    pub reference: ObjectRef,
+    /// Unique per applied version of an object.
     pub revision: u64,
-    /// Order of creation: smaller is older (creationTimestamp, then namespace and name).
-    pub created: u64,
-    /// `file:line` of the object, empty where there is none.
-    pub location: Arc<str>,
+    /// Where it came from; `origin.location(path)` is `file:line`.
+    pub origin: Origin,
     /// Its content.
     pub spec: T,
-}
-
-/// Names an object.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectRef {
-    /// `VirtualService`.
-    pub kind: Arc<str>,
-    /// Its namespace, empty for objects of the cluster.
-    pub namespace: Arc<str>,
-    /// Its name.
-    pub name: Arc<str>,
-}
-
-/// A policy that restricts and that cannot be enforced (never seen good, or of a kind that we don't implement).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unenforced {
-    /// Which object. A PeerAuthentication makes its targets STRICT; other kinds let nothing in (`deny_all`).
-    pub object: ObjectRef,
-    /// `file:line`.
-    pub location: Arc<str>,
-    /// The pods that it selects; empty: all of its namespace (of the mesh, in the root namespace).
-    pub selector: Labels,
 }
 
 /// Something to tell about an object that is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     /// Which object.
-    pub object: ObjectRef,
+    pub reference: ObjectRef,
     /// One sentence.
     pub text: String,
     /// The object as a whole has no effect because another one takes its place.
