@@ -1,0 +1,236 @@
+//! The life of our certificate: stored one at the start if it is still good, renewal at half of its life, retries.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rand::RngExt;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::client::{self, Issued, ObtainError};
+use super::{CaConfig, disk};
+use crate::runtime::identity::{Identity, Leaf, Roots, RootsHandle, read_certificates};
+
+/// How often the roots file is looked at, and the clock: a machine that slept has missed its timers.
+const TICK: Duration = Duration::from_secs(15);
+/// The first wait after a failure; each further one is twice as long.
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+/// The longest wait after a failure.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// How the rotation is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RotationStatus {
+    /// When the next renewal is due.
+    pub renew_at: SystemTime,
+    /// Renewals since the start.
+    pub renewals: u64,
+    /// Why the last attempt failed; `None` after a success.
+    pub last_error: Option<String>,
+}
+
+/// The background task that renews. Dropping it stops the renewals; the identity stays usable until it expires.
+#[derive(Debug)]
+pub struct Rotation {
+    task: JoinHandle<()>,
+    status: watch::Receiver<RotationStatus>,
+}
+
+impl Rotation {
+    /// How it is doing.
+    #[must_use]
+    pub fn status(&self) -> RotationStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Tells of every attempt.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<RotationStatus> {
+        self.status.clone()
+    }
+}
+
+impl Drop for Rotation {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Waits until there is a certificate, however long that takes, and keeps it fresh from then on. A stored one that is
+/// still good is taken at once. Failures are logged and retried: nothing here needs a restart to heal.
+pub async fn obtain(config: CaConfig) -> (Identity, Rotation) {
+    let mut backoff = Backoff::new();
+    let mut file = RootsFile::default();
+    let roots = RootsHandle::new(Roots::none());
+    while let Err(error) = file.refresh(&config, &roots).await {
+        tracing::warn!(%error, "no roots yet");
+        tokio::time::sleep(backoff.next()).await;
+    }
+    let (leaf, since) = match stored(&config, &roots) {
+        Some(found) => found,
+        None => first(&config, &roots, &mut file).await,
+    };
+    let due = half_life(since, leaf.not_after);
+    let identity = Identity::new(leaf, roots);
+    let (status, watch) = watch::channel(RotationStatus { renew_at: due, renewals: 0, last_error: None });
+    let task = tokio::spawn(rotate(config, identity.clone(), file, status));
+    (identity, Rotation { task, status: watch })
+}
+
+fn stored(config: &CaConfig, roots: &RootsHandle) -> Option<(Leaf, SystemTime)> {
+    match disk::load(&config.state_dir, &config.identity) {
+        Ok(None) => None,
+        Err(error) => {
+            tracing::warn!(%error, "stored certificate not used");
+            None
+        }
+        Ok(Some(stored)) => match client::trusted(&stored.leaf, roots, &config.identity) {
+            Ok(()) => {
+                tracing::info!(identity = %config.identity, serial = stored.leaf.serial, "using the stored certificate");
+                Some((stored.leaf, stored.at))
+            }
+            Err(error) => {
+                tracing::info!(%error, "stored certificate not used");
+                None
+            }
+        },
+    }
+}
+
+async fn first(config: &CaConfig, roots: &RootsHandle, file: &mut RootsFile) -> (Leaf, SystemTime) {
+    let mut backoff = Backoff::new();
+    loop {
+        match client::request(config, roots, None).await {
+            Ok(issued) => return (keep(config, issued), SystemTime::now()),
+            Err(error) => tracing::warn!(identity = %config.identity, %error, "no certificate yet"),
+        }
+        tokio::time::sleep(backoff.next()).await;
+        // An authority that was set up anew has another root.
+        if let Err(error) = file.refresh(config, roots).await {
+            tracing::warn!(%error, "cannot read the roots again");
+        }
+    }
+}
+
+async fn rotate(
+    config: CaConfig,
+    identity: Identity,
+    mut file: RootsFile,
+    status: watch::Sender<RotationStatus>,
+) {
+    let mut backoff = Backoff::new();
+    loop {
+        let due = status.borrow().renew_at;
+        if let Ok(left) = due.duration_since(SystemTime::now())
+            && !left.is_zero()
+        {
+            tokio::time::sleep(left.min(TICK)).await;
+            refresh(&config, &identity, &mut file).await;
+            continue;
+        }
+        match renew(&config, &identity).await {
+            Ok(renew_at) => {
+                backoff = Backoff::new();
+                status.send_modify(|s| {
+                    *s = RotationStatus { renew_at, renewals: s.renewals + 1, last_error: None }
+                });
+            }
+            Err(error) => {
+                let left = identity.leaf().not_after.duration_since(SystemTime::now()).ok();
+                match left {
+                    Some(left) => {
+                        tracing::warn!(%error, seconds_left = left.as_secs(), "certificate not renewed")
+                    }
+                    None => tracing::error!(%error, "certificate not renewed, and expired: peers refuse us"),
+                }
+                status.send_modify(|s| s.last_error = Some(error.to_string()));
+                let wait = backoff.next();
+                // A short life leaves no time for long waits.
+                tokio::time::sleep(left.map_or(wait, |left| wait.min((left / 8).max(FIRST_BACKOFF)))).await;
+                refresh(&config, &identity, &mut file).await;
+            }
+        }
+    }
+}
+
+async fn refresh(config: &CaConfig, identity: &Identity, file: &mut RootsFile) {
+    if let Err(error) = file.refresh(config, identity.roots_handle()).await {
+        tracing::warn!(%error, "cannot read the roots again");
+    }
+}
+
+/// One renewal; when the next one is due.
+async fn renew(config: &CaConfig, identity: &Identity) -> Result<SystemTime, ObtainError> {
+    let issued = client::request(config, identity.roots_handle(), Some(identity)).await?;
+    let leaf = keep(config, issued);
+    let renew_at = half_life(SystemTime::now(), leaf.not_after);
+    identity.swap_leaf(leaf)?;
+    Ok(renew_at)
+}
+
+/// Stores what was issued. A disk that cannot be written costs only the start while the authority is away.
+fn keep(config: &CaConfig, issued: Issued) -> Leaf {
+    if let Err(error) = disk::store(&config.state_dir, &issued.chain_pem, &issued.key_pem) {
+        tracing::warn!(%error, "certificate not stored");
+    }
+    let leaf = issued.leaf;
+    let left = leaf.not_after.duration_since(SystemTime::now()).map_or(0, |d| d.as_secs());
+    tracing::info!(identity = %leaf.id, serial = leaf.serial, seconds_left = left, "new certificate");
+    leaf
+}
+
+/// Half of the life that a leaf had when it came, give or take a twentieth, so that not all renew at once. The time
+/// before `since` does not count: authorities date certificates back for clocks that are slow.
+fn half_life(since: SystemTime, not_after: SystemTime) -> SystemTime {
+    let life = not_after.duration_since(since).unwrap_or_default();
+    since + life.mul_f64(rand::rng().random_range(0.45..0.55))
+}
+
+/// Exponential waits with full jitter above a half.
+struct Backoff(Duration);
+
+impl Backoff {
+    fn new() -> Self {
+        Self(FIRST_BACKOFF)
+    }
+
+    fn next(&mut self) -> Duration {
+        let wait = self.0.mul_f64(rand::rng().random_range(0.5..1.0));
+        self.0 = (self.0 * 2).min(MAX_BACKOFF);
+        wait
+    }
+}
+
+/// The roots file as it was when it was last read. The pilot's trust bundle may have told more roots since: only a
+/// change of the file counts.
+#[derive(Default)]
+struct RootsFile {
+    seen: Vec<u8>,
+}
+
+impl RootsFile {
+    async fn refresh(&mut self, config: &CaConfig, roots: &RootsHandle) -> Result<(), ObtainError> {
+        let failed = |why: String| ObtainError::File { path: config.roots.clone(), why };
+        let pem = read(&config.roots).await.map_err(|e| failed(e.to_string()))?;
+        if pem == self.seen {
+            return Ok(());
+        }
+        let certificates = read_certificates("root certificates", &pem).map_err(|e| failed(e.to_string()))?;
+        let count = certificates.len();
+        let new = Roots::clone(&roots.get())
+            .with_domain(config.identity.trust_domain(), certificates)
+            .map_err(|e| failed(e.to_string()))?;
+        roots.swap(new);
+        self.seen = pem;
+        tracing::info!(trust_domain = %config.identity.trust_domain(), count, "roots read");
+        Ok(())
+    }
+}
+
+/// At most 1 MiB: a file that is larger holds no roots.
+async fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    use tokio::io::AsyncReadExt;
+    let mut text = Vec::new();
+    tokio::fs::File::open(path).await?.take(1 << 20).read_to_end(&mut text).await?;
+    Ok(text)
+}

@@ -1,0 +1,38 @@
+//! When a process is to end: signals, and the death of the process that started it.
+
+use std::io;
+
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use tokio::signal::unix::{SignalKind, signal as listen};
+
+/// Waits for SIGTERM or SIGINT and says which one came.
+///
+/// # Errors
+/// When signals cannot be listened to.
+pub async fn signal() -> io::Result<&'static str> {
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+/// From now on this process gets SIGTERM when the thread that started it ends. With `parent_pid`, an error if that
+/// process is gone already: its death would never be told.
+///
+/// # Errors
+/// When the parent is gone, or the kernel refuses.
+pub fn die_with_parent(parent_pid: Option<u32>) -> io::Result<()> {
+    let Some(expected) = parent_pid else {
+        return Ok(());
+    };
+    prctl::set_pdeathsig(Signal::SIGTERM)?;
+    let parent = nix::unistd::getppid().as_raw();
+    if u32::try_from(parent) == Ok(expected) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "the process {expected} that started this one is gone (parent is {parent})"
+    )))
+}
