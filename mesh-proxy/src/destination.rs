@@ -4,13 +4,16 @@
 //! application, an outside address, or a refusal. Spec: design §3.2; names are Istio's (`svc`, `svc.ns`, `svc.ns.svc`, FQDN).
 
 pub mod catalogue;
+#[cfg(test)]
+mod tests;
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_proto::model::HostPort;
 
-pub use catalogue::{Catalogue, CatalogueBuilder, ServicePort};
+pub use catalogue::{Catalogue, EntryKind, InvalidCatalogue, Namespace, ServicePort};
 
 /// What kind of bytes ask the question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,25 +43,29 @@ pub struct Lookup<'a> {
     pub traffic: Traffic,
 }
 
-/// What is known about a pod's address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PodAddress<'a> {
-    /// This proxy's own. With the services (`host:port`) that it belongs to.
-    Own(&'a [HostPort]),
-    /// Another workload's, with its services.
-    Workload(&'a [HostPort]),
+/// What is known about a pod's address, on the port that was dialled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodAddress {
+    /// This proxy's own.
+    Own(Services),
+    /// Another workload's.
+    Workload(Services),
     /// Nobody's in the mesh.
     Absent,
     /// Never asked.
     Unknown,
 }
 
+/// The services (`host:service port`) whose target a pod's port is.
+pub type Services = Option<Arc<[HostPort]>>;
+
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolved {
     /// A service (or a route that stands for one): its routes decide.
     Service(Arc<ServicePort>, Via),
-    /// One workload and no other, at the address dialled. With the headless or other service whose policy applies.
+    /// One workload and no other, at the address dialled. With the service whose policy applies, because Host names
+    /// it and the workload is one of its.
     Workload(SocketAddr, Option<HostPort>),
     /// This workload itself: straight to the application.
     Own(SocketAddr),
@@ -90,4 +97,121 @@ pub enum Outside {
     Address(SocketAddr),
     /// A name that only DNS knows (HTTP proxy port).
     Name(HostPort),
+}
+
+/// Where a connection or request goes. `allow_any`: whether outside is allowed. `pod`: what is known about an address
+/// and port.
+///
+/// The numbers are those of design §3.2. Host wins over a pod's address where it names something that the pod is no part
+/// of; where the pod is part of it, the pod was meant. An address as Host says no more than the address dialled, so `*`
+/// takes it only when nothing else does.
+pub fn resolve(
+    catalogue: &Catalogue,
+    lookup: &Lookup<'_>,
+    allow_any: bool,
+    pod: impl Fn(SocketAddr) -> PodAddress,
+) -> Resolved {
+    let name = lookup.host.filter(|_| lookup.traffic != Traffic::Tcp).and_then(normalise);
+    let literal = name.as_deref().and_then(literal);
+    let orig_dst = lookup.orig_dst.or_else(|| literal.map(|ip| SocketAddr::new(ip, lookup.port)));
+    let name = name.filter(|_| literal.is_none());
+
+    // 1: only Gateway API routes of a dialled VIP come before Host.
+    let vip = orig_dst.and_then(|at| catalogue.by_vip(at.ip(), at.port()));
+    if let Some(frontend) = vip.as_ref().filter(|v| v.vip_routes) {
+        return Resolved::Service(frontend.clone(), Via::Frontend);
+    }
+    // 2
+    let named = name.as_deref().and_then(|name| by_host(catalogue, lookup, name));
+    if let Some(service) = named {
+        let in_mesh = matches!(service.kind, EntryKind::EntryService | EntryKind::EntryHeadless);
+        let dialled = orig_dst.filter(|at| in_mesh && !catalogue.is_vip(at.ip()));
+        return match dialled {
+            Some(at) => by_host_at(service, at, &pod),
+            // The HTTP proxy port: the authority's VIP is what was dialled.
+            None if orig_dst.is_none() && service.vip_routes => Resolved::Service(service, Via::Frontend),
+            None => Resolved::Service(service, Via::Host),
+        };
+    }
+    // 3
+    if let Some(service) = vip {
+        return Resolved::Service(service, Via::Vip);
+    }
+    if let Some(at) = orig_dst {
+        // 4, 5
+        match pod(at) {
+            PodAddress::Own(_) => return Resolved::Own(at),
+            PodAddress::Workload(services) => {
+                let host = name.as_deref().and_then(|name| catalogue.full_host(name));
+                return Resolved::Workload(at, host.and_then(|host| policy(&services, host)));
+            }
+            PodAddress::Unknown => return Resolved::AskWorkload(at.ip()),
+            PodAddress::Absent => {}
+        }
+        // 6
+        if let Some(service) = catalogue.by_range(at.ip(), at.port()) {
+            return Resolved::Service(service, Via::Cidr);
+        }
+    }
+    // 7
+    if let Some(any) = catalogue.by_any_name(lookup.port).filter(|_| lookup.traffic == Traffic::Http) {
+        return Resolved::Service(any, Via::Host);
+    }
+    let named = || name.map(|name| Outside::Name(HostPort::new(&name, lookup.port)));
+    match orig_dst.map(Outside::Address).or_else(named) {
+        Some(outside) if allow_any => Resolved::Passthrough(outside),
+        _ => Resolved::Blocked,
+    }
+}
+
+/// Step 2: exact, the longest wildcard, `*`.
+fn by_host(catalogue: &Catalogue, lookup: &Lookup<'_>, name: &str) -> Option<Arc<ServicePort>> {
+    let http = lookup.traffic == Traffic::Http;
+    // Hosts that only routes have are HTTP's: a VirtualService's http rules say nothing about TLS.
+    let found = catalogue.by_name(name, lookup.port, http, lookup.orig_dst.is_some());
+    let only = || catalogue.only_port(name).filter(|_| !lookup.port_given);
+    found.or_else(only).or_else(|| catalogue.by_any_name(lookup.port).filter(|_| http))
+}
+
+/// A service of the mesh was named, but what was dialled is not its VIP: perhaps one of its pods.
+fn by_host_at(service: Arc<ServicePort>, at: SocketAddr, pod: impl Fn(SocketAddr) -> PodAddress) -> Resolved {
+    match pod(at) {
+        PodAddress::Own(services) if policy(&services, service.name.host()).is_some() => Resolved::Own(at),
+        PodAddress::Workload(services) => match policy(&services, service.name.host()) {
+            Some(policy) => Resolved::Workload(at, Some(policy)),
+            None => Resolved::Service(service, Via::Host),
+        },
+        PodAddress::Unknown => Resolved::AskWorkload(at.ip()),
+        PodAddress::Own(_) | PodAddress::Absent => Resolved::Service(service, Via::Host),
+    }
+}
+
+/// The one among a pod's services that has this host.
+fn policy(services: &Services, host: &str) -> Option<HostPort> {
+    services.as_deref()?.iter().find(|s| s.host() == host).cloned()
+}
+
+/// Lower case, without `:port`, one trailing dot and an address's brackets. `None`: there is no name in it.
+fn normalise(host: &str) -> Option<Cow<'_, str>> {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?.0,
+        // More than one colon: a bare IPv6 address.
+        None => match host.split_once(':') {
+            Some((name, port)) if !port.contains(':') => name,
+            _ => host,
+        },
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.is_empty() {
+        return None;
+    }
+    let upper = name.bytes().any(|b| b.is_ascii_uppercase());
+    Some(if upper { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })
+}
+
+/// An address in place of a name.
+fn literal(name: &str) -> Option<IpAddr> {
+    // Cheaper than trying: a name's last label has a letter, as a rule its last byte is one.
+    let last = name.as_bytes().last()?;
+    if last.is_ascii_digit() || name.contains(':') { name.parse().ok() } else { None }
 }

@@ -9,12 +9,12 @@ pub mod self_config;
 pub mod workload;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use mesh_proto::model::{HostPort, Kind, Protocol, ResourceName};
 use mesh_proto::wire::mesh::v1 as wire;
 use parking_lot::Mutex;
@@ -25,7 +25,7 @@ pub use listener::{Listener, VirtualHost};
 pub use self_config::{InvalidSelf, MtlsMode, SelfConfig};
 pub use workload::{InvalidWorkload, Workload, WorkloadPort};
 
-use crate::destination::{Catalogue, Lookup, Outside, PodAddress, Resolved};
+use crate::destination::{self, Catalogue, Lookup, PodAddress, Resolved};
 
 /// How long a request waits for the first answer about a name (design §3.3).
 pub const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -107,7 +107,7 @@ impl Readiness {
 pub struct Store {
     place: Place,
     catalogue: ArcSwap<Catalogue>,
-    self_config: ArcSwap<Option<Arc<SelfConfig>>>,
+    self_config: ArcSwapOption<SelfConfig>,
     listeners: ArcSwap<Vec<Arc<Listener>>>,
     destinations: Handles<HostPort, Destination>,
     workloads: Handles<IpAddr, Workload>,
@@ -164,7 +164,7 @@ impl Store {
         let store = Self {
             place,
             catalogue: ArcSwap::from_pointee(Catalogue::default()),
-            self_config: ArcSwap::from_pointee(None),
+            self_config: ArcSwapOption::empty(),
             listeners: ArcSwap::from_pointee(Vec::new()),
             destinations: Handles::default(),
             workloads: Handles::default(),
@@ -180,8 +180,26 @@ impl Store {
     /// [`Store::demand_workload`] and resolve again.
     #[must_use]
     pub fn resolve(&self, lookup: &Lookup<'_>) -> Resolved {
-        let _ = lookup;
-        Resolved::Blocked
+        let own = self.self_config.load();
+        let own = own.as_deref();
+        let pod = |at: SocketAddr| match at.ip() {
+            ip if ip == self.place.pod_ip => {
+                PodAddress::Own(own.and_then(|s| s.ports.get(&at.port())).and_then(|p| p.names.clone()))
+            }
+            ip => match self.workloads.find(&ip) {
+                Some(cell) => match (cell.load_full(), cell.phase()) {
+                    (Some(w), _) => {
+                        PodAddress::Workload(w.ports.get(&at.port()).and_then(|p| p.names.clone()))
+                    }
+                    (None, Phase::Absent) => PodAddress::Absent,
+                    (None, _) => PodAddress::Unknown,
+                },
+                None => PodAddress::Unknown,
+            },
+        };
+        // Nothing is known yet: closed.
+        let allow_any = own.is_some_and(|s| s.allow_any_outbound);
+        destination::resolve(&self.catalogue.load(), lookup, allow_any, pod)
     }
 
     /// The names that this proxy may see.
@@ -223,7 +241,7 @@ impl Store {
     /// This workload's own settings, once they have come.
     #[must_use]
     pub fn self_config(&self) -> Option<Arc<SelfConfig>> {
-        Option::clone(&self.self_config.load())
+        self.self_config.load_full()
     }
 
     /// The listeners of a gateway, by port.

@@ -6,9 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_proto::model::host_port::InvalidHostPort;
 use mesh_proto::model::{InvalidIdentity, Protocol, SpiffeId};
 use mesh_proto::wire::mesh::v1 as wire;
 pub use wire::MtlsMode;
+
+use super::workload;
+use crate::destination::Services;
 
 /// Why `self/self` cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +36,9 @@ pub enum InvalidSelf {
         /// What stands there.
         port: u32,
     },
+    /// Field `ports.services`.
+    #[error("ports.services: {0}")]
+    Service(#[from] InvalidHostPort),
     /// A negative or too long time.
     #[error("protocol_detection_timeout is no time from 0")]
     DetectionTimeout,
@@ -54,6 +61,8 @@ pub struct SelfConfig {
     pub mtls_by_port: BTreeMap<u16, MtlsMode>,
     /// Where `mtls` comes from; absent: the default.
     pub mtls_origin: Option<Arc<wire::Origin>>,
+    /// Set: a policy that restricts this workload cannot be enforced, so nothing inbound is let through.
+    pub deny_all: Option<Arc<wire::Origin>>,
     /// By container port.
     pub ports: BTreeMap<u16, InboundPort>,
     /// How long to wait for a client's first bytes on an undeclared port; zero: for ever.
@@ -75,6 +84,8 @@ pub struct InboundPort {
     pub name: String,
     /// The services whose target it is; the first one is reported in metrics.
     pub services: Vec<Arc<wire::ServiceRef>>,
+    /// Their names, `host:service port`; `None` when there are none.
+    pub names: Services,
 }
 
 impl SelfConfig {
@@ -114,6 +125,7 @@ impl TryFrom<wire::SelfConfig> for SelfConfig {
             mtls: mode_of("mtls", wire.mtls)?,
             mtls_by_port,
             mtls_origin: wire.mtls_origin.map(Arc::new),
+            deny_all: wire.deny_all.map(Arc::new),
             ports,
             protocol_detection_timeout: timeout.try_into().map_err(|_| InvalidSelf::DetectionTimeout)?,
             allow_any_outbound: outbound == wire::OutboundPolicy::OutboundAllowAny,
@@ -129,8 +141,9 @@ impl TryFrom<wire::InboundPort> for InboundPort {
     fn try_from(wire: wire::InboundPort) -> Result<Self, InvalidSelf> {
         let protocol = Protocol::try_from(wire.protocol)
             .map_err(|e| InvalidSelf::Unknown { field: "ports.protocol", value: e.0 })?;
+        let names = workload::names(&wire.services)?;
         let services = wire.services.into_iter().map(Arc::new).collect();
-        Ok(Self { protocol, name: wire.name, services })
+        Ok(Self { protocol, name: wire.name, services, names })
     }
 }
 

@@ -10,6 +10,8 @@ use mesh_proto::model::host_port::InvalidHostPort;
 use mesh_proto::model::{HostPort, InvalidIdentity, Protocol, SpiffeId};
 use mesh_proto::wire::mesh::v1 as wire;
 
+use crate::destination::Services;
+
 /// Why a workload's facts cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidWorkload {
@@ -43,8 +45,6 @@ pub struct Workload {
     pub facts: Arc<wire::WorkloadFacts>,
     /// By container port.
     pub ports: BTreeMap<u16, WorkloadPort>,
-    /// Every service (and service port) that it belongs to.
-    pub services: Vec<HostPort>,
 }
 
 /// One container port.
@@ -56,6 +56,17 @@ pub struct WorkloadPort {
     pub mtls: bool,
     /// The services whose target it is.
     pub services: Vec<Arc<wire::ServiceRef>>,
+    /// Their names, `host:service port`; `None` when there are none.
+    pub names: Services,
+}
+
+/// The names of services.
+pub(super) fn names(services: &[wire::ServiceRef]) -> Result<Services, InvalidHostPort> {
+    let names = services.iter().map(|service| {
+        HostPort::try_from(&wire::HostPort { host: service.host.clone(), port: service.port })
+    });
+    let names = names.collect::<Result<Vec<_>, _>>()?;
+    Ok((!names.is_empty()).then(|| names.into()))
 }
 
 impl TryFrom<wire::Workload> for Workload {
@@ -65,20 +76,17 @@ impl TryFrom<wire::Workload> for Workload {
         let address = wire.address.parse().map_err(|e| InvalidWorkload::Address(wire.address.clone(), e))?;
         let identity = if wire.identity.is_empty() { None } else { Some(wire.identity.parse::<SpiffeId>()?) };
         let mut ports = BTreeMap::new();
-        let mut services = Vec::new();
         for port in wire.ports {
             let number = u16::try_from(port.port).ok().filter(|p| *p != 0);
             let number = number.ok_or(InvalidWorkload::Port(port.port))?;
-            for service in &port.services {
-                let name = wire::HostPort { host: service.host.clone(), port: service.port };
-                services.push(HostPort::try_from(&name)?);
-            }
+            let names = names(&port.services)?;
             ports.insert(
                 number,
                 WorkloadPort {
                     protocol: Protocol::try_from(port.protocol)
                         .map_err(|e| InvalidWorkload::Protocol(e.0))?,
                     mtls: port.mtls,
+                    names,
                     services: port.services.into_iter().map(Arc::new).collect(),
                 },
             );
@@ -89,7 +97,6 @@ impl TryFrom<wire::Workload> for Workload {
             identity,
             facts: Arc::new(wire.facts.unwrap_or_default()),
             ports,
-            services,
         })
     }
 }
