@@ -20,6 +20,8 @@ pub struct Svid {
     pub not_after: SystemTime,
     /// The serial number in hexadecimal digits.
     pub serial: String,
+    /// Whether the certificate says at all what it may be used for.
+    pub says_usage: bool,
 }
 
 /// Why a certificate gives no identity. The fault is always the presenter's.
@@ -120,6 +122,7 @@ impl Svid {
             not_before: time(certificate.validity().not_before),
             not_after: time(certificate.validity().not_after),
             serial,
+            says_usage: certificate.extended_key_usage().map_err(malformed)?.is_some(),
         })
     }
 

@@ -25,9 +25,6 @@ use crate::model::SpiffeId;
 
 /// The most certificates that a peer's chain may have.
 const MAX_CHAIN: usize = 8;
-/// id-kp-serverAuth and id-kp-clientAuth without their common prefix encoding: DER of the object identifiers.
-const SERVER_AUTH: &[u8] = &[43, 6, 1, 5, 5, 7, 3, 1];
-const CLIENT_AUTH: &[u8] = &[43, 6, 1, 5, 5, 7, 3, 2];
 
 /// What a server asks of its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +166,15 @@ pub enum Role {
     Client,
 }
 
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        }
+    }
+}
+
 fn verify(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -192,14 +198,18 @@ fn verify(
         }
     }
     let usage = match role {
-        Role::Server => KeyUsage::required(SERVER_AUTH),
-        Role::Client => KeyUsage::required(CLIENT_AUTH),
+        Role::Server => KeyUsage::server_auth(),
+        Role::Client => KeyUsage::client_auth(),
     };
     let algorithms = crypto::provider().signature_verification_algorithms;
     let certificate = EndEntityCert::try_from(leaf).map_err(|e| path_error(&svid.id, role, e))?;
     certificate
         .verify_for_usage(algorithms.all, &domain.store.roots, intermediates, now, usage, None, None)
         .map_err(|e| path_error(&svid.id, role, e))?;
+    // The path validation lets a certificate pass that does not say its use; intermediates may be silent, a leaf not.
+    if !svid.says_usage {
+        return Err(InvalidSvid::Usage { id: svid.id, role: role.name() });
+    }
     Ok(svid)
 }
 
@@ -217,10 +227,7 @@ fn path_error(id: &SpiffeId, role: Role, error: webpki::Error) -> InvalidSvid {
             let ahead = not_before.as_secs().saturating_sub(time.as_secs());
             InvalidSvid::Time { id, what: format!("is not valid for another {ahead} s") }
         }
-        webpki::Error::RequiredEkuNotFoundContext(_) => {
-            let role = if role == Role::Server { "server" } else { "client" };
-            InvalidSvid::Usage { id, role }
-        }
+        webpki::Error::RequiredEkuNotFoundContext(_) => InvalidSvid::Usage { id, role: role.name() },
         webpki::Error::CaUsedAsEndEntity => InvalidSvid::SigningCertificate,
         other => InvalidSvid::Path { id, why: other.to_string() },
     }
