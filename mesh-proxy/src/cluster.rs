@@ -8,19 +8,23 @@ mod group;
 mod hash;
 mod policy;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwapOption, Guard};
 use mesh_proto::model::host_port::HostPort;
 use mesh_proto::model::protocol::Protocol;
 use mesh_proto::wire::mesh::v1 as wire;
+use xxhash_rust::xxh64::xxh64;
 
 pub use endpoint::{Endpoint, EndpointState, Locality, Picked};
+use group::Group;
 pub use hash::{HashKey, Hashed};
 pub use policy::{LoadBalancer, Policy, UpstreamTls};
 
+use crate::balance::Choice;
 use crate::telemetry::Service;
 
 /// A destination's cluster, shared by all routes that name it.
@@ -146,7 +150,10 @@ pub struct ClusterView {
     service: Arc<Service>,
     protocol: Protocol,
     origin: Option<wire::Origin>,
+    /// Sorted by key.
     endpoints: Vec<Arc<Endpoint>>,
+    whole: Group,
+    subsets: HashMap<Box<str>, Group>,
 }
 
 impl ClusterView {
@@ -160,8 +167,38 @@ impl ClusterView {
         previous: Option<&Self>,
         workers: usize,
     ) -> Result<Self, InvalidCluster> {
-        let _ = (cluster, endpoints, previous, workers);
-        unimplemented!("lands with the balancers")
+        let invalid = |field: &str, reason: String| InvalidCluster::Value { field: field.to_owned(), reason };
+        let name = cluster.name.as_ref();
+        let name = name.ok_or_else(|| InvalidCluster::Missing { field: "name".to_owned() })?;
+        let name = HostPort::try_from(name).map_err(|e| invalid("name", e.to_string()))?;
+        let protocol = Protocol::try_from(cluster.protocol);
+        let endpoints = parse_endpoints(endpoints, previous)?;
+        let group = |policy, field: &str, labels, before| {
+            Group::new(policy, field, labels, &endpoints, before, workers)
+        };
+        let everybody = BTreeMap::new();
+        let whole = group(cluster.policy.as_ref(), "policy", &everybody, previous.map(|p| &p.whole))?;
+        let mut subsets = HashMap::with_capacity(cluster.subsets.len());
+        for (index, subset) in cluster.subsets.iter().enumerate() {
+            let before = previous.and_then(|p| p.subsets.get(subset.name.as_str()));
+            // An older pilot's subset without a policy has that of the whole.
+            let policy = subset.policy.as_ref().or(cluster.policy.as_ref());
+            let group = group(policy, &format!("subsets[{index}].policy"), &subset.labels, before)?;
+            if subsets.insert(Box::from(subset.name.as_str()), group).is_some() {
+                return Err(invalid(&format!("subsets[{index}].name"), format!("{:?} again", subset.name)));
+            }
+        }
+        let service = Arc::new(cluster.service.as_ref().map(Service::new).unwrap_or_default());
+        Ok(Self {
+            service: previous.map(|p| &p.service).filter(|s| **s == service).cloned().unwrap_or(service),
+            protocol: protocol
+                .map_err(|_| invalid("protocol", format!("{} is unknown", cluster.protocol)))?,
+            origin: cluster.origin.clone(),
+            name,
+            endpoints,
+            whole,
+            subsets,
+        })
     }
 
     /// The cluster's name.
@@ -194,13 +231,17 @@ impl ClusterView {
         &self.endpoints
     }
 
+    /// The names of its subsets, in no order.
+    pub fn subsets(&self) -> impl Iterator<Item = &str> {
+        self.subsets.keys().map(|name| &**name)
+    }
+
     /// The policy of the whole cluster or of a subset.
     ///
     /// # Errors
     /// When there is no such subset.
     pub fn policy(&self, subset: Option<&str>) -> Result<&Policy, NoEndpoint> {
-        let _ = subset;
-        unimplemented!("lands with the balancers")
+        Ok(&self.group(subset)?.policy)
     }
 
     /// Chooses an endpoint; it counts as busy until [`Picked`] is dropped.
@@ -213,7 +254,56 @@ impl ClusterView {
         ctx: &PickContext<'_>,
         rng: &mut R,
     ) -> Result<Picked, NoEndpoint> {
-        let _ = (subset, ctx, rng);
-        unimplemented!("lands with the balancers")
+        let group = self.group(subset)?;
+        let choice = Choice { hash: ctx.hash, tried: ctx.tried, worker: ctx.worker };
+        match group.balancer.choose(&choice, rng) {
+            Some(endpoint) => Ok(Picked::new(endpoint.clone())),
+            None => Err(self.nobody(group)),
+        }
     }
+
+    fn group(&self, subset: Option<&str>) -> Result<&Group, NoEndpoint> {
+        let Some(subset) = subset else { return Ok(&self.whole) };
+        self.subsets.get(subset).ok_or_else(|| NoEndpoint::UnknownSubset {
+            cluster: self.name.clone(),
+            subset: subset.to_owned(),
+        })
+    }
+
+    /// Why a group has nobody to choose.
+    fn nobody(&self, group: &Group) -> NoEndpoint {
+        let cluster = self.name.clone();
+        match group.known {
+            _ if group.policy.load_balancer == LoadBalancer::Passthrough => NoEndpoint::Passthrough(cluster),
+            0 => NoEndpoint::Empty(cluster),
+            known => NoEndpoint::NoneReady { cluster, known },
+        }
+    }
+}
+
+/// Parses the endpoints and sorts them by key: a hash of the uid, so that each has the same neighbours in every proxy
+/// whatever comes and goes.
+fn parse_endpoints(
+    wire: &wire::Endpoints,
+    previous: Option<&ClusterView>,
+) -> Result<Vec<Arc<Endpoint>>, InvalidCluster> {
+    let known = previous.map(|p| p.endpoints.as_slice()).unwrap_or_default();
+    let known: HashMap<&str, &Arc<Endpoint>> = known.iter().map(|e| (&*e.uid, e)).collect();
+    let mut by_key = BTreeMap::new();
+    for (index, endpoint) in wire.endpoints.iter().enumerate() {
+        let field = format!("endpoints[{index}]");
+        let mut key = xxh64(endpoint.uid.as_bytes(), 0);
+        // Two uids with one hash: the later one moves up.
+        while let Some(other) = by_key.get(&key) {
+            let other: &Arc<Endpoint> = other;
+            if *other.uid == *endpoint.uid {
+                let reason = format!("{:?} again", endpoint.uid);
+                return Err(InvalidCluster::Value { field: format!("{field}.uid"), reason });
+            }
+            key = key.wrapping_add(1);
+        }
+        let previous = known.get(endpoint.uid.as_str()).copied();
+        by_key.insert(key, Endpoint::parse(endpoint, &field, key, previous)?);
+    }
+    Ok(by_key.into_values().collect())
 }

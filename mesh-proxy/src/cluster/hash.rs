@@ -6,11 +6,13 @@ use std::time::Duration;
 use http::HeaderValue;
 use http::header::{COOKIE, HeaderName};
 use http::request::Parts;
+use mesh_proto::wire::mesh::v1 as wire;
 use rand::Rng;
 use xxhash_rust::xxh64::{Xxh64, xxh64};
 
+use super::InvalidCluster;
 use super::policy::{LoadBalancer, Policy};
-use crate::route::parameter;
+use crate::route::{parameter, parse_duration};
 
 /// Where the key is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +55,37 @@ impl Policy {
 }
 
 impl HashKey {
+    /// Parses; `field` is the message's path.
+    pub(super) fn new(wire: Option<&wire::HashKey>, field: &str) -> Result<Self, InvalidCluster> {
+        use wire::hash_key::Kind;
+        let invalid = |name: &str, reason| InvalidCluster::Value { field: format!("{field}.{name}"), reason };
+        Ok(match wire.and_then(|w| w.kind.as_ref()) {
+            Some(Kind::Header(name)) => Self::Header(
+                HeaderName::from_bytes(name.as_bytes())
+                    .map_err(|_| invalid("header", format!("{name:?} is no header name")))?,
+            ),
+            Some(Kind::Query(name)) => Self::Query(name.as_str().into()),
+            Some(Kind::SourceIp(_)) => Self::SourceIp,
+            Some(Kind::Cookie(cookie)) => {
+                // A made-up cookie is written into a header.
+                let plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && b != b';' && b != b',');
+                if cookie.name.is_empty() || !plain(&cookie.name) || cookie.name.contains('=') {
+                    return Err(invalid("cookie.name", format!("{:?} is no cookie name", cookie.name)));
+                }
+                if !plain(&cookie.path) {
+                    return Err(invalid("cookie.path", format!("{:?} is no cookie path", cookie.path)));
+                }
+                let ttl = cookie.ttl.map(parse_duration).transpose();
+                Self::Cookie {
+                    name: cookie.name.as_str().into(),
+                    path: cookie.path.as_str().into(),
+                    ttl: ttl.map_err(|reason| invalid("cookie.ttl", reason))?,
+                }
+            }
+            None => return Err(InvalidCluster::Missing { field: field.to_owned() }),
+        })
+    }
+
     /// Evaluates the key on a request from `source`.
     pub fn evaluate<R: Rng>(&self, head: &Parts, source: IpAddr, rng: &mut R) -> Hashed {
         let hash = |text: &[u8]| Hashed { hash: Some(xxh64(text, 0)), set_cookie: None };

@@ -3,7 +3,21 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use mesh_proto::wire::mesh::v1 as wire;
+
+use super::InvalidCluster;
 use super::hash::HashKey;
+use crate::route::parse_duration;
+
+/// Istio's defaults, for what the pilot left out.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+const MINIMUM_RING_SIZE: u64 = 1024;
+/// Envoy's limit.
+const MAXIMUM_RING_SIZE: u64 = 8 << 20;
+const TABLE_SIZE: u64 = 65_537;
+/// Envoy's limit.
+const MAXIMUM_TABLE_SIZE: u64 = 5_000_011;
 
 /// Complete: every default is filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,4 +70,81 @@ pub enum UpstreamTls {
     Disable,
     /// Always, with the mesh's certificates.
     IstioMutual,
+}
+
+impl Policy {
+    /// Parses; `field` is the message's path. What is absent has Istio's default.
+    pub(super) fn new(wire: Option<&wire::Policy>, field: &str) -> Result<Self, InvalidCluster> {
+        let absent = wire::Policy::default();
+        let wire = wire.unwrap_or(&absent);
+        let duration = |value: Option<prost_types::Duration>, name: &str, default| {
+            let invalid = |reason| InvalidCluster::Value { field: format!("{field}.{name}"), reason };
+            value.map_or(Ok(default), |value| parse_duration(value).map_err(invalid))
+        };
+        let connect_timeout = duration(wire.connect_timeout, "connect_timeout", CONNECT_TIMEOUT)?;
+        Ok(Self {
+            load_balancer: LoadBalancer::new(wire.load_balancer.as_ref(), &format!("{field}.load_balancer"))?,
+            connect_timeout: if connect_timeout.is_zero() { CONNECT_TIMEOUT } else { connect_timeout },
+            tls: UpstreamTls::new(wire.tls, &format!("{field}.tls"))?,
+            idle_timeout: duration(wire.idle_timeout, "idle_timeout", IDLE_TIMEOUT)?,
+            max_requests_per_connection: NonZeroU32::new(wire.max_requests_per_connection),
+        })
+    }
+}
+
+impl LoadBalancer {
+    fn new(wire: Option<&wire::LoadBalancer>, field: &str) -> Result<Self, InvalidCluster> {
+        use wire::load_balancer::Kind;
+        let in_range = |value: u64, default: u64, limit: u64, name: &str| match value {
+            0 => Ok(default),
+            value if value <= limit => Ok(value),
+            value => Err(InvalidCluster::Value {
+                field: format!("{field}.{name}"),
+                reason: format!("{value} is more than {limit}"),
+            }),
+        };
+        Ok(match wire.and_then(|w| w.kind.as_ref()) {
+            Some(Kind::RoundRobin(_)) => Self::RoundRobin,
+            Some(Kind::LeastRequest(_)) | None => Self::LeastRequest,
+            Some(Kind::Random(_)) => Self::Random,
+            Some(Kind::RingHash(ring)) => Self::RingHash {
+                key: HashKey::new(ring.key.as_ref(), &format!("{field}.ring_hash.key"))?,
+                minimum_ring_size: in_range(
+                    ring.minimum_ring_size,
+                    MINIMUM_RING_SIZE,
+                    MAXIMUM_RING_SIZE,
+                    "ring_hash.minimum_ring_size",
+                )?,
+            },
+            Some(Kind::Maglev(maglev)) => {
+                let name = "maglev.table_size";
+                let table_size = in_range(maglev.table_size, TABLE_SIZE, MAXIMUM_TABLE_SIZE, name)?;
+                if !is_prime(table_size) {
+                    let reason = format!("{table_size} is no prime");
+                    return Err(InvalidCluster::Value { field: format!("{field}.{name}"), reason });
+                }
+                let key = HashKey::new(maglev.key.as_ref(), &format!("{field}.maglev.key"))?;
+                Self::Maglev { key, table_size }
+            }
+            Some(Kind::Passthrough(_)) => Self::Passthrough,
+        })
+    }
+}
+
+impl UpstreamTls {
+    fn new(wire: i32, field: &str) -> Result<Self, InvalidCluster> {
+        match wire::UpstreamTls::try_from(wire) {
+            Ok(wire::UpstreamTls::Auto) => Ok(Self::Auto),
+            Ok(wire::UpstreamTls::Disable) => Ok(Self::Disable),
+            Ok(wire::UpstreamTls::IstioMutual) => Ok(Self::IstioMutual),
+            Err(_) => Err(InvalidCluster::Value {
+                field: field.to_owned(),
+                reason: format!("{wire} is no mode that this version knows"),
+            }),
+        }
+    }
+}
+
+fn is_prime(number: u64) -> bool {
+    number > 1 && (2..).take_while(|d| d * d <= number).all(|d| !number.is_multiple_of(d))
 }
