@@ -1,1 +1,122 @@
-//! To come.
+//! Kinds that are known by name and not in force: each is refused with the reason and, where there is one, the way to the
+//! same effect that does exist. Nothing is ignored in silence.
+
+use serde_json::Value;
+
+use super::meta::{Kind, Labels};
+use super::object::Targets;
+
+/// Why objects of a kind are not in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsupported {
+    /// The reason, and what to do instead.
+    pub reason: &'static str,
+    /// It restricts: whom it selects must fail closed.
+    pub restricts: bool,
+}
+
+/// Whether a kind is not in force, and why.
+#[must_use]
+pub fn unsupported(kind: Kind) -> Option<Unsupported> {
+    let later = "is not in force yet";
+    let (reason, restricts) = match kind {
+        Kind::Namespace
+        | Kind::ServiceAccount
+        | Kind::Service
+        | Kind::Deployment
+        | Kind::Pod
+        | Kind::Secret
+        | Kind::ConfigMap
+        | Kind::VirtualService
+        | Kind::DestinationRule
+        | Kind::Gateway
+        | Kind::PeerAuthentication => return None,
+        Kind::EnvoyFilter => (
+            "patches Envoy's configuration and there is no Envoy here; use VirtualService retries, timeout and headers \
+             for routes, DestinationRule for connections and outlier detection, Telemetry for logs and metrics, \
+             AuthorizationPolicy with a CUSTOM action for external authorization",
+            false,
+        ),
+        Kind::WasmPlugin | Kind::TrafficExtension => (
+            "runs code inside Envoy and there is no Envoy here; use VirtualService or an AuthorizationPolicy with a CUSTOM action",
+            false,
+        ),
+        Kind::AuthorizationPolicy => {
+            ("is not in force yet; the workloads that it selects let nothing in", true)
+        }
+        Kind::RequestAuthentication => {
+            ("is not in force yet; the workloads that it selects let nothing in", true)
+        }
+        Kind::BackendTLSPolicy => (later, true),
+        Kind::ServiceEntry
+        | Kind::Sidecar
+        | Kind::WorkloadEntry
+        | Kind::WorkloadGroup
+        | Kind::ProxyConfig
+        | Kind::Telemetry
+        | Kind::KubernetesGateway
+        | Kind::GatewayClass
+        | Kind::HTTPRoute
+        | Kind::GRPCRoute
+        | Kind::TLSRoute
+        | Kind::TCPRoute
+        | Kind::UDPRoute
+        | Kind::ReferenceGrant => (later, false),
+    };
+    Some(Unsupported { reason, restricts })
+}
+
+/// Whom a refused object of a restricting kind selects. What cannot be read selects everybody in its namespace: that is
+/// the safe side.
+#[must_use]
+pub fn targets(kind: Kind, value: &Value) -> Option<Targets> {
+    match kind {
+        Kind::AuthorizationPolicy | Kind::RequestAuthentication | Kind::PeerAuthentication => {
+            let selector = value.pointer("/spec/selector/matchLabels");
+            let labels = selector.and_then(|labels| serde_json::from_value::<Labels>(labels.clone()).ok());
+            Some(Targets::Workloads(labels.unwrap_or_default()))
+        }
+        Kind::DestinationRule => {
+            let host = value.pointer("/spec/host")?.as_str()?;
+            secures(value).then(|| Targets::Host(host.to_owned()))
+        }
+        _ => None,
+    }
+}
+
+/// Whether a DestinationRule asks anywhere for connections to be secured.
+fn secures(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.iter().any(|(key, value)| {
+            let open = value.get("mode").and_then(Value::as_str).is_some_and(|mode| mode == "DISABLE");
+            (key == "tls" && !open) || secures(value)
+        }),
+        Value::Array(items) => items.iter().any(secures),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn whom_a_refused_policy_restricts() {
+        let policy = json!({"spec": {"selector": {"matchLabels": {"app": "a"}}}});
+        let one = Targets::Workloads(Labels::from([("app".into(), "a".into())]));
+        assert_eq!(targets(Kind::AuthorizationPolicy, &policy), Some(one));
+        let odd = json!({"spec": {"selector": {"matchLabels": {"app": 1}}}});
+        assert_eq!(targets(Kind::AuthorizationPolicy, &odd), Some(Targets::Workloads(Labels::new())));
+        assert_eq!(targets(Kind::EnvoyFilter, &policy), None);
+    }
+
+    #[test]
+    fn a_rule_that_was_to_secure_connections_restricts() {
+        let tls = |mode: &str| json!({"spec": {"host": "a", "subsets": [{"trafficPolicy": {"tls": {"mode": mode}}}]}});
+        assert_eq!(targets(Kind::DestinationRule, &tls("SIMPLE")), Some(Targets::Host("a".into())));
+        assert_eq!(targets(Kind::DestinationRule, &tls("DISABLE")), None);
+        assert_eq!(targets(Kind::DestinationRule, &json!({"spec": {"host": "a"}})), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! Kubernetes' own kinds: only what would make the mesh misunderstand them.
+
+use std::collections::HashSet;
+
+use super::super::problem::Findings;
+use super::super::workload::{Container, Deployment, PodSpec, Probe, Service};
+
+pub(super) fn service(service: &Service, findings: &mut Findings) {
+    let spec = &service.spec;
+    if spec.r#type == "ExternalName" {
+        findings.error(
+            "spec.type",
+            "ExternalName is not in force yet",
+            "ClusterIP, NodePort or LoadBalancer",
+        );
+        return;
+    }
+    if !spec.cluster_ip.is_empty()
+        && !service.is_headless()
+        && spec.cluster_ip.parse::<std::net::IpAddr>().is_err()
+    {
+        findings.error(
+            "spec.clusterIP",
+            format!("{:?} is not an address", spec.cluster_ip),
+            "an IP address or None",
+        );
+    }
+    if spec.ports.is_empty() && !service.is_headless() {
+        findings.error("spec.ports", "a Service needs a port", "");
+    }
+    let (mut numbers, mut names) = (HashSet::new(), HashSet::new());
+    for (index, port) in spec.ports.iter().enumerate() {
+        let path = format!("spec.ports[{index}]");
+        if port.port == 0 {
+            findings.error(format!("{path}.port"), "port is missing or 0", "1 to 65535");
+        }
+        if !numbers.insert((port.port, port.protocol.as_str())) {
+            findings.error(format!("{path}.port"), format!("port {} is there twice", port.port), "");
+        }
+        if spec.ports.len() > 1 && port.name.is_empty() {
+            findings.error(format!("{path}.name"), "ports need names where there are several", "");
+        } else if !port.name.is_empty() && !names.insert(port.name.as_str()) {
+            findings.error(format!("{path}.name"), format!("the name {:?} is there twice", port.name), "");
+        }
+        match port.protocol.as_str() {
+            "" | "TCP" => {}
+            "UDP" | "SCTP" => {
+                findings.warning(
+                    format!("{path}.protocol"),
+                    format!("{} does not go through the mesh", port.protocol),
+                    "",
+                );
+            }
+            other => findings.error(
+                format!("{path}.protocol"),
+                format!("unknown protocol {other:?}"),
+                "TCP, UDP or SCTP",
+            ),
+        }
+    }
+}
+
+pub(super) fn deployment(deployment: &Deployment, findings: &mut Findings) {
+    let spec = &deployment.spec;
+    let selector = &spec.selector;
+    if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
+        findings.error("spec.selector", "the selector is missing", "matchLabels that the template has");
+    } else if !selector.selects(&spec.template.metadata.labels) {
+        findings.error(
+            "spec.selector",
+            "the selector does not select the template",
+            "labels that spec.template.metadata.labels has",
+        );
+    }
+    pod(&spec.template.spec, "spec.template.spec", findings);
+}
+
+pub(super) fn pod(spec: &PodSpec, path: &str, findings: &mut Findings) {
+    if spec.containers.is_empty() {
+        findings.error(format!("{path}.containers"), "at least one container is needed", "");
+    }
+    let mut names = HashSet::new();
+    for (index, one) in spec.containers.iter().enumerate() {
+        let path = format!("{path}.containers[{index}]");
+        if one.name.is_empty() {
+            findings.error(format!("{path}.name"), "name is missing", "");
+        } else if !names.insert(one.name.as_str()) {
+            findings.error(format!("{path}.name"), format!("the name {:?} is there twice", one.name), "");
+        }
+        container(one, &path, findings);
+    }
+}
+
+fn container(container: &Container, path: &str, findings: &mut Findings) {
+    for (index, port) in container.ports.iter().enumerate() {
+        if port.container_port == 0 {
+            findings.error(
+                format!("{path}.ports[{index}].containerPort"),
+                "containerPort is missing or 0",
+                "1 to 65535",
+            );
+        }
+    }
+    let probes = [
+        ("readinessProbe", &container.readiness_probe),
+        ("livenessProbe", &container.liveness_probe),
+        ("startupProbe", &container.startup_probe),
+    ];
+    for (name, probe) in probes {
+        if let Some(probe) = probe {
+            check_probe(probe, &format!("{path}.{name}"), findings);
+        }
+    }
+}
+
+fn check_probe(probe: &Probe, path: &str, findings: &mut Findings) {
+    let ways = usize::from(probe.http_get.is_some())
+        + usize::from(probe.tcp_socket.is_some())
+        + usize::from(probe.grpc.is_some())
+        + usize::from(probe.exec.is_some());
+    if ways != 1 {
+        findings.error(
+            path,
+            format!("a probe has {ways} handlers"),
+            "exactly one of httpGet, tcpSocket, grpc, exec",
+        );
+    }
+    if probe.http_get.as_ref().is_some_and(|get| get.port.is_none()) {
+        findings.error(format!("{path}.httpGet"), "port is missing", "a number or the name of a port");
+    }
+    if probe.tcp_socket.as_ref().is_some_and(|tcp| tcp.port.is_none()) {
+        findings.error(format!("{path}.tcpSocket"), "port is missing", "a number or the name of a port");
+    }
+}

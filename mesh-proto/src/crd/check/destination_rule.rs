@@ -1,0 +1,259 @@
+//! DestinationRule.
+
+use std::collections::HashSet;
+
+use super::super::destination_rule::{
+    ClientTls, ClientTlsMode, ConnectionPool, ConsistentHash, DestinationRuleSpec, LoadBalancer,
+    OutlierDetection, SimpleBalancer, TrafficPolicy,
+};
+use super::super::problem::Findings;
+use super::host::is_wildcard_host;
+use super::{export_to, refuse_yet, tell_yet};
+
+/// Envoy's bound on ring sizes.
+const MAX_RING: u64 = 8 * 1024 * 1024;
+/// Envoy's bound on Maglev's table.
+const MAX_MAGLEV: u64 = 5_000_011;
+
+pub(super) fn check(spec: &DestinationRuleSpec, findings: &mut Findings) {
+    if spec.host.is_empty() {
+        findings.error("spec", "host is missing", "the name of a service");
+    } else if !is_wildcard_host(&spec.host) {
+        findings.error("spec.host", format!("{:?} is not a host", spec.host), "a DNS name, *.suffix or *");
+    }
+    export_to(&spec.export_to, "spec.exportTo", findings);
+    if let Some(traffic) = &spec.traffic_policy {
+        policy(traffic, "spec.trafficPolicy", findings);
+    }
+    let mut names = HashSet::new();
+    for (index, subset) in spec.subsets.iter().enumerate() {
+        let path = format!("spec.subsets[{index}]");
+        if subset.name.is_empty() {
+            findings.error(path.clone(), "a subset needs a name", "");
+        } else if !names.insert(subset.name.as_str()) {
+            findings.error(
+                format!("{path}.name"),
+                format!("the subset {:?} is there twice", subset.name),
+                "",
+            );
+        }
+        if let Some(traffic) = &subset.traffic_policy {
+            policy(traffic, &format!("{path}.trafficPolicy"), findings);
+        }
+    }
+}
+
+/// The four groups that a port's settings also have.
+struct Groups<'a> {
+    load_balancer: Option<&'a LoadBalancer>,
+    connection_pool: Option<&'a ConnectionPool>,
+    outlier_detection: Option<&'a OutlierDetection>,
+    tls: Option<&'a ClientTls>,
+}
+
+fn policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings) {
+    let all = Groups {
+        load_balancer: policy.load_balancer.as_ref(),
+        connection_pool: policy.connection_pool.as_ref(),
+        outlier_detection: policy.outlier_detection.as_ref(),
+        tls: policy.tls.as_ref(),
+    };
+    groups(&all, path, findings);
+    refuse_yet(findings, policy.tunnel.is_some(), path, "tunnel");
+    refuse_yet(findings, policy.proxy_protocol.is_some(), path, "proxyProtocol");
+    tell_yet(findings, policy.retry_budget.is_some(), path, "retryBudget");
+    let mut numbers = HashSet::new();
+    for (index, port) in policy.port_level_settings.iter().enumerate() {
+        let path = format!("{path}.portLevelSettings[{index}]");
+        if port.port.number == 0 {
+            findings.error(format!("{path}.port"), "port.number is missing or 0", "1 to 65535");
+        }
+        if !numbers.insert(port.port.number) {
+            findings.error(format!("{path}.port"), format!("port {} is there twice", port.port.number), "");
+        }
+        let all = Groups {
+            load_balancer: port.load_balancer.as_ref(),
+            connection_pool: port.connection_pool.as_ref(),
+            outlier_detection: port.outlier_detection.as_ref(),
+            tls: port.tls.as_ref(),
+        };
+        groups(&all, &path, findings);
+    }
+}
+
+fn groups(groups: &Groups<'_>, path: &str, findings: &mut Findings) {
+    if let Some(balancer) = groups.load_balancer {
+        load_balancer(balancer, &format!("{path}.loadBalancer"), findings);
+    }
+    if let Some(pool) = groups.connection_pool {
+        connection_pool(pool, &format!("{path}.connectionPool"), findings);
+    }
+    tell_yet(findings, groups.outlier_detection.is_some(), path, "outlierDetection");
+    if let Some(tls) = groups.tls {
+        client_tls(tls, &format!("{path}.tls"), findings);
+    }
+}
+
+fn load_balancer(balancer: &LoadBalancer, path: &str, findings: &mut Findings) {
+    let simple = balancer.simple.filter(|simple| *simple != SimpleBalancer::Unspecified);
+    if simple.is_some() && balancer.consistent_hash.is_some() {
+        findings.error(path, "simple and consistentHash are both set", "one of them");
+    }
+    if simple == Some(SimpleBalancer::LeastConn) {
+        findings.warning(format!("{path}.simple"), "LEAST_CONN is the old name", "LEAST_REQUEST");
+    }
+    if let Some(hash) = &balancer.consistent_hash {
+        consistent_hash(hash, &format!("{path}.consistentHash"), findings);
+    }
+    tell_yet(findings, balancer.locality_lb_setting.is_some(), path, "localityLbSetting");
+    tell_yet(findings, balancer.warmup.is_some(), path, "warmup");
+    tell_yet(findings, balancer.warmup_duration_secs.is_some(), path, "warmupDurationSecs");
+}
+
+fn consistent_hash(hash: &ConsistentHash, path: &str, findings: &mut Findings) {
+    let keys = usize::from(hash.http_header_name.is_some())
+        + usize::from(hash.http_cookie.is_some())
+        + usize::from(hash.use_source_ip == Some(true))
+        + usize::from(hash.http_query_parameter_name.is_some());
+    let own = hash.rings.is_some() || hash.ring_size.is_some();
+    let expected = "one of httpHeaderName, httpCookie, useSourceIp, httpQueryParameterName";
+    if keys > 1 || (keys == 0 && !own) {
+        findings.error(path, format!("{keys} hash keys are set"), expected);
+    }
+    if hash.http_header_name.as_deref() == Some("") || hash.http_query_parameter_name.as_deref() == Some("") {
+        findings.error(path, "the name of the hash key is empty", "");
+    }
+    if hash.http_cookie.as_ref().is_some_and(|cookie| cookie.name.is_empty()) {
+        findings.error(format!("{path}.httpCookie"), "name is missing", "");
+    }
+    let cookie = format!("{path}.httpCookie");
+    tell_yet(
+        findings,
+        hash.http_cookie.as_ref().is_some_and(|c| !c.attributes.is_empty()),
+        &cookie,
+        "attributes",
+    );
+    tables(hash, path, findings);
+    if own {
+        own_form(hash, keys, path, findings);
+    }
+}
+
+fn tables(hash: &ConsistentHash, path: &str, findings: &mut Findings) {
+    if hash.ring_hash.is_some() && hash.maglev.is_some() {
+        findings.error(path, "ringHash and maglev are both set", "one of them");
+    }
+    if hash.minimum_ring_size.is_some() {
+        findings.warning(
+            format!("{path}.minimumRingSize"),
+            "minimumRingSize is the old form",
+            "ringHash.minimumRingSize",
+        );
+    }
+    let sizes = [
+        ("ringHash.minimumRingSize", hash.ring_hash.as_ref().and_then(|ring| ring.minimum_ring_size)),
+        ("minimumRingSize", hash.minimum_ring_size),
+        ("ringSize", hash.ring_size),
+    ];
+    for (field, size) in sizes {
+        if size.is_some_and(|size| size > MAX_RING) {
+            findings.error(
+                format!("{path}.{field}"),
+                format!("{field} is too large"),
+                format!("at most {MAX_RING}"),
+            );
+        }
+    }
+    if let Some(size) = hash.maglev.as_ref().and_then(|maglev| maglev.table_size)
+        && (size > MAX_MAGLEV || !is_prime(size))
+    {
+        let message = format!("{size} is not a table size");
+        findings.error(
+            format!("{path}.maglev.tableSize"),
+            message,
+            format!("a prime number up to {MAX_MAGLEV}"),
+        );
+    }
+}
+
+fn own_form(hash: &ConsistentHash, keys: usize, path: &str, findings: &mut Findings) {
+    let key = if keys == 0 { "useSourceIp: true, " } else { "" };
+    let size = hash.ring_size.map_or(1024, |size| size);
+    findings.warning(
+        path,
+        "rings and ringSize are a form that only this mesh knows",
+        format!("the standard form: consistentHash: {{{key}ringHash: {{minimumRingSize: {size}}}}}"),
+    );
+    if hash.rings.is_some_and(|rings| rings != 1) {
+        findings.error(format!("{path}.rings"), "there is one ring", "1");
+    }
+    if hash.ring_size == Some(0) {
+        findings.error(format!("{path}.ringSize"), "an empty ring holds nobody", "at least 1");
+    }
+    if hash.ring_hash.is_some() || hash.maglev.is_some() || hash.minimum_ring_size.is_some() {
+        findings.error(path, "ringSize contradicts ringHash, maglev or minimumRingSize", "one of them");
+    }
+}
+
+fn is_prime(number: u64) -> bool {
+    number >= 2 && (2..).take_while(|d| d * d <= number).all(|d| !number.is_multiple_of(d))
+}
+
+fn connection_pool(pool: &ConnectionPool, path: &str, findings: &mut Findings) {
+    if let Some(tcp) = &pool.tcp {
+        let path = format!("{path}.tcp");
+        if tcp.connect_timeout.is_some_and(|t| t.0.is_zero()) {
+            findings.error(format!("{path}.connectTimeout"), "0 lets nothing connect", "at least 1ms");
+        }
+        tell_yet(findings, tcp.max_connections.is_some(), &path, "maxConnections");
+        tell_yet(findings, tcp.tcp_keepalive.is_some(), &path, "tcpKeepalive");
+        tell_yet(findings, tcp.max_connection_duration.is_some(), &path, "maxConnectionDuration");
+        tell_yet(findings, tcp.idle_timeout.is_some(), &path, "idleTimeout");
+    }
+    if let Some(http) = &pool.http {
+        let path = format!("{path}.http");
+        if http.max_requests_per_connection.is_some_and(|n| n < 0) {
+            findings.error(format!("{path}.maxRequestsPerConnection"), "negative", "0 (no limit) or more");
+        }
+        if let Some(policy) = http.h2_upgrade_policy.as_deref()
+            && !matches!(policy, "DEFAULT" | "DO_NOT_UPGRADE" | "UPGRADE")
+        {
+            let expected = "DEFAULT, DO_NOT_UPGRADE or UPGRADE";
+            findings.error(format!("{path}.h2UpgradePolicy"), format!("unknown policy {policy:?}"), expected);
+        }
+        tell_yet(findings, http.http1_max_pending_requests.is_some(), &path, "http1MaxPendingRequests");
+        tell_yet(findings, http.http2_max_requests.is_some(), &path, "http2MaxRequests");
+        tell_yet(findings, http.max_retries.is_some(), &path, "maxRetries");
+        tell_yet(findings, http.h2_upgrade_policy.as_deref() == Some("UPGRADE"), &path, "h2UpgradePolicy");
+        tell_yet(findings, http.max_concurrent_streams.is_some(), &path, "maxConcurrentStreams");
+        tell_yet(findings, http.http2_keep_alive.is_some(), &path, "http2KeepAlive");
+    }
+}
+
+fn client_tls(tls: &ClientTls, path: &str, findings: &mut Findings) {
+    match tls.mode {
+        ClientTlsMode::Simple | ClientTlsMode::Mutual => {
+            let expected = "DISABLE or ISTIO_MUTUAL, or no tls: mTLS where the endpoint has it";
+            findings.error(format!("{path}.mode"), "TLS of the user's own is not in force yet", expected);
+        }
+        ClientTlsMode::IstioMutual => {
+            let files = !tls.client_certificate.is_empty()
+                || !tls.private_key.is_empty()
+                || !tls.ca_certificates.is_empty()
+                || !tls.credential_name.is_empty();
+            if files {
+                findings.error(path, "ISTIO_MUTUAL uses the mesh's certificates", "no certificate fields");
+            }
+            refuse_yet(findings, !tls.subject_alt_names.is_empty(), path, "subjectAltNames");
+            refuse_yet(findings, !tls.sni.is_empty(), path, "sni");
+            refuse_yet(findings, !tls.ca_crl.is_empty(), path, "caCrl");
+            refuse_yet(findings, tls.insecure_skip_verify == Some(true), path, "insecureSkipVerify");
+        }
+        ClientTlsMode::Disable => {
+            let quiet = ClientTls { mode: ClientTlsMode::Disable, ..ClientTls::default() };
+            if *tls != quiet {
+                findings.warning(path, "with mode DISABLE the other fields mean nothing", "");
+            }
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! One case a rule: the object that is right and the one that differs in the field.
+
+#![allow(clippy::too_many_lines, reason = "tables of cases")]
+
+use super::super::{Document, Problem, parse};
+
+fn documents(kind: &str, spec: &str) -> Document {
+    let group = if kind == "PeerAuthentication" { "security" } else { "networking" };
+    let text =
+        format!("apiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n");
+    parse("a.yaml", &text).remove(0)
+}
+
+/// What is told, as `severity path: message`.
+fn told(kind: &str, spec: &str) -> Vec<String> {
+    let line = |p: &Problem| format!("{} {}", p.severity, p.text());
+    documents(kind, spec).problems().iter().map(line).collect()
+}
+
+fn check(kind: &str, cases: &[(&str, &[&str])]) {
+    for (spec, expected) in cases {
+        let told = told(kind, spec);
+        assert_eq!(told.len(), expected.len(), "{spec}: {told:#?}");
+        for (line, start) in told.iter().zip(*expected) {
+            assert!(line.starts_with(start), "{spec}: {line}\nexpected {start}");
+        }
+    }
+}
+
+#[test]
+fn virtual_services() {
+    let route = "route: [{destination: {host: b}}]";
+    let http = |rule: &str| format!("{{hosts: [a], http: [{{{rule}}}]}}");
+    let with = |more: &str| http(&format!("{route}, {more}"));
+    let cases: Vec<(String, Vec<&str>)> = vec![
+        (http(route), vec![]),
+        (http(""), vec!["error spec.http[0]: the rule does nothing"]),
+        (
+            with("redirect: {uri: /b}"),
+            vec![
+                "error spec.http[0]: more than one",
+                "error spec.http[0].redirect: redirect is not in force yet",
+            ],
+        ),
+        (with("rewrite: {uri: /b}"), vec!["error spec.http[0].rewrite: rewrite is not in force"]),
+        (with("fault: {}"), vec!["error spec.http[0].fault"]),
+        (with("headers: {request: {set: {a: b}}}"), vec!["error spec.http[0].headers"]),
+        (with("headers: {}"), vec![]),
+        (with("corsPolicy: {}"), vec!["error spec.http[0].corsPolicy"]),
+        (
+            with("mirror: {host: c}"),
+            vec!["warning spec.http[0].mirror: mirror is accepted, not in force yet"],
+        ),
+        (with("timeout: 1m30s"), vec![]),
+        (
+            with("timeout: 1"),
+            vec!["error spec.http[0].timeout: invalid type: integer 1 (expected a duration"],
+        ),
+        (with("retries: {attempts: 3, retryOn: '5xx,503, reset'}"), vec![]),
+        (
+            with("retries: {attempts: 3, retryOn: 'sometimes'}"),
+            vec!["error spec.http[0].retries.retryOn: unknown word \"sometimes\""],
+        ),
+        (with("retries: {attempts: -1}"), vec!["error spec.http[0].retries.attempts"]),
+        (with("retries: {attempts: 0, retryOn: 5xx}"), vec!["error spec.http[0].retries: attempts: 0"]),
+        (with("match: [{uri: {regex: '/a.*'}}]"), vec![]),
+        (
+            with("match: [{uri: {regex: '/a(b'}}]"),
+            vec!["error spec.http[0].match[0].uri: bad regex: unclosed group"],
+        ),
+        (with("match: [{uri: {}}]"), vec!["error spec.http[0].match[0].uri: uri matches nothing"]),
+        (with("match: [{headers: {a: {}, b: {regex: '*'}}}]"), vec![]),
+        (
+            with("match: [{headers: {'@request.auth.claims.a': {exact: b}}}]"),
+            vec!["error spec.http[0].match[0].headers.@request"],
+        ),
+        (http("directResponse: {status: 503, body: {string: a}}"), vec![]),
+        (http("directResponse: {status: 99}"), vec!["error spec.http[0].directResponse.status"]),
+        (
+            http("directResponse: {status: 200, body: {bytes: '***'}}"),
+            vec!["error spec.http[0].directResponse.body.bytes: not base64"],
+        ),
+        ("{hosts: [a]}".into(), vec!["error spec: no routes"]),
+        (format!("{{hosts: [], http: [{{{route}}}]}}"), vec!["error spec.hosts: hosts are missing"]),
+        (format!("{{hosts: ['*', '*.b', c.d, 10.0.0.1], http: [{{{route}}}]}}"), vec![]),
+        (
+            format!("{{hosts: ['*a', 'b/c', a b], http: [{{{route}}}]}}"),
+            vec!["error spec.hosts[0]", "error spec.hosts[1]", "error spec.hosts[2]"],
+        ),
+        (format!("{{hosts: [a, A], http: [{{{route}}}]}}"), vec!["error spec.hosts[1]: A is there twice"]),
+        (format!("{{hosts: [a], gateways: [mesh, b/c, d], http: [{{{route}}}]}}"), vec![]),
+        (format!("{{hosts: [a], gateways: [b/c/d], http: [{{{route}}}]}}"), vec!["error spec.gateways[0]"]),
+        (
+            format!("{{hosts: [a], exportTo: ['.', '*'], http: [{{{route}}}]}}"),
+            vec!["error spec.exportTo[1]"],
+        ),
+        (
+            format!("{{hosts: [a], http: [{{{route}}}, {{{route}}}]}}"),
+            vec!["warning spec.http[1]: never reached: http[0]"],
+        ),
+        (
+            http("route: [{destination: {host: b}, weight: -1}, {destination: {host: c}, weight: 1}]"),
+            vec!["warning spec.http[0].route[0].weight: a negative weight counts as 0"],
+        ),
+        (
+            http("route: [{destination: {host: b}, weight: 0}, {destination: {host: c}}]"),
+            vec!["error spec.http[0].route: all weights are 0"],
+        ),
+        (http("route: [{destination: {host: '*.b'}}]"), vec!["error spec.http[0].route[0].destination.host"]),
+        (
+            http("route: [{destination: {host: b, port: {}}}]"),
+            vec!["error spec.http[0].route[0].destination.port"],
+        ),
+        (
+            "{hosts: [a], tls: [{match: [{sniHosts: [a]}]}]}".into(),
+            vec!["error spec.tls: tls is not in force yet"],
+        ),
+        (format!("{{hosts: [a], tcp: [{{{route}}}]}}"), vec![]),
+        (
+            format!("{{hosts: [a], tcp: [{{match: [{{destinationSubnets: [10.0.0.0/8]}}], {route}}}]}}"),
+            vec!["error spec.tcp[0].match[0].destinationSubnets"],
+        ),
+    ];
+    let cases: Vec<(&str, &[&str])> = cases.iter().map(|(s, e)| (s.as_str(), e.as_slice())).collect();
+    check("VirtualService", &cases);
+}
+
+#[test]
+fn destination_rules() {
+    let policy = |policy: &str| format!("{{host: a, trafficPolicy: {{{policy}}}}}");
+    let hash = |hash: &str| policy(&format!("loadBalancer: {{consistentHash: {{{hash}}}}}"));
+    let at = "spec.trafficPolicy.loadBalancer";
+    let hash_error = format!("error {at}.consistentHash");
+    let hash_error = hash_error.as_str();
+    let cases: Vec<(String, Vec<&str>)> = vec![
+        ("{host: a, subsets: [{name: v1, labels: {version: v1}}]}".into(), vec![]),
+        (
+            "{host: a, subsets: [{labels: {version: v1}}]}".into(),
+            vec!["error spec.subsets[0]: a subset needs a name"],
+        ),
+        ("{host: a, subsets: [{name: b}, {name: b}]}".into(), vec!["error spec.subsets[1].name"]),
+        (
+            "{host: a, subsets: [{name: b, labels: {version: 1}}]}".into(),
+            vec!["error spec.subsets[0].labels.version: invalid type: integer 1 (expected a string)"],
+        ),
+        ("{}".into(), vec!["error spec: host is missing"]),
+        (policy("loadBalancer: {simple: ROUND_ROBIN}"), vec![]),
+        (
+            policy("loadBalancer: {simple: ROUND_ROBBIN}"),
+            vec![
+                "error spec.trafficPolicy.loadBalancer.simple: unknown variant ROUND_ROBBIN, did you mean ROUND_ROBIN?",
+            ],
+        ),
+        (
+            policy("loadBalancer: {simple: LEAST_CONN}"),
+            vec!["warning spec.trafficPolicy.loadBalancer.simple"],
+        ),
+        (
+            policy("loadBalancer: {simple: RANDOM, consistentHash: {useSourceIp: true}}"),
+            vec!["error spec.trafficPolicy.loadBalancer: simple and consistentHash"],
+        ),
+        (hash("httpHeaderName: x, ringHash: {minimumRingSize: 64}"), vec![]),
+        (hash("httpHeaderName: x, useSourceIp: true"), vec![hash_error]),
+        (hash(""), vec![hash_error]),
+        (hash("useSourceIp: true, maglev: {tableSize: 100}"), vec![hash_error]),
+        (hash("useSourceIp: true, maglev: {tableSize: 101}"), vec![]),
+        (hash("rings: 2, ringSize: 4"), vec!["warning", hash_error]),
+        (hash("rings: 1, ringSize: 0"), vec!["warning", hash_error]),
+        (hash("ringSize: 4, ringHash: {}"), vec!["warning", hash_error]),
+        (
+            policy("outlierDetection: {}"),
+            vec![
+                "warning spec.trafficPolicy.outlierDetection: outlierDetection is accepted, not in force yet",
+            ],
+        ),
+        (
+            policy(
+                "connectionPool: {tcp: {connectTimeout: 1s}, http: {idleTimeout: 1s, maxRequestsPerConnection: 1}}",
+            ),
+            vec![],
+        ),
+        (
+            policy("connectionPool: {tcp: {maxConnections: 1}}"),
+            vec!["warning spec.trafficPolicy.connectionPool.tcp.maxConnections"],
+        ),
+        (policy("tls: {mode: ISTIO_MUTUAL}"), vec![]),
+        (
+            policy("tls: {mode: SIMPLE}"),
+            vec!["error spec.trafficPolicy.tls.mode: TLS of the user's own is not in force yet"],
+        ),
+        (
+            policy("tls: {mode: ISTIO_MUTUAL, subjectAltNames: [a]}"),
+            vec!["error spec.trafficPolicy.tls.subjectAltNames"],
+        ),
+        (
+            policy("tunnel: {protocol: CONNECT, targetHost: a, targetPort: 1}"),
+            vec!["error spec.trafficPolicy.tunnel"],
+        ),
+        (
+            policy("portLevelSettings: [{port: {number: 80}, tls: {mode: MUTUAL}}]"),
+            vec!["error spec.trafficPolicy.portLevelSettings[0].tls.mode"],
+        ),
+    ];
+    let cases: Vec<(&str, &[&str])> = cases.iter().map(|(s, e)| (s.as_str(), e.as_slice())).collect();
+    check("DestinationRule", &cases);
+}
+
+#[test]
+fn gateways() {
+    let server = |server: &str| format!("{{selector: {{a: b}}, servers: [{{{server}}}]}}");
+    let http = "port: {number: 80, name: http, protocol: HTTP}";
+    let cases: Vec<(String, Vec<&str>)> = vec![
+        (server(&format!("{http}, hosts: ['*', './a.b', 'ns/*.c']")), vec![]),
+        (server(&format!("{http}, hosts: ['a/b/c']")), vec!["error spec.servers[0].hosts[0]"]),
+        (server(http), vec!["error spec.servers[0].hosts: a server needs a host"]),
+        (
+            server("port: {number: 80, protocol: HTPP}, hosts: ['*']"),
+            vec!["error spec.servers[0].port.protocol", "warning spec.servers[0]"],
+        ),
+        (
+            server(&format!("{http}, hosts: ['*'], tls: {{httpsRedirect: true}}")),
+            vec!["warning spec.servers[0]: the server is left unserved: tls.httpsRedirect"],
+        ),
+        (
+            server(&format!("{http}, hosts: ['*'], tls: {{mode: SIMPLE}}")),
+            vec!["error spec.servers[0].tls.mode"],
+        ),
+        (
+            server("port: {number: 443, protocol: HTTPS}, hosts: ['*']"),
+            vec!["error spec.servers[0].tls", "warning"],
+        ),
+        (
+            server(
+                "port: {number: 443, protocol: HTTPS}, hosts: ['*'], tls: {mode: SIMPLE, credentialName: c}",
+            ),
+            vec!["warning spec.servers[0]: the server is left unserved: protocol HTTPS"],
+        ),
+        ("{servers: []}".into(), vec!["error spec.servers", "warning spec.selector"]),
+        (
+            server(&format!("{http}, hosts: ['*'], bnid: 1")),
+            vec!["error spec.servers[0].bnid: unknown field bnid, did you mean bind?"],
+        ),
+    ];
+    let cases: Vec<(&str, &[&str])> = cases.iter().map(|(s, e)| (s.as_str(), e.as_slice())).collect();
+    check("Gateway", &cases);
+}
+
+#[test]
+fn peer_authentications() {
+    check(
+        "PeerAuthentication",
+        &[
+            ("{mtls: {mode: STRICT}}", &[]),
+            ("{selector: {matchLabels: {a: b}}, portLevelMtls: {80: {mode: DISABLE}}}", &[]),
+            (
+                "{portLevelMtls: {80: {mode: DISABLE}}}",
+                &["error spec.portLevelMtls: portLevelMtls needs a selector"],
+            ),
+            ("{selector: {matchLabels: {}}}", &["warning spec.selector"]),
+        ],
+    );
+}
+
+/// The files that the user of this project wrote: they must work as written, and the standard form is named.
+#[test]
+fn the_users_own_forms() {
+    let rule = "apiVersion: networking.istio.io/v1alpha3
+kind: DestinationRule
+metadata:
+  name: my-service
+spec:
+  host: my-service
+  trafficPolicy:
+    loadBalancer:
+      consistentHash:
+        rings: 1
+        ringSize: 4
+";
+    let documents = parse("destinationrule.yaml", rule);
+    assert!(matches!(documents[0], Document::Accepted(_)));
+    let line = documents[0].problems()[0].to_string();
+    assert!(
+        line.starts_with("destinationrule.yaml:10:9: warning: DestinationRule default/my-service"),
+        "{line}"
+    );
+    assert!(line.contains("consistentHash: {useSourceIp: true, ringHash: {minimumRingSize: 4}}"), "{line}");
+
+    let gateway = "apiVersion: networking.istio.io/v1alpha3
+kind: Gateway
+metadata:
+  name: my-gateway
+spec:
+  selector:
+    istio: ingressgateway
+  servers:
+  - port:
+      number: 80
+      name: http
+      protocol: HTTP
+    hosts:
+    - \"*\"
+  tls:
+  - hosts:
+    - \"*\"
+    serverCertificate: /etc/istio/ingressgateway-certs/tls.crt
+    privateKey: /etc/istio/ingressgateway-certs/tls.key
+  auth:
+    policy:
+      rules:
+      - hosts:
+        - \"*\"
+        tls:
+        - mode: STRICT
+          verify:
+            caCertificates: /etc/istio/ingressgateway-certs/ca-cert.pem
+";
+    let documents = parse("gateway.yaml", gateway);
+    assert!(matches!(documents[0], Document::Accepted(_)), "{documents:#?}");
+    let lines: Vec<String> = documents[0].problems().iter().map(ToString::to_string).collect();
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+    assert!(
+        lines[0].starts_with("gateway.yaml:9:5: warning") && lines[0].contains("left unserved"),
+        "{lines:#?}"
+    );
+    assert!(lines[1].starts_with("gateway.yaml:16:5") && lines[1].contains("mode: SIMPLE"), "{lines:#?}");
+    assert!(lines[2].starts_with("gateway.yaml:23:9") && lines[2].contains("mode: MUTUAL"), "{lines:#?}");
+    // Without the two forms the server is served.
+    let plain = gateway.split("  tls:\n  - hosts").next().unwrap();
+    assert!(parse("gateway.yaml", plain)[0].problems().is_empty());
+}
+
+#[test]
+fn kubernetes_kinds() {
+    let told = |text: &str| -> Vec<String> {
+        parse("a", text).remove(0).problems().iter().map(|p| format!("{} {}", p.severity, p.text())).collect()
+    };
+    let service = |ports: &str| {
+        told(&format!("{{apiVersion: v1, kind: Service, metadata: {{name: a}}, spec: {{ports: {ports}}}}}"))
+    };
+    assert!(service("[{port: 80, targetPort: http, nodePort: 30000}]").is_empty());
+    assert!(service("[{port: 80, targetPort: 0}]")[0].starts_with("error spec.ports[0].targetPort"));
+    assert!(service("[{port: 80}, {port: 81}]")[0].starts_with("error spec.ports[0].name"));
+    assert!(service("[]")[0].starts_with("error spec.ports"));
+    let deployment = |label: &str, container: &str| {
+        told(&format!(
+            "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: a}}, spec: {{selector: {{matchLabels: {{app: a}}}}, template: {{metadata: {{labels: {{app: {label}}}}}, spec: {{containers: [{container}], dnsPolicy: Default}}}}}}}}"
+        ))
+    };
+    assert!(deployment("a", "{name: a, image: b}").is_empty());
+    assert!(deployment("b", "{name: a, image: b}")[0].starts_with("error spec.selector"));
+    assert!(
+        deployment("a", "{name: a, readinessProbe: {}}")[0]
+            .starts_with("error spec.template.spec.containers[0].readinessProbe")
+    );
+    assert!(deployment("a", "{name: a, readinessProbe: {httpGet: {path: /, port: 80}}}").is_empty());
+}
