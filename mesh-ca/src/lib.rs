@@ -1,8 +1,18 @@
 //! The SPIFFE certificate authority: attests callers, signs, owns its root.
+//!
+//! A call goes `server → attest → csr → authority`: who is calling, for which key, and the certificate. The identity is
+//! the attested caller's; nothing that the caller writes into its request names it.
 
+pub mod admin;
 pub mod app;
 pub mod attest;
 pub mod authority;
 pub mod config;
+pub mod csr;
 pub mod server;
 pub mod token;
+
+pub use app::{Ca, run};
+
+#[cfg(test)]
+mod tests;
