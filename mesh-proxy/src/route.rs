@@ -227,7 +227,7 @@ impl Action {
                     field: format!("{field}.direct_response.status"),
                     reason: format!("{} is no final status", response.status),
                 })?;
-                Ok(Self::Respond(DirectResponse { status, body: Bytes::from(response.body.clone()) }))
+                Ok(Self::Respond(DirectResponse { status, body: response.body.clone() }))
             }
             None => Err(InvalidRoute::Missing { field: format!("{field}.action") }),
         }
