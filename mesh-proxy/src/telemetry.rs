@@ -4,8 +4,16 @@
 //! log lines on a writer thread. A worker finds a series by the identity of its label facts in a small table of its own,
 //! and adds to counters that only it writes; they are summed at scrape. Source: Istio's standard metrics, design §3.3.
 
+mod access_log;
+mod cache;
+mod exposition;
 mod flags;
 mod labels;
+mod registry;
+mod series;
+mod sink;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::net::SocketAddr;
@@ -14,6 +22,9 @@ use std::time::{Duration, SystemTime};
 
 pub use flags::Flags;
 pub use labels::{Party, Service};
+use registry::Family;
+use series::{ConnectionShard, RequestShard};
+use sink::LogSink;
 pub use worker::{TcpConnection, WorkerTelemetry};
 
 /// Which side of a request this proxy was.
@@ -123,6 +134,9 @@ pub struct LogEntry<'a> {
     pub route_name: &'a str,
 }
 
+/// Enough for a sidecar that talks to hundreds of workloads. A series is about 1.5 KiB and 512 bytes per worker.
+pub const DEFAULT_SERIES_LIMIT: usize = 5000;
+
 /// How telemetry is set up.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -130,7 +144,8 @@ pub struct Settings {
     pub workers: usize,
     /// Whether the access log is written (to standard output).
     pub access_log: bool,
-    /// How many series are kept; what comes later counts in one overflow series.
+    /// How many series are kept of each kind; what comes later counts in one overflow series. See
+    /// [`DEFAULT_SERIES_LIMIT`].
     pub series_limit: usize,
     /// For `istio_build`.
     pub version: &'static str,
@@ -139,31 +154,77 @@ pub struct Settings {
 /// The process's telemetry. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Telemetry {
-    settings: Arc<Settings>,
+    shared: Arc<Shared>,
+}
+
+/// What the workers and the control thread share.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    requests: Family<RequestShard>,
+    connections: Family<ConnectionShard>,
+    log: Arc<LogSink>,
 }
 
 impl Telemetry {
-    /// Starts the writer thread if the access log is on.
+    /// The access log goes to standard output.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings: Arc::new(settings) }
+        Self::with_output(settings, Box::new(std::io::stdout()))
     }
 
-    /// The end of worker `index`. Call it on the worker's own thread, once.
+    /// The access log goes to `output`.
+    #[must_use]
+    pub fn with_output(settings: Settings, output: Box<dyn std::io::Write + Send>) -> Self {
+        let log = LogSink::new(settings.workers, output);
+        log.set_enabled(settings.access_log);
+        let shared = Shared {
+            requests: Family::new(settings.workers, settings.series_limit, labels::request_overflow()),
+            connections: Family::new(settings.workers, settings.series_limit, labels::connection_overflow()),
+            log,
+            settings,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The end of worker `index`, for its thread alone: its counters have one writer.
     #[must_use]
     pub fn worker(&self, index: usize) -> WorkerTelemetry {
-        assert!(index < self.settings.workers, "worker {index} is one of {}", self.settings.workers);
-        WorkerTelemetry {}
+        let workers = self.shared.settings.workers;
+        assert!(index < workers, "worker {index} is one of {workers}");
+        WorkerTelemetry::new(self.shared.clone(), index)
     }
 
     /// Turns the access log on or off (SelfConfig).
     pub fn set_access_log(&self, on: bool) {
-        let _ = on;
+        self.shared.log.set_enabled(on);
+    }
+
+    /// Writes what is still buffered of the access log; for the end of the process.
+    pub fn flush(&self) {
+        self.shared.log.drain();
     }
 
     /// All metrics in Prometheus' text format.
     #[must_use]
     pub fn render(&self) -> String {
-        format!("# istio_build {}\n", self.settings.version)
+        exposition::render(&self.shared)
+    }
+
+    /// Requests and connections per worker, and what was lost, for `/stats`.
+    #[must_use]
+    pub fn stats(&self) -> serde_json::Value {
+        let requests = self.shared.requests.per_worker(RequestShard::requests);
+        let connections = self.shared.connections.per_worker(ConnectionShard::opened);
+        let workers = requests.iter().zip(&connections);
+        let workers: Vec<_> = workers
+            .map(|(requests, connections)| serde_json::json!({"requests": requests, "tcp_connections": connections}))
+            .collect();
+        serde_json::json!({
+            "workers": workers,
+            "series": self.shared.requests.len() + self.shared.connections.len(),
+            "series_overflowed": self.shared.requests.overflowed() + self.shared.connections.overflowed(),
+            "access_log_lines_dropped": self.shared.log.dropped(),
+        })
     }
 }
