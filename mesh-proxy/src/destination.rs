@@ -192,7 +192,7 @@ fn policy(services: &Services, host: &str) -> Option<HostPort> {
 }
 
 /// Lower case, without `:port`, one trailing dot and an address's brackets. `None`: there is no name in it.
-fn normalise(host: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn normalise(host: &str) -> Option<Cow<'_, str>> {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']')?.0,
         // More than one colon: a bare IPv6 address.

@@ -4,28 +4,35 @@
 //! workload's own settings. Nothing here blocks a reader; a reader keeps a cell and sees each later value in it.
 
 pub mod cell;
+pub mod destination;
+mod handles;
 pub mod listener;
 pub mod self_config;
 pub mod workload;
+pub mod writer;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use mesh_proto::model::{HostPort, Kind, Protocol, ResourceName};
+use mesh_proto::model::{HostPort, Kind, ResourceName};
 use mesh_proto::wire::mesh::v1 as wire;
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 
 pub use cell::{Cell, Phase};
-pub use listener::{Listener, VirtualHost};
+pub use destination::{Destination, InvalidDestination};
+pub use listener::{InvalidListener, Listener, VirtualHost};
 pub use self_config::{InvalidSelf, MtlsMode, SelfConfig};
 pub use workload::{InvalidWorkload, Workload, WorkloadPort};
+pub use writer::{Held, Writer};
 
-use crate::destination::{self, Catalogue, Lookup, PodAddress, Resolved};
+use self::handles::Handles;
+
+use crate::destination::{Catalogue, Lookup, PodAddress, Resolved, resolve};
 
 /// How long a request waits for the first answer about a name (design §3.3).
 pub const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -37,17 +44,6 @@ pub const MAX_DEMANDED: usize = 20_000;
 pub type DestinationCell = Cell<Destination>;
 /// The handle of one workload.
 pub type WorkloadCell = Cell<Workload>;
-
-/// The routes of one `host:port`, with everything that they name.
-#[derive(Debug)]
-pub struct Destination {
-    /// The name.
-    pub name: HostPort,
-    /// Declared protocol.
-    pub protocol: Protocol,
-    /// For metric labels.
-    pub service: Option<Arc<wire::ServiceRef>>,
-}
 
 /// Why a destination or workload cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -102,7 +98,7 @@ impl Readiness {
     }
 }
 
-/// Read by every worker. Cheap to share; see [`Store::new`] for its writing half.
+/// Read by every worker; written by the one [`Writer`].
 #[derive(Debug)]
 pub struct Store {
     place: Place,
@@ -115,45 +111,10 @@ pub struct Store {
     changed: watch::Sender<u64>,
     readiness: watch::Sender<Readiness>,
     wanted: mpsc::UnboundedSender<ResourceName>,
-}
-
-/// Copy-on-write map of handles: a look-up takes no lock, a new name copies the map.
-#[derive(Debug)]
-struct Handles<K, T> {
-    map: ArcSwap<HashMap<K, Arc<Cell<T>>>>,
-    writing: Mutex<()>,
-}
-
-impl<K, T> Default for Handles<K, T> {
-    fn default() -> Self {
-        Self { map: ArcSwap::from_pointee(HashMap::new()), writing: Mutex::new(()) }
-    }
-}
-
-impl<K: Clone + Eq + std::hash::Hash, T> Handles<K, T> {
-    fn find(&self, key: &K) -> Option<Arc<Cell<T>>> {
-        self.map.load().get(key).cloned()
-    }
-
-    /// The handle, made when there is none; `Err` when the map is full. True when it is new.
-    fn find_or_make(&self, key: &K, limit: usize) -> Option<(Arc<Cell<T>>, bool)> {
-        if let Some(cell) = self.find(key) {
-            return Some((cell, false));
-        }
-        let _writing = self.writing.lock();
-        let map = self.map.load();
-        if let Some(cell) = map.get(key) {
-            return Some((cell.clone(), false));
-        }
-        if map.len() >= limit {
-            return None;
-        }
-        let cell = Arc::new(Cell::default());
-        let mut next = HashMap::clone(&map);
-        next.insert(key.clone(), cell.clone());
-        self.map.store(Arc::new(next));
-        Some((cell, true))
-    }
+    /// Everything in force as it came, for the disk, for resuming and for the admin port.
+    held: RwLock<BTreeMap<ResourceName, Held>>,
+    /// What was refused at its newest version.
+    refused: RwLock<BTreeMap<ResourceName, wire::Rejected>>,
 }
 
 impl Store {
@@ -172,6 +133,8 @@ impl Store {
             changed: watch::Sender::new(1),
             readiness: watch::Sender::new(Readiness::default()),
             wanted,
+            held: RwLock::default(),
+            refused: RwLock::default(),
         };
         (Arc::new(store), asked)
     }
@@ -199,7 +162,7 @@ impl Store {
         };
         // Nothing is known yet: closed.
         let allow_any = own.is_some_and(|s| s.allow_any_outbound);
-        destination::resolve(&self.catalogue.load(), lookup, allow_any, pod)
+        resolve(&self.catalogue.load(), lookup, allow_any, pod)
     }
 
     /// The names that this proxy may see.
@@ -274,6 +237,49 @@ impl Store {
     #[must_use]
     pub fn ready(&self) -> bool {
         self.readiness.borrow().ready()
+    }
+
+    /// Everything in force, as it came, for the admin port.
+    #[must_use]
+    pub fn held(&self) -> Vec<(ResourceName, Held)> {
+        self.held.read().iter().map(|(name, held)| (name.clone(), held.clone())).collect()
+    }
+
+    /// The resources whose newest version this proxy refused, and why.
+    #[must_use]
+    pub fn refused(&self) -> Vec<wire::Rejected> {
+        self.refused.read().values().cloned().collect()
+    }
+
+    fn publish_destination(&self, destination: Arc<Destination>) {
+        if let Some(cell) = self.destinations.find(&destination.name) {
+            cell.publish(destination);
+        }
+    }
+
+    fn clear_destination(&self, name: &ResourceName, phase: Phase) {
+        if let Some(cell) = name.name().parse().ok().and_then(|name| self.destinations.find(&name)) {
+            cell.clear(phase);
+        }
+    }
+
+    fn clear_workload(&self, name: &ResourceName, phase: Phase) {
+        if let Some(cell) = name.name().parse().ok().and_then(|ip| self.workloads.find(&ip)) {
+            cell.clear(phase);
+        }
+    }
+
+    /// Forgets a handle that nobody uses.
+    fn forget(&self, name: &ResourceName) {
+        match name.kind {
+            Kind::Destination => {
+                let _ = name.name().parse().map(|name| self.destinations.remove(&name));
+            }
+            Kind::Workload => {
+                let _ = name.name().parse().map(|ip| self.workloads.remove(&ip));
+            }
+            _ => {}
+        }
     }
 
     /// To be called by the writer after each change that [`Self::changes`] names.

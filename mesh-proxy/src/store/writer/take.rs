@@ -1,0 +1,181 @@
+//! Taking one resource, and taking one away, kind by kind.
+//!
+//! In: [`Incoming`]. Out: the change in the store, or the refusal that the pilot is told.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mesh_proto::model::{HostPort, Kind, ResourceName};
+use mesh_proto::wire::mesh::v1 as wire;
+
+use super::clusters::{Answer, Change};
+use super::incoming::{Incoming, Refusal, decode};
+use super::{Origin, Round, Writer};
+use crate::destination::Namespace;
+use crate::store::Phase;
+use crate::store::self_config::SelfConfig;
+use crate::store::workload::Workload;
+
+impl Writer {
+    /// Takes anything but clusters and endpoints, which come in pairs.
+    pub(super) fn take(&mut self, round: &mut Round, origin: Origin, resource: Incoming) {
+        let taken = match resource.name.kind {
+            Kind::TrustBundle => self.take_bundle(origin, resource.clone()),
+            Kind::SelfConfig => self.take_self(round, resource.clone()),
+            Kind::Catalogue => self.take_catalogue(round, resource.clone()),
+            // What was unsubscribed meanwhile is not wanted any more, and a sidecar has no listeners.
+            Kind::Destination | Kind::Workload if !self.subscribed.contains(&resource.name) => Ok(()),
+            Kind::Listener if !self.store.place.gateway => Ok(()),
+            Kind::Workload => self.take_workload(round, resource.clone()),
+            Kind::Destination | Kind::Listener => self.take_routes(round, resource.clone()),
+            Kind::Endpoints | Kind::Cluster => Ok(()),
+        };
+        if let Err(refusal) = taken {
+            self.refuse(round, &resource, &refusal);
+        }
+    }
+
+    fn take_bundle(&mut self, origin: Origin, resource: Incoming) -> Result<(), Refusal> {
+        let bundle: wire::TrustBundle = decode(&resource.body)?;
+        self.trust.take(origin, resource.name.name(), &bundle).map_err(Refusal::Trust)?;
+        self.hold(resource);
+        Ok(())
+    }
+
+    fn take_self(&mut self, round: &mut Round, resource: Incoming) -> Result<(), Refusal> {
+        let own = SelfConfig::try_from(decode::<wire::SelfConfig>(&resource.body)?)?;
+        let before = self.store.self_config.swap(Some(Arc::new(own)));
+        let labels = self.store.self_config().map(|own| own.labels.clone());
+        round.source |= before.map(|own| own.labels.clone()) != labels;
+        round.lookups = true;
+        self.hold(resource);
+        Ok(())
+    }
+
+    fn take_catalogue(&mut self, round: &mut Round, resource: Incoming) -> Result<(), Refusal> {
+        let namespace = Namespace::parse(resource.name.name(), decode(&resource.body)?)?;
+        self.namespaces.insert(resource.name.name().to_owned(), namespace);
+        round.names = true;
+        self.hold(resource);
+        Ok(())
+    }
+
+    fn take_workload(&mut self, round: &mut Round, resource: Incoming) -> Result<(), Refusal> {
+        let workload = Workload::try_from(decode::<wire::Workload>(&resource.body)?)?;
+        if resource.name.name().parse::<IpAddr>() != Ok(workload.address) {
+            return Err(Refusal::OtherAddress);
+        }
+        if let Some(cell) = self.store.workloads.find(&workload.address) {
+            cell.publish(Arc::new(workload));
+        }
+        round.lookups = true;
+        self.hold(resource);
+        Ok(())
+    }
+
+    /// Takes clusters and endpoints together, so that a change of both is one new view.
+    pub(super) fn take_clusters(&mut self, round: &mut Round, resources: Vec<Incoming>) {
+        let mut changes: BTreeMap<HostPort, (Change, Vec<Incoming>)> = BTreeMap::new();
+        for resource in resources {
+            if let Err(refusal) = stage(&mut changes, &resource) {
+                self.refuse(round, &resource, &refusal);
+                let name = resource.name.name().parse::<HostPort>();
+                if let Some(slot) = name.ok().map(|name| self.clusters.slot(&name)) {
+                    let cluster = resource.name.kind == Kind::Cluster;
+                    let answer = if cluster { &mut slot.cluster } else { &mut slot.endpoints };
+                    if *answer != Answer::Present {
+                        *answer = Answer::Refused;
+                    }
+                }
+            }
+        }
+        // A slot that no route names goes away at the end.
+        round.implied |= changes.keys().any(|name| self.clusters.find(name).is_none());
+        for (name, (mut change, resources)) in changes {
+            change.held_cluster = self.held(Kind::Cluster, &name);
+            change.held_endpoints = self.held(Kind::Endpoints, &name);
+            let refused = self.clusters.change(&name, &change);
+            let (mut cluster, mut endpoints) = (refused.cluster, refused.endpoints);
+            for resource in resources {
+                let error =
+                    if resource.name.kind == Kind::Cluster { cluster.take() } else { endpoints.take() };
+                match error {
+                    Some(error) => self.refuse(round, &resource, &Refusal::Cluster(error)),
+                    None => self.hold(resource),
+                }
+            }
+        }
+    }
+
+    /// The message held under a name. What is held was decoded before.
+    fn held<M: prost::Message + Default>(&self, kind: Kind, name: &HostPort) -> Option<M> {
+        let held = self.store.held.read();
+        held.get(&ResourceName::new(kind, &name.to_string())).and_then(|h| M::decode(h.body.clone()).ok())
+    }
+
+    /// It does not exist (any more).
+    pub(super) fn remove(&mut self, round: &mut Round, name: &ResourceName) {
+        if name.kind == Kind::SelfConfig {
+            // A workload that the pilot no longer knows goes on as it was told last, and ends with its pod.
+            tracing::warn!("the control plane says that this workload is gone");
+            return;
+        }
+        self.drop_held(name);
+        match name.kind {
+            Kind::SelfConfig => {}
+            Kind::TrustBundle => self.trust.remove(name.name()),
+            Kind::Catalogue => round.names |= self.namespaces.remove(name.name()).is_some(),
+            Kind::Endpoints | Kind::Cluster => self.remove_cluster(round, name),
+            Kind::Workload => {
+                self.store.clear_workload(name, Phase::Absent);
+                round.lookups = true;
+            }
+            Kind::Destination | Kind::Listener => {
+                self.waiting.remove(name);
+                let known = self.routes.remove(name).is_some();
+                if name.kind == Kind::Destination {
+                    self.store.clear_destination(name, Phase::Absent);
+                } else if known {
+                    self.publish_listeners();
+                }
+                round.implied |= known;
+                round.lookups = true;
+            }
+        }
+    }
+
+    fn remove_cluster(&mut self, round: &mut Round, name: &ResourceName) {
+        let Ok(host) = name.name().parse::<HostPort>() else { return };
+        if self.clusters.find(&host).is_none() {
+            return;
+        }
+        if name.kind == Kind::Cluster {
+            let slot = self.clusters.slot(&host);
+            slot.cluster = Answer::Absent;
+            slot.cell.publish(None);
+        } else {
+            let held_cluster = self.held(Kind::Cluster, &host);
+            let change =
+                Change { endpoints: Some(wire::Endpoints::default()), held_cluster, ..Change::default() };
+            self.clusters.change(&host, &change);
+            self.clusters.slot(&host).endpoints = Answer::Absent;
+        }
+        round.implied = true;
+    }
+}
+
+fn stage(
+    changes: &mut BTreeMap<HostPort, (Change, Vec<Incoming>)>,
+    resource: &Incoming,
+) -> Result<(), Refusal> {
+    let name = resource.name.name().parse::<HostPort>().map_err(|_| Refusal::Name)?;
+    // Decoded first: what cannot be is no change.
+    let cluster = (resource.name.kind == Kind::Cluster).then(|| decode(&resource.body)).transpose()?;
+    let endpoints = (resource.name.kind == Kind::Endpoints).then(|| decode(&resource.body)).transpose()?;
+    let (change, resources) = changes.entry(name).or_default();
+    change.cluster = cluster.or(change.cluster.take());
+    change.endpoints = endpoints.or(change.endpoints.take());
+    resources.push(resource.clone());
+    Ok(())
+}

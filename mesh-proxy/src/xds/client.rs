@@ -1,0 +1,255 @@
+//! The stream's life: connect, say what is held and wanted, answer, and again after every loss.
+//!
+//! In: a channel to the pilot and the names that workers ask for. Out: requests and answers; the store and the disk follow.
+
+use std::time::Duration;
+
+use mesh_proto::discovery::TYPE_URL;
+use mesh_proto::model::ResourceName;
+use mesh_proto::wire::envoy::config::core::v3 as core;
+use mesh_proto::wire::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use mesh_proto::wire::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use super::backoff::Backoff;
+use super::disk::{Disk, DiskTask};
+use super::{Node, answer};
+use crate::store::Writer;
+
+/// The largest response taken: a first one with everything that a big gateway holds stays far below.
+const MAX_MESSAGE: usize = 64 << 20;
+/// How long the pilot may take to accept the stream, connecting included.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Changes within this time are one write to the disk.
+const DEBOUNCE: Duration = Duration::from_millis(500);
+/// How often unused names are looked for.
+const SWEEP: Duration = Duration::from_secs(600);
+/// The most names of one request; more go into the next one.
+const BATCH: usize = 4096;
+
+/// How a stream ended.
+#[derive(Debug)]
+pub struct Session {
+    /// Whether the pilot answered at all.
+    pub answered: bool,
+    /// Why it ended.
+    pub why: Status,
+}
+
+/// The client. It owns the writer: nobody else writes the store.
+pub struct Client {
+    channel: Channel,
+    node: Node,
+    writer: Writer,
+    asked: mpsc::UnboundedReceiver<ResourceName>,
+    disk: Option<DiskTask>,
+    flush_at: Option<Instant>,
+    sweep: Interval,
+}
+
+/// One stream's way out.
+type Requests = mpsc::UnboundedSender<DeltaDiscoveryRequest>;
+
+impl Client {
+    /// A client that has not connected yet, with the state of `disk` loaded. `asked`: the names that workers demand,
+    /// from [`crate::store::Store::new`]. Must be called within a runtime.
+    #[must_use]
+    pub fn new(
+        channel: Channel,
+        node: Node,
+        mut writer: Writer,
+        asked: mpsc::UnboundedReceiver<ResourceName>,
+        disk: Option<Disk>,
+    ) -> Self {
+        let disk = disk.map(|disk| {
+            let resources = disk.load();
+            if !resources.is_empty() {
+                tracing::info!(resources = resources.len(), "serving what was in force before the restart");
+            }
+            writer.load(resources);
+            DiskTask::start(disk)
+        });
+        let mut sweep = tokio::time::interval_at(Instant::now() + SWEEP, SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { channel, node, writer, asked, disk, flush_at: None, sweep }
+    }
+
+    /// Runs until `shutdown` is done; then what has changed is on disk.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
+        {
+            let forever = self.reconnect();
+            tokio::select! {
+                () = shutdown => {}
+                () = forever => {}
+            }
+        }
+        self.flush();
+        if let Some(disk) = self.disk.take() {
+            disk.finish().await;
+        }
+    }
+
+    async fn reconnect(&mut self) {
+        let mut backoff = Backoff::default();
+        let mut told = String::new();
+        loop {
+            let session = self.session().await;
+            if session.answered {
+                backoff.reset();
+                told.clear();
+            }
+            let wait = backoff.next(&mut rand::rng());
+            let why = explain(&session.why);
+            // One line per reason, not per try.
+            if why != told {
+                tracing::warn!(%why, "no control plane; serving what is known and trying again");
+                told = why;
+            }
+            self.wait(wait).await;
+        }
+    }
+
+    /// One stream, from its opening to its end.
+    async fn session(&mut self) -> Session {
+        let (requests, outgoing) = mpsc::unbounded_channel();
+        self.subscribe_all();
+        let _ = requests.send(self.first_request());
+        let mut client = AggregatedDiscoveryServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE);
+        let open = client.delta_aggregated_resources(UnboundedReceiverStream::new(outgoing));
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, open).await;
+        let mut responses = match opened {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(why)) => return Session { answered: false, why },
+            Err(_) => {
+                let why = Status::deadline_exceeded("the control plane did not accept the stream in time");
+                return Session { answered: false, why };
+            }
+        };
+        tracing::info!("connected to the control plane");
+        let mut answered = false;
+        let mut names = Vec::new();
+        loop {
+            tokio::select! {
+                response = responses.message() => match response {
+                    Ok(Some(response)) => {
+                        answered = true;
+                        let answer = answer::apply(&mut self.writer, response);
+                        let _ = requests.send(answer);
+                        self.debounce();
+                    }
+                    Ok(None) => {
+                        return Session { answered, why: Status::unavailable("the control plane ended the stream") };
+                    }
+                    Err(why) => return Session { answered, why },
+                },
+                _ = self.asked.recv_many(&mut names, BATCH) => self.ask(&requests, &mut names),
+                _ = self.sweep.tick() => self.forget_idle(Some(&requests)),
+                () = until(self.flush_at) => self.flush(),
+            }
+        }
+    }
+
+    /// Waits, while the disk and the clock go on.
+    async fn wait(&mut self, wait: Duration) {
+        let deadline = Instant::now() + wait;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => return,
+                _ = self.sweep.tick() => self.forget_idle(None),
+                () = until(self.flush_at) => self.flush(),
+            }
+        }
+    }
+
+    /// Takes over what was asked for while there was no stream.
+    fn subscribe_all(&mut self) {
+        while let Ok(name) = self.asked.try_recv() {
+            self.writer.subscribe(name);
+        }
+    }
+
+    fn first_request(&self) -> DeltaDiscoveryRequest {
+        DeltaDiscoveryRequest {
+            node: Some(core::Node {
+                id: self.node.id(),
+                cluster: String::new(),
+                metadata: None,
+                user_agent_name: "mesh-proxy".to_owned(),
+                user_agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            }),
+            type_url: TYPE_URL.to_owned(),
+            resource_names_subscribe: self.writer.subscribed().map(ToString::to_string).collect(),
+            initial_resource_versions: self.writer.versions(),
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+
+    fn ask(&mut self, requests: &Requests, names: &mut Vec<ResourceName>) {
+        let new = names.drain(..).filter(|name| self.writer.subscribe(name.clone()));
+        let names: Vec<_> = new.map(|name| name.to_string()).collect();
+        if !names.is_empty() {
+            let _ = requests.send(DeltaDiscoveryRequest {
+                type_url: TYPE_URL.to_owned(),
+                resource_names_subscribe: names,
+                ..DeltaDiscoveryRequest::default()
+            });
+        }
+    }
+
+    /// Names that nobody uses any more. A request of its own: in one request with a new subscription of the same name the
+    /// pilot could not tell which came first.
+    fn forget_idle(&mut self, requests: Option<&Requests>) {
+        let gone = self.writer.forget_idle(Instant::now());
+        if let Some(requests) = requests.filter(|_| !gone.is_empty()) {
+            tracing::debug!(names = gone.len(), "unused names forgotten");
+            let _ = requests.send(DeltaDiscoveryRequest {
+                type_url: TYPE_URL.to_owned(),
+                resource_names_unsubscribe: gone.iter().map(ToString::to_string).collect(),
+                ..DeltaDiscoveryRequest::default()
+            });
+        }
+        self.debounce();
+    }
+
+    fn debounce(&mut self) {
+        if self.disk.is_some() && self.writer.has_changes() {
+            self.flush_at.get_or_insert_with(|| Instant::now() + DEBOUNCE);
+        }
+    }
+
+    fn flush(&mut self) {
+        self.flush_at = None;
+        let changes = self.writer.take_changes();
+        if let Some(disk) = self.disk.as_ref().filter(|_| !changes.is_empty()) {
+            disk.write(changes);
+        }
+    }
+}
+
+/// Never, if there is no time.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A status with its causes: what failed is often only in the last one (an identity that is not the pilot's).
+fn explain(status: &Status) -> String {
+    let mut text = format!("{:?}: {}", status.code(), status.message());
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let error_text = error.to_string();
+        if !text.contains(&error_text) {
+            text.push_str(": ");
+            text.push_str(&error_text);
+        }
+        cause = error.source();
+    }
+    text
+}
