@@ -1,0 +1,131 @@
+//! What each path answers. In: a request's head. Out: a small response.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use super::Sources;
+
+/// Which server was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Status,
+    Metrics,
+    Admin,
+}
+
+impl Role {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Metrics => "metrics",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Answers one request; the body is not read.
+pub(super) async fn answer<B>(role: Role, request: &Request<B>, sources: &Sources) -> Answer {
+    if role == Role::Admin && !is_from_this_machine(request) {
+        return text(StatusCode::FORBIDDEN, "ask by address, not from a web page\n".to_owned());
+    }
+    let path = request.uri().path();
+    let wanted = if (role, path) == (Role::Admin, "/drain") { Method::POST } else { Method::GET };
+    let method = request.method();
+    let page = match (role, path) {
+        (Role::Status, "/healthz/ready") | (Role::Admin, "/ready") => Page::Ready,
+        (Role::Metrics | Role::Admin, "/stats/prometheus") => Page::Metrics,
+        (Role::Admin, "/config_dump") => Page::Document(&sources.config_dump),
+        (Role::Admin, "/certs") => Page::Document(&sources.certs),
+        (Role::Admin, "/stats") => Page::Document(&sources.stats),
+        (Role::Admin, "/drain") => Page::Drain,
+        _ => return text(StatusCode::NOT_FOUND, format!("there is {}\n", paths(role))),
+    };
+    if *method != wanted && !(wanted == Method::GET && *method == Method::HEAD) {
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, format!("{wanted} {path}\n"));
+        let allow = if wanted == Method::POST { "POST" } else { "GET, HEAD" };
+        refused.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+        return refused;
+    }
+    match page {
+        Page::Ready => match (sources.ready)() {
+            Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
+            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+        },
+        Page::Metrics => plain("text/plain; version=0.0.4; charset=utf-8", (sources.metrics)()),
+        Page::Document(document) => document_of(&document()),
+        Page::Drain => drain(request.uri().query(), sources).await,
+    }
+}
+
+enum Page<'a> {
+    Ready,
+    Metrics,
+    Document(&'a super::Document),
+    Drain,
+}
+
+fn paths(role: Role) -> &'static str {
+    match role {
+        Role::Status => "/healthz/ready",
+        Role::Metrics => "/stats/prometheus",
+        Role::Admin => "/ready, /config_dump, /certs, /stats, /stats/prometheus, POST /drain?timeout=SECONDS",
+    }
+}
+
+/// A page on the web can make a browser on this machine send requests here, also under a name of its own that resolves
+/// to loopback. Such requests name an origin, or a host that is neither an address nor `localhost`.
+fn is_from_this_machine<B>(request: &Request<B>) -> bool {
+    let host = request.headers().get(HOST).map(|host| host.to_str().unwrap_or("?"));
+    let is_local = |host: &str| {
+        let authority = host.parse::<http::uri::Authority>();
+        authority.is_ok_and(|authority| {
+            let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+            host == "localhost" || host.parse::<IpAddr>().is_ok()
+        })
+    };
+    !request.headers().contains_key(ORIGIN) && host.is_none_or(is_local)
+}
+
+async fn drain(query: Option<&str>, sources: &Sources) -> Answer {
+    let limit = match crate::route::parameter(query, "timeout") {
+        None => None,
+        Some(seconds) => match seconds.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok()) {
+            Some(limit) => Some(limit),
+            None => {
+                return text(
+                    StatusCode::BAD_REQUEST,
+                    format!("timeout={seconds:?} is no number of seconds\n"),
+                );
+            }
+        },
+    };
+    let drained = sources.drain.drain(limit).await;
+    document_of(&json!({ "drained": drained }))
+}
+
+fn document_of(value: &Value) -> Answer {
+    let mut body = format!("{value:#}");
+    body.push('\n');
+    plain("application/json", body)
+}
+
+fn text(status: StatusCode, body: String) -> Answer {
+    let mut answer = plain("text/plain; charset=utf-8", body);
+    *answer.status_mut() = status;
+    answer
+}
+
+fn plain(kind: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
