@@ -3,11 +3,19 @@
 //! (RFC 9113) is the `h2` crate. Above this module both look alike: the path and query in the URI, the authority in `Host`.
 
 pub mod body;
+pub(crate) mod buffer;
+pub mod h1;
+pub mod headers;
+pub(crate) mod interim;
 pub mod replay;
 pub mod server;
 pub mod service;
+pub mod timer;
 
 pub use body::{Body, BodyError, Frame, Source};
 pub use replay::Replayable;
 pub use server::{Http2Settings, Protocol, ServerSettings, serve_connection};
 pub use service::{BadRequest, End, Outcome, Record, Reply, Service, Then};
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,11 @@
 //! whether it is safe to repeat. HTTP/1 connections are reused newest first and come back when the response body ends;
 //! HTTP/2 connections are shared, at most 64 streams each.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +14,22 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
+mod connect;
 pub mod error;
 pub mod key;
+mod slot;
+#[cfg(test)]
+mod tests;
 
 pub use error::{SendError, SendErrorKind};
 pub use key::PoolKey;
 
-use crate::http::Body;
+use crate::http::{Body, Protocol, h1};
 use crate::io::Io;
+use slot::Slot;
+
+/// How often idle connections are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Where a request goes, and how. Make one per endpoint and keep it: requests only borrow it.
 #[derive(Clone)]
@@ -44,7 +55,29 @@ pub struct Target {
 pub struct Pool(Rc<Inner>);
 
 #[derive(Default)]
-struct Inner {}
+struct Inner {
+    slots: RefCell<HashMap<PoolKey, Rc<Slot>, BuildHasherDefault<Hashed>>>,
+    /// The sweeper runs.
+    swept: Cell<bool>,
+}
+
+/// Keys bring their hash along.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a pool key writes its hash as one number");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
 
 impl Pool {
     /// An empty pool.
@@ -54,13 +87,19 @@ impl Pool {
     }
 
     /// Sends a request and waits for the head of its answer. 1xx answers go to the client by themselves. After 101, or 2xx
-    /// to CONNECT, [`Body::into_upgraded`] of the answer is the upstream's stream.
+    /// to CONNECT, [`Body::into_upgraded`] of the answer is the upstream's stream. Needs a `LocalSet`.
     ///
     /// # Errors
     /// [`SendErrorKind`] says what happened; the request comes back whenever nothing of it was used up.
     pub async fn send(&self, target: &Target, request: Request<Body>) -> Result<Response<Body>, SendError> {
-        let _ = (&self.0, target);
-        Err(SendError::new(SendErrorKind::Protocol("the HTTP client has not landed"), Some(request)))
+        let slot = self.slot(target);
+        match target.key.protocol() {
+            Protocol::Http1 => send_http1(slot, target, request).await,
+            Protocol::Http2 => Err(SendError::new(
+                SendErrorKind::Protocol("the HTTP/2 client has not landed"),
+                Some(request),
+            )),
+        }
     }
 
     /// A connection of its own, with TLS where the target has it: for bytes that are no HTTP.
@@ -68,7 +107,62 @@ impl Pool {
     /// # Errors
     /// Connect and TLS errors.
     pub async fn connect_raw(&self, target: &Target) -> Result<Io, SendError> {
-        let _ = (&self.0, target);
-        Err(SendError::new(SendErrorKind::Protocol("the HTTP client has not landed"), None))
+        connect::connect(target).await.map_err(|kind| SendError::new(kind, None))
+    }
+
+    /// How many connections lie idle.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.0.slots.borrow().values().map(|slot| slot.idle()).sum()
+    }
+
+    fn slot(&self, target: &Target) -> Rc<Slot> {
+        if let Some(slot) = self.0.slots.borrow().get(&target.key) {
+            slot.configure(target);
+            return slot.clone();
+        }
+        let slot = Rc::new(Slot::default());
+        slot.configure(target);
+        self.0.slots.borrow_mut().insert(target.key.clone(), slot.clone());
+        if !self.0.swept.replace(true) {
+            tokio::task::spawn_local(sweep(Rc::downgrade(&self.0)));
+        }
+        slot
+    }
+}
+
+async fn send_http1(
+    slot: Rc<Slot>,
+    target: &Target,
+    request: Request<Body>,
+) -> Result<Response<Body>, SendError> {
+    let connection = match slot.take() {
+        Some(connection) => connection,
+        None => match connect::connect(target).await {
+            Ok(io) => h1::client::Connection::new(io),
+            Err(kind) => return Err(SendError::new(kind, Some(request))),
+        },
+    };
+    let host = || target.address.to_string();
+    h1::client::send(connection, request, target.greeting.as_ref(), host, slot).await
+}
+
+/// Closes what was idle for too long or was closed by its upstream, and forgets unused keys. Ends with the pool.
+async fn sweep(pool: Weak<Inner>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut slots = pool.slots.borrow_mut();
+        slots.retain(|_, slot| {
+            slot.sweep();
+            // Somebody else holds it while a request is under way.
+            !slot.is_empty() || Rc::strong_count(slot) > 1
+        });
+        if slots.is_empty() {
+            pool.swept.set(false);
+            return;
+        }
     }
 }

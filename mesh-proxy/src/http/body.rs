@@ -10,6 +10,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 
+use crate::http::h1;
+use crate::http::headers::HeaderCase;
+use crate::http::interim::Interim;
 use crate::io::Io;
 
 /// One piece of a body.
@@ -63,44 +66,68 @@ pub trait Source {
     fn is_end(&self) -> bool;
 }
 
-/// The content and trailers of a message.
+/// The content and trailers of a message, and what the codecs hand one another beside it.
 pub struct Body {
     kind: Kind,
+    case: HeaderCase,
+    interim: Option<Interim>,
 }
 
 enum Kind {
     Empty,
     Full(Bytes),
+    Request(h1::server::RequestBody),
+    Response(Box<h1::client::ResponseBody>),
     Source(Box<dyn Source>),
     Upgraded(Box<(Io, Bytes)>),
 }
 
 impl Body {
+    fn of(kind: Kind) -> Self {
+        Self { kind, case: HeaderCase::Lower, interim: None }
+    }
+
     /// No content.
     #[must_use]
     pub fn empty() -> Self {
-        Self { kind: Kind::Empty }
+        Self::of(Kind::Empty)
     }
 
     /// All the content at once.
     #[must_use]
     pub fn full(content: impl Into<Bytes>) -> Self {
         let content = content.into();
-        Self { kind: if content.is_empty() { Kind::Empty } else { Kind::Full(content) } }
+        Self::of(if content.is_empty() { Kind::Empty } else { Kind::Full(content) })
     }
 
-    /// A body that another stage makes.
+    /// A body that another stage makes. To put something around a body, prefer [`Self::wrap`].
     #[must_use]
     pub fn from_source(source: Box<dyn Source>) -> Self {
-        Self { kind: Kind::Source(source) }
+        Self::of(Kind::Source(source))
+    }
+
+    /// Puts a source around this body. Unlike [`Self::from_source`] it keeps what belongs to the message: the case of its
+    /// field names, and the way back for 1xx answers.
+    #[must_use]
+    pub fn wrap(mut self, source: impl FnOnce(Self) -> Box<dyn Source>) -> Self {
+        let (case, interim) = (std::mem::take(&mut self.case), self.interim.take());
+        Self { kind: Kind::Source(source(self)), case, interim }
+    }
+
+    /// Whether [`Self::into_upgraded`] has a stream.
+    #[must_use]
+    pub fn is_upgraded(&self) -> bool {
+        matches!(self.kind, Kind::Upgraded(_))
     }
 
     /// The upstream's stream after its 101 (or 2xx to CONNECT), and what it sent behind that head.
-    #[must_use]
-    pub fn into_upgraded(self) -> Option<(Io, Bytes)> {
+    ///
+    /// # Errors
+    /// The body itself, where it is an ordinary one.
+    pub fn into_upgraded(self) -> Result<(Io, Bytes), Self> {
         match self.kind {
-            Kind::Upgraded(upgraded) => Some(*upgraded),
-            _ => None,
+            Kind::Upgraded(upgraded) => Ok(*upgraded),
+            kind => Err(Self { kind, case: self.case, interim: self.interim }),
         }
     }
 
@@ -113,6 +140,8 @@ impl Body {
                 self.kind = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::Data(content))))
             }
+            Kind::Request(body) => body.poll_frame(cx),
+            Kind::Response(body) => body.poll_frame(cx),
             Kind::Source(source) => source.poll_frame(cx),
         }
     }
@@ -128,6 +157,8 @@ impl Body {
         match &self.kind {
             Kind::Empty | Kind::Upgraded(_) => Some(0),
             Kind::Full(content) => Some(content.len() as u64),
+            Kind::Request(body) => body.known_len(),
+            Kind::Response(body) => body.known_len(),
             Kind::Source(source) => source.known_len(),
         }
     }
@@ -138,8 +169,48 @@ impl Body {
         match &self.kind {
             Kind::Empty | Kind::Upgraded(_) => true,
             Kind::Full(_) => false,
+            Kind::Request(body) => body.known_len() == Some(0),
+            Kind::Response(body) => body.known_len() == Some(0),
             Kind::Source(source) => source.is_end(),
         }
+    }
+
+    /// The content, where all of it is at hand and nothing follows.
+    pub(crate) fn as_full(&self) -> Option<&Bytes> {
+        match &self.kind {
+            Kind::Full(content) => Some(content),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn request(body: h1::server::RequestBody) -> Self {
+        Self::of(Kind::Request(body))
+    }
+
+    pub(crate) fn response(body: Box<h1::client::ResponseBody>) -> Self {
+        Self::of(Kind::Response(body))
+    }
+
+    pub(crate) fn upgraded(io: Io, read: Bytes) -> Self {
+        Self::of(Kind::Upgraded(Box::new((io, read))))
+    }
+
+    pub(crate) fn with_case(mut self, case: HeaderCase) -> Self {
+        self.case = case;
+        self
+    }
+
+    pub(crate) fn case(&self) -> &HeaderCase {
+        &self.case
+    }
+
+    pub(crate) fn with_interim(mut self, interim: Option<Interim>) -> Self {
+        self.interim = interim;
+        self
+    }
+
+    pub(crate) fn interim(&self) -> Option<&Interim> {
+        self.interim.as_ref()
     }
 }
 

@@ -71,7 +71,8 @@ impl Replayable {
         shared.attempt += 1;
         let attempt =
             Attempt { shared: self.shared.clone(), attempt: shared.attempt, next: 0, told_trailers: false };
-        Some(Body::from_source(Box::new(attempt)))
+        let body = Body::from_source(Box::new(attempt)).with_case(shared.source.case().clone());
+        Some(body.with_interim(shared.source.interim().cloned()))
     }
 }
 

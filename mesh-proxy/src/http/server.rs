@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::drain::DrainWatch;
+use crate::http::h1;
 use crate::http::service::Service;
 use crate::io::Io;
 
@@ -31,6 +32,8 @@ pub struct ServerSettings {
     pub idle_timeout: Duration,
     /// The longest silence inside a request body, and the longest wait for the client to take answer bytes.
     pub body_timeout: Duration,
+    /// How long an idle connection still takes a request after the drain has begun: one may be on its way.
+    pub drain_linger: Duration,
     /// How much of a request body is read and dropped after an early answer, before the connection is closed instead.
     pub drain_body: usize,
     /// HTTP/2 only.
@@ -60,6 +63,7 @@ impl Default for ServerSettings {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(3600),
             body_timeout: Duration::from_secs(300),
+            drain_linger: Duration::from_secs(1),
             drain_body: 64 << 10,
             http2: Http2Settings::default(),
         }
@@ -87,12 +91,11 @@ pub async fn serve_connection<S: Service>(
     service: Rc<S>,
     drain: DrainWatch,
 ) {
-    // The codec lands next; until then the connection is closed, visibly.
-    tracing::error!(
-        ?protocol,
-        ?settings,
-        first = first.len(),
-        "the HTTP codec has not landed: connection closed"
-    );
-    drop((io, service, drain));
+    match protocol {
+        Protocol::Http1 => h1::server::serve(io, first, settings, &*service, &drain).await,
+        Protocol::Http2 => {
+            tracing::error!(first = first.len(), "the HTTP/2 codec has not landed: connection closed");
+            drop(io);
+        }
+    }
 }

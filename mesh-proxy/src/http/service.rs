@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 
 use crate::http::body::{Body, BodyError};
 use crate::io::Io;
@@ -54,6 +54,12 @@ pub trait Record {
     fn finish(self: Box<Self>, outcome: &Outcome);
 }
 
+/// `grpc-status`, where it is a number.
+#[must_use]
+pub fn grpc_status(fields: &HeaderMap) -> Option<u32> {
+    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
 /// How an exchange ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
@@ -80,55 +86,63 @@ pub enum End {
 
 /// Why the codec refuses a request without asking the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.text())]
 pub enum BadRequest {
     /// The request line is none.
-    #[error("malformed request line")]
     RequestLine,
     /// Not HTTP/1.0 or HTTP/1.1.
-    #[error("unsupported HTTP version")]
     Version,
     /// The request target has a fragment, control bytes or no known form.
-    #[error("malformed request target")]
     Target,
     /// A line does not end in CR LF.
-    #[error("bare CR or LF")]
     LineEnd,
     /// A field name is no token, or there is space before the colon.
-    #[error("malformed header name")]
     HeaderName,
     /// A field value has control bytes.
-    #[error("malformed header value")]
     HeaderValue,
     /// A field line starts with space.
-    #[error("folded header line")]
     Folding,
     /// `Host` is missing, there are several, it is no authority, or not the target's.
-    #[error("missing, repeated, malformed or contradicting host")]
     Host,
     /// Content-Length and Transfer-Encoding together, more than one of either, or not a number.
-    #[error("ambiguous message length")]
     Framing,
     /// A transfer coding other than exactly one `chunked`, or one in HTTP/1.0.
-    #[error("transfer coding other than chunked")]
     TransferEncoding,
     /// A chunk's size or end is malformed.
-    #[error("malformed chunk")]
     Chunk,
     /// The head is longer than allowed.
-    #[error("head too large")]
     HeadTooLarge,
     /// There are more fields than allowed.
-    #[error("too many headers")]
     TooManyHeaders,
     /// The head took longer than allowed.
-    #[error("head timed out")]
     Timeout,
     /// A pseudo-header is missing, repeated or malformed (HTTP/2).
-    #[error("malformed pseudo-header")]
     PseudoHeader,
 }
 
 impl BadRequest {
+    /// The reason in words; for a response, why it is not forwarded.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::RequestLine => "malformed start line",
+            Self::Version => "unsupported HTTP version",
+            Self::Target => "malformed request target",
+            Self::LineEnd => "bare CR or LF",
+            Self::HeaderName => "malformed header name",
+            Self::HeaderValue => "malformed header value",
+            Self::Folding => "folded header line",
+            Self::Host => "missing, repeated, malformed or contradicting host",
+            Self::Framing => "ambiguous message length",
+            Self::TransferEncoding => "transfer coding other than chunked",
+            Self::Chunk => "malformed chunk",
+            Self::HeadTooLarge => "head too large",
+            Self::TooManyHeaders => "too many headers",
+            Self::Timeout => "head timed out",
+            Self::PseudoHeader => "malformed pseudo-header",
+        }
+    }
+
     /// The status that answers it.
     #[must_use]
     pub fn status(self) -> StatusCode {

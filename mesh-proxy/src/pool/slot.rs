@@ -1,0 +1,72 @@
+//! The connections of one key.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::http::h1::client::{Connection, Home};
+use crate::pool::Target;
+
+/// Idle HTTP/1 connections, newest last, and shared HTTP/2 connections.
+#[derive(Default)]
+pub(super) struct Slot {
+    idle: RefCell<Vec<Idle>>,
+    idle_timeout: Cell<Duration>,
+    max_requests: Cell<Option<u32>>,
+}
+
+struct Idle {
+    connection: Box<Connection>,
+    since: Instant,
+}
+
+impl Slot {
+    /// Takes over the limits of a target.
+    pub(super) fn configure(&self, target: &Target) {
+        self.idle_timeout.set(target.idle_timeout);
+        self.max_requests.set(target.max_requests);
+    }
+
+    /// The newest idle connection that is still usable.
+    pub(super) fn take(&self) -> Option<Box<Connection>> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(Idle { mut connection, since }) = idle.pop() {
+            if since.elapsed() >= self.idle_timeout.get() {
+                // All others are older.
+                idle.clear();
+                return None;
+            }
+            if connection.is_usable() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// How many connections lie idle.
+    pub(super) fn idle(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    /// Whether it holds no connection.
+    pub(super) fn is_empty(&self) -> bool {
+        self.idle.borrow().is_empty()
+    }
+
+    /// Closes what lies idle for too long, and what its upstream closed.
+    pub(super) fn sweep(&self) {
+        let timeout = self.idle_timeout.get();
+        let mut idle = self.idle.borrow_mut();
+        idle.retain_mut(|i| i.since.elapsed() < timeout && i.connection.is_usable());
+        idle.shrink_to_fit();
+    }
+}
+
+impl Home for Slot {
+    fn put(&self, connection: Box<Connection>) {
+        if self.max_requests.get().is_none_or(|max| connection.requests() < max) {
+            self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
+        }
+    }
+}
