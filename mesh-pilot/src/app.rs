@@ -1,1 +1,171 @@
-//! To come.
+//! The process: the only place where the stages are put together.
+//!
+//! ```text
+//! source ─ events ─► index ─ snapshot, changes ─► hub ─► streams
+//!                      └ notices ─► /debug/events      └─► /debug/status
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mesh_proto::model::TrustDomain;
+use mesh_proto::runtime::certificates::{self, CaConfig};
+use mesh_proto::runtime::identity::Identity;
+use mesh_proto::runtime::tls::{ClientAuth, server_config};
+use mesh_proto::runtime::{crypto, drain, grpc, log, shutdown};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, mpsc};
+
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::index::Index;
+use crate::push::{Discovery, Hub, rules::Rules};
+use crate::snapshot::{MeshSettings, Snapshot};
+use crate::source::Event;
+use crate::source::file::{FileSource, Settings};
+use crate::status::{LiveEvent, Status, Told};
+
+/// Events that a watcher may lag behind before it misses some.
+const EVENTS: usize = 1024;
+/// How long open streams get at the end.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Runs the pilot until SIGTERM, SIGINT or the death of its parent.
+///
+/// # Errors
+/// What keeps it from starting: addresses in use, a state directory that cannot be written, a parent that is gone.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    log::init("mesh-pilot");
+    crypto::install_provider();
+    shutdown::die_with_parent(config.parent_pid)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = serve(config) => result,
+            signal = shutdown::signal() => {
+                tracing::info!(signal = signal?, "ending");
+                Ok(())
+            }
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    result
+}
+
+/// Serves until an error; ended by being dropped.
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let trust_domain = config.trust_domain()?;
+    // A second pilot of the same process (tests) shares the recorder of the first.
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let metrics = recorder.handle();
+    let _ = metrics::set_global_recorder(recorder);
+    let mesh = MeshSettings {
+        trust_domain: trust_domain.clone(),
+        cluster_domain: Arc::from(config.cluster_domain.as_str()),
+        root_namespace: Arc::from(config.root_namespace.as_str()),
+    };
+    let mut index = Index::new(mesh);
+    let (snapshot, _) = index.snapshot();
+    let hub = Arc::new(Hub::new(snapshot, Box::new(Rules)));
+    let status = Arc::new(Status::new(hub.clone()));
+    let (events, _) = broadcast::channel(EVENTS);
+    let (_drain, watch) = drain::channel();
+
+    let listen =
+        |address| async move { TcpListener::bind(address).await.with_context(|| format!("{address}")) };
+    let admin = Admin { status: status.clone(), events: events.clone(), metrics };
+    tokio::spawn(admin.serve(listen(config.admin).await?, watch.clone()));
+    let listener = listen(config.listen).await?;
+
+    let source = FileSource::open(Settings {
+        user_paths: config.source.user_paths.clone(),
+        state_pods: config.source.state_pods.clone(),
+        state_dir: config.state_dir.clone(),
+        vip_cidr: config.vip_cidr,
+    });
+    let source = source.with_context(|| config.state_dir.display().to_string())?;
+    let (found, finds) = mpsc::channel(16);
+    tokio::spawn(source.run(found));
+    let stages = Stages { index, hub: hub.clone(), status, events: events.clone() };
+    tokio::spawn(stages.run(finds));
+
+    let (identity, _rotation) = certificates::obtain(CaConfig {
+        address: config.ca.address.clone(),
+        roots: config.ca.roots.clone(),
+        token: config.ca.token.clone(),
+        identity: certificates::pilot_id(&trust_domain),
+        state_dir: config.state_dir.join("certificates"),
+        ttl: None,
+    })
+    .await;
+    tokio::spawn(publish_roots(hub.clone(), identity.clone(), trust_domain));
+    let tls = server_config(&identity, ClientAuth::Required, &[b"h2"]);
+    let routes = tonic::service::Routes::new(Discovery::service(hub, events));
+    tracing::info!(address = %config.listen, "serving discovery");
+    let settings = grpc::ServeSettings { grace: GRACE, ..grpc::ServeSettings::default() };
+    grpc::serve_with(settings, listener, tls, routes, watch).await;
+    Ok(())
+}
+
+/// From events to what is pushed.
+struct Stages {
+    index: Index,
+    hub: Arc<Hub>,
+    status: Arc<Status>,
+    events: broadcast::Sender<LiveEvent>,
+}
+
+impl Stages {
+    async fn run(mut self, mut finds: mpsc::Receiver<Vec<Event>>) {
+        while let Some(mut found) = finds.recv().await {
+            // What has come meanwhile goes into the same snapshot.
+            while let Ok(more) = finds.try_recv() {
+                found.extend(more);
+            }
+            self.step(found);
+        }
+    }
+
+    fn step(&mut self, found: Vec<Event>) {
+        let was_loaded = self.hub.is_loaded();
+        for event in found {
+            self.index.apply(event);
+        }
+        let (snapshot, changes) = self.index.snapshot();
+        metrics::gauge!("pilot_services").set(snapshot.config.services.len() as f64);
+        if !changes.is_empty() || snapshot.loaded != was_loaded {
+            self.hub.publish(snapshot.clone(), &changes);
+        }
+        let notices = self.index.take_notices();
+        if !notices.is_empty() || changes.config || snapshot.loaded != was_loaded {
+            self.tell(&snapshot);
+        }
+        for notice in notices {
+            let event = LiveEvent::from(notice);
+            tracing::info!(kind = event.kind, "{}", event.text);
+            let _ = self.events.send(event);
+        }
+    }
+
+    fn tell(&self, snapshot: &Snapshot) {
+        let (standings, files) = self.index.standings();
+        let notes = crate::compile::notes(&snapshot.config);
+        self.status.tell(Told { standings, files, notes });
+    }
+}
+
+/// The trust bundle follows the roots of our own identity, which follow the authority's file.
+async fn publish_roots(hub: Arc<Hub>, identity: Identity, trust_domain: TrustDomain) {
+    let mut changed = identity.roots_handle().changed();
+    loop {
+        let roots = identity.roots();
+        let certificates =
+            roots.domain(&trust_domain).map(|domain| domain.certificates.clone()).unwrap_or_default();
+        hub.set_roots(&trust_domain, certificates.iter().map(|der| der.to_vec()).collect());
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
+}

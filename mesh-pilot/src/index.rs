@@ -1,1 +1,202 @@
-//! To come.
+//! The index: all objects and their joins, as a pure state machine. In: [`Event`]s. Out: [`Snapshot`]s, and what differs
+//! between one and the next.
+//!
+//! ```text
+//! Service ─ selector ─► Pod        endpoints of a service port = ready pods x the target port
+//!    └ ports ─ targetPort ─► containerPort
+//! ```
+//! It holds each object once; what it derives is bounded by services x selected pods.
+
+mod convert;
+mod join;
+mod objects;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mesh_proto::crd::{Object, ObjectRef, Problem, Resource};
+
+use self::objects::Objects;
+pub use self::objects::Standing;
+use crate::snapshot::{
+    Changes, Config, EndpointSet, Held, Labels, MeshSettings, Pod, PodKey, Service, Snapshot,
+};
+use crate::source::{Event, Refusal};
+
+/// Something that people want to see as it happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A pod gets traffic from now on.
+    EndpointUp(Arc<Pod>),
+    /// A pod gets none any more.
+    EndpointDown(Arc<Pod>),
+    /// An object is in force (as of now accepted by the pilot).
+    Applied(ObjectRef, String),
+    /// An object's newest version is refused.
+    Refused(ObjectRef, Vec<Problem>),
+    /// An object is gone.
+    Removed(ObjectRef),
+    /// Something is wrong with a file.
+    File(PathBuf, Vec<Problem>),
+}
+
+/// All objects and what follows from them.
+pub struct Index {
+    mesh: MeshSettings,
+    objects: Objects,
+    services: BTreeMap<Arc<str>, Arc<Held<Service>>>,
+    pods: BTreeMap<PodKey, Arc<Pod>>,
+    endpoints: Arc<BTreeMap<mesh_proto::model::HostPort, Arc<EndpointSet>>>,
+    workloads: Arc<BTreeMap<IpAddr, Arc<Pod>>>,
+    published_pods: Arc<BTreeMap<PodKey, Arc<Pod>>>,
+    config: Arc<Config>,
+    loaded: bool,
+    /// While a listing is under way: the pods that it has not named yet.
+    unnamed_pods: BTreeSet<PodKey>,
+    /// What changed since the last snapshot.
+    dirty_config: bool,
+    dirty_services: BTreeSet<Arc<str>>,
+    dirty_pods: BTreeSet<PodKey>,
+    notices: Vec<Notice>,
+}
+
+impl Index {
+    /// An empty mesh.
+    #[must_use]
+    pub fn new(mesh: MeshSettings) -> Self {
+        Self {
+            config: Arc::new(Config::empty(mesh.clone())),
+            mesh,
+            objects: Objects::default(),
+            services: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            endpoints: Arc::default(),
+            workloads: Arc::default(),
+            published_pods: Arc::default(),
+            loaded: false,
+            unnamed_pods: BTreeSet::new(),
+            dirty_config: false,
+            dirty_services: BTreeSet::new(),
+            dirty_pods: BTreeSet::new(),
+            notices: Vec::new(),
+        }
+    }
+
+    /// Takes one event.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Init => {
+                self.objects.begin_listing();
+                self.unnamed_pods = self.pods.keys().cloned().collect();
+            }
+            Event::Apply(resource) => self.apply_object(*resource),
+            Event::Delete(reference) => self.delete(&reference),
+            Event::Refused(refusal) => self.refuse(*refusal),
+            Event::File { path, problems } => {
+                if !problems.is_empty() {
+                    self.notices.push(Notice::File(path.clone(), problems.clone()));
+                }
+                self.objects.set_file(path, problems);
+            }
+            Event::InitDone => {
+                for reference in self.objects.end_listing() {
+                    self.delete(&reference);
+                }
+                for key in std::mem::take(&mut self.unnamed_pods) {
+                    self.set_pod(key, None);
+                }
+                self.loaded = true;
+            }
+        }
+    }
+
+    /// The mesh as it is now, and what differs from the snapshot before.
+    pub fn snapshot(&mut self) -> (Arc<Snapshot>, Changes) {
+        let mut changes = Changes::default();
+        self.join(&mut changes);
+        if std::mem::take(&mut self.dirty_config) {
+            self.config = Arc::new(self.objects.config(
+                self.config.revision + 1,
+                self.mesh.clone(),
+                self.services.clone(),
+            ));
+            changes.config = true;
+        }
+        let snapshot = Snapshot {
+            config: self.config.clone(),
+            endpoints: self.endpoints.clone(),
+            workloads: self.workloads.clone(),
+            pods: self.published_pods.clone(),
+            loaded: self.loaded,
+        };
+        (Arc::new(snapshot), changes)
+    }
+
+    /// What happened since the last call, for people.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// How each object stands with the pilot itself, and what is wrong with files.
+    pub fn standings(&self) -> (Vec<Standing>, BTreeMap<PathBuf, Vec<Problem>>) {
+        (self.objects.standings(), self.objects.files().clone())
+    }
+
+    fn apply_object(&mut self, resource: Resource) {
+        let reference = resource.reference.clone();
+        match &resource.object {
+            Object::Pod(pod) => {
+                let key = (reference.namespace.clone(), reference.name.clone());
+                self.unnamed_pods.remove(&key);
+                self.set_pod(key, convert::pod(pod, &self.mesh));
+                return;
+            }
+            Object::Service(service) => {
+                let service = convert::service(service, &self.mesh);
+                let revision = self.objects.next_revision();
+                let held = |spec| Held {
+                    reference: reference.clone(),
+                    revision,
+                    origin: resource.origin.clone(),
+                    spec,
+                };
+                self.set_service(&reference, service.map(held));
+                self.objects.apply(resource, Some(revision));
+            }
+            _ => self.objects.apply(resource, None),
+        }
+        self.dirty_config = true;
+        let location = self.objects.location(&reference);
+        self.notices.push(Notice::Applied(reference, location));
+    }
+
+    fn delete(&mut self, reference: &ObjectRef) {
+        match reference.kind {
+            mesh_proto::crd::Kind::Pod => {
+                self.set_pod((reference.namespace.clone(), reference.name.clone()), None);
+                return;
+            }
+            mesh_proto::crd::Kind::Service => self.set_service(reference, None),
+            _ => {}
+        }
+        if self.objects.delete(reference) {
+            self.dirty_config = true;
+            self.notices.push(Notice::Removed(reference.clone()));
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        self.notices.push(Notice::Refused(refusal.reference.clone(), refusal.refused.problems.clone()));
+        self.dirty_config |= self.objects.refuse(refusal);
+    }
+}
+
+/// Whether a pod has all labels of a selector; an empty selector selects nothing here.
+fn selects(selector: &Labels, labels: &Labels) -> bool {
+    !selector.is_empty() && mesh_proto::crd::meta::holds_all(selector, labels)
+}

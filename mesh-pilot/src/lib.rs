@@ -10,3 +10,6 @@ pub mod snapshot;
 pub mod source;
 pub mod status;
 pub mod validate;
+
+pub use app::run;
+pub use config::Config;

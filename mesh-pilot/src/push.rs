@@ -13,6 +13,7 @@ pub mod cache;
 pub mod hub;
 pub mod node;
 pub mod resources;
+pub mod rules;
 pub mod server;
 pub mod stream;
 
@@ -20,7 +21,8 @@ pub mod stream;
 mod tests;
 
 pub use cache::{Cache, Encoded};
-pub use hub::{Admission, Hub, ProxyReport, StreamId};
+pub use hub::{Admission, Hub, Observers, ProxyReport, StreamId};
 pub use node::{Node, NodeKind};
 pub use resources::{Compiler, Message};
+pub use server::Discovery;
 pub use stream::{Outgoing, Subject};

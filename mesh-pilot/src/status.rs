@@ -1,1 +1,322 @@
-//! To come.
+//! For every object: is it in force, where, and if not, why. In: what the index knows, what the proxies acknowledged.
+//! Out: the JSON of `/debug/status` and the lines of `/debug/events`.
+
+mod live;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use mesh_proto::crd::{ObjectRef, Problem};
+use mesh_proto::model::Protocol;
+use serde::Serialize;
+
+pub use self::live::LiveEvent;
+use crate::index::Standing;
+use crate::push::{Hub, Observers, ProxyReport};
+use crate::snapshot::{Note, Pod, Snapshot};
+
+/// What the pilot says of its objects, without the proxies' part. Replaced as a whole.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Each object.
+    pub standings: Vec<Standing>,
+    /// What is wrong with files.
+    pub files: BTreeMap<PathBuf, Vec<Problem>>,
+    /// What is wrong between objects.
+    pub notes: Vec<Note>,
+}
+
+/// Answers for the status endpoints.
+pub struct Status {
+    hub: Arc<Hub>,
+    told: ArcSwap<Told>,
+}
+
+/// `/debug/status`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Configuration objects, and files that have something wrong with them.
+    pub resources: Vec<ResourceReport>,
+    /// Sidecars and gateways.
+    pub proxies: Vec<ProxyStatus>,
+    /// Services and their endpoints.
+    pub services: Vec<ServiceStatus>,
+    /// The first listing is done.
+    pub loaded: bool,
+}
+
+/// One object.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+pub struct ResourceReport {
+    /// Its kind; `File` for a file.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name; the path of a file.
+    pub name: String,
+    /// `file:line`.
+    pub location: String,
+    /// In force or not.
+    pub state: State,
+    /// Why not, or what else there is to say about the state.
+    pub message: String,
+    /// What deserves a look though it is in force.
+    pub warnings: Vec<String>,
+    /// Which proxies have it.
+    pub observers: ObserversReport,
+}
+
+/// How an object stands.
+#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Every proxy that wants something of it has acknowledged it.
+    InForce,
+    /// Good; no proxy wants it, or not all have acknowledged it yet.
+    Accepted,
+    /// Its newest version is not in force (an older one may be).
+    Refused,
+    /// Good, and without effect: another object takes its place.
+    Superseded,
+}
+
+/// Which proxies have an object.
+#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
+pub struct ObserversReport {
+    /// Have acknowledged it.
+    pub acked: usize,
+    /// Want it.
+    pub subscribed: usize,
+}
+
+/// One proxy.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProxyStatus {
+    /// Its node id; empty while it is not connected.
+    pub node: String,
+    /// Of its pod.
+    pub namespace: String,
+    /// Of its pod.
+    pub name: String,
+    /// Of its certificate.
+    pub identity: String,
+    /// It has a stream.
+    pub connected: bool,
+    /// It has acknowledged everything.
+    pub synced: bool,
+    /// Resources that it has not acknowledged yet.
+    pub pending: usize,
+    /// Resources that it refuses.
+    pub rejected: Vec<RejectedReport>,
+    /// Milliseconds since it acknowledged something.
+    pub last_ack_ms: Option<u64>,
+}
+
+/// A resource that a proxy refuses.
+#[derive(Debug, Clone, Serialize)]
+pub struct RejectedReport {
+    /// `kind/name`.
+    pub resource: String,
+    /// The proxy's words.
+    pub reason: String,
+}
+
+/// One service.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServiceStatus {
+    /// FQDN.
+    pub host: String,
+    /// Its cluster IP; empty if it has none.
+    pub vip: String,
+    /// Its ports.
+    pub ports: Vec<PortStatus>,
+    /// The pods behind it.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// A service port.
+#[derive(Debug, Clone, Serialize)]
+pub struct PortStatus {
+    /// Its number.
+    pub number: u16,
+    /// `http`, `tcp` ... or `auto`.
+    pub protocol: &'static str,
+    /// Its name.
+    pub name: String,
+}
+
+/// A pod behind a service.
+#[derive(Debug, Clone, Serialize)]
+pub struct EndpointStatus {
+    /// Of the pod.
+    pub uid: String,
+    /// `ip:port` for the service's first port that leads there.
+    pub address: String,
+    /// It gets traffic.
+    pub ready: bool,
+}
+
+impl Status {
+    /// Nothing told yet.
+    pub fn new(hub: Arc<Hub>) -> Self {
+        Self { hub, told: ArcSwap::default() }
+    }
+
+    /// The pilot's part changed.
+    pub fn tell(&self, told: Told) {
+        self.told.store(Arc::new(told));
+    }
+
+    /// Everything, as of now.
+    pub fn report(&self) -> Report {
+        let snapshot = self.hub.snapshot();
+        Report {
+            resources: resources(&self.told.load(), &self.hub.observers()),
+            proxies: proxies(self.hub.proxies(), &snapshot),
+            services: services(&snapshot),
+            loaded: snapshot.loaded,
+        }
+    }
+
+    /// The first listing is done.
+    pub fn is_ready(&self) -> bool {
+        self.hub.is_loaded()
+    }
+}
+
+fn resources(told: &Told, observers: &HashMap<u64, Observers>) -> Vec<ResourceReport> {
+    let mut notes: HashMap<&ObjectRef, Vec<&Note>> = HashMap::new();
+    for note in &told.notes {
+        notes.entry(&note.reference).or_default().push(note);
+    }
+    let objects = told.standings.iter().map(|standing| {
+        let observers = standing.revision.and_then(|r| observers.get(&r)).copied().unwrap_or_default();
+        resource(standing, notes.get(&standing.reference).map_or(&[], Vec::as_slice), observers)
+    });
+    let files = told.files.iter().map(|(path, problems)| {
+        let errors: Vec<_> = problems.iter().filter(|p| p.is_error()).map(ToString::to_string).collect();
+        let warnings = problems.iter().filter(|p| !p.is_error()).map(ToString::to_string).collect();
+        ResourceReport {
+            kind: "File".to_owned(),
+            namespace: String::new(),
+            name: path.display().to_string(),
+            location: path.display().to_string(),
+            state: if errors.is_empty() { State::Accepted } else { State::Refused },
+            message: errors.join("; "),
+            warnings,
+            observers: ObserversReport { acked: 0, subscribed: 0 },
+        }
+    });
+    objects.chain(files).collect()
+}
+
+fn resource(standing: &Standing, notes: &[&Note], observers: Observers) -> ResourceReport {
+    let Observers { acked, subscribed } = observers;
+    let superseded = notes.iter().find(|note| note.superseded);
+    let (state, message) = match (&standing.refused, superseded) {
+        (Some(problems), _) => {
+            let errors = problems.iter().filter(|p| p.is_error()).map(ToString::to_string);
+            let kept = standing.revision.map(|_| "the last good version stays in force".to_owned());
+            (State::Refused, errors.chain(kept).collect::<Vec<_>>().join("; "))
+        }
+        (None, Some(note)) => (State::Superseded, note.text.clone()),
+        (None, None) if subscribed == 0 => (State::Accepted, String::new()),
+        (None, None) if acked == subscribed => (State::InForce, String::new()),
+        (None, None) => (State::Accepted, format!("{acked} of {subscribed} proxies have it in force")),
+    };
+    let warnings = standing.warnings.iter().map(ToString::to_string);
+    let noted = notes.iter().filter(|note| !note.superseded).map(|note| note.text.clone());
+    ResourceReport {
+        kind: standing.reference.kind.to_string(),
+        namespace: standing.reference.namespace.to_string(),
+        name: standing.reference.name.to_string(),
+        location: standing.location.clone(),
+        state,
+        message,
+        warnings: warnings.chain(noted).collect(),
+        observers: ObserversReport { acked, subscribed },
+    }
+}
+
+fn proxies(connected: Vec<ProxyReport>, snapshot: &Snapshot) -> Vec<ProxyStatus> {
+    let proxy = |pod: &Pod| ProxyStatus {
+        node: String::new(),
+        namespace: pod.namespace.to_string(),
+        name: pod.name.to_string(),
+        identity: pod.identity.to_string(),
+        connected: false,
+        synced: false,
+        pending: 0,
+        rejected: Vec::new(),
+        last_ack_ms: None,
+    };
+    let here: std::collections::HashSet<_> =
+        connected.iter().map(|p| (p.pod.namespace.clone(), p.pod.name.clone())).collect();
+    let away = snapshot.pods.iter().filter(|(key, pod)| pod.injected && !here.contains(*key));
+    let away: Vec<_> = away.map(|(_, pod)| proxy(pod)).collect();
+    let mut all: Vec<_> = connected
+        .into_iter()
+        .map(|report| {
+            let rejected = report.rejected.iter().map(|(resource, reason)| RejectedReport {
+                resource: resource.to_string(),
+                reason: reason.to_string(),
+            });
+            ProxyStatus {
+                node: report.node.to_string(),
+                connected: true,
+                synced: report.pending == 0 && report.rejected.is_empty(),
+                pending: report.pending,
+                rejected: rejected.collect(),
+                last_ack_ms: report.last_ack.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
+                ..proxy(&report.pod)
+            }
+        })
+        .chain(away)
+        .collect();
+    all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    all
+}
+
+fn services(snapshot: &Snapshot) -> Vec<ServiceStatus> {
+    let service = |service: &crate::snapshot::Service| {
+        let mut endpoints: BTreeMap<Arc<str>, EndpointStatus> = BTreeMap::new();
+        for port in &service.ports {
+            let name = mesh_proto::model::HostPort::new(&service.host, port.number);
+            for endpoint in snapshot.endpoints.get(&name).iter().flat_map(|set| &set.endpoints) {
+                endpoints.entry(endpoint.pod.uid.clone()).or_insert_with(|| EndpointStatus {
+                    uid: endpoint.pod.uid.to_string(),
+                    address: endpoint.address.to_string(),
+                    ready: endpoint.ready,
+                });
+            }
+        }
+        let ports = service.ports.iter().map(|port| PortStatus {
+            number: port.number,
+            protocol: protocol(port.protocol),
+            name: port.name.to_string(),
+        });
+        ServiceStatus {
+            host: service.host.to_string(),
+            vip: service.vips.first().map(ToString::to_string).unwrap_or_default(),
+            ports: ports.collect(),
+            endpoints: endpoints.into_values().collect(),
+        }
+    };
+    snapshot.config.services.values().map(|held| service(&held.spec)).collect()
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Auto => "auto",
+        Protocol::Http => "http",
+        Protocol::Http2 => "http2",
+        Protocol::Grpc => "grpc",
+        Protocol::Tls => "tls",
+        Protocol::Tcp => "tcp",
+    }
+}

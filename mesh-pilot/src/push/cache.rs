@@ -56,9 +56,10 @@ impl Cache {
         self.encodes
     }
 
-    /// The names that a viewer gets without asking.
-    pub fn implicit(&self, snapshot: &Snapshot, subject: &Subject) -> Vec<ResourceName> {
+    /// The names that a viewer gets without asking: those that exist for it.
+    pub fn implicit(&mut self, snapshot: &Snapshot, subject: &Subject) -> Vec<ResourceName> {
         let mut names = self.compiler.implicit(snapshot, subject);
+        names.retain(|name| self.resolve(snapshot, subject, name).is_some());
         names.extend(self.fixed.keys().cloned());
         names
     }

@@ -13,7 +13,7 @@ use prost::Message as _;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::cache::{Cache, Encoded};
+use super::cache::Cache;
 use super::node::{Node, NodeKind};
 use super::resources::Compiler;
 use super::stream::{Outgoing, Stream, Subject, TooManyNames};
@@ -259,14 +259,36 @@ impl Hub {
         reports
     }
 
-    /// Calls `f` for the newest version of each resource of each stream, with whether the proxy has it in force.
-    pub fn for_each_standing(&self, mut f: impl FnMut(&Arc<Encoded>, bool)) {
+    /// For each object's revision: how many proxies want a resource that holds it, and how many of them have in force
+    /// every such resource in its newest version.
+    pub fn observers(&self) -> HashMap<u64, Observers> {
         let mut inner = self.inner.lock();
         let Inner { snapshot, cache, streams, .. } = &mut *inner;
+        let mut observers: HashMap<u64, Observers> = HashMap::new();
         for slot in streams.values() {
-            slot.stream.standing(snapshot, cache).for_each(|(encoded, acked)| f(&encoded, acked));
+            let mut of_proxy: HashMap<u64, bool> = HashMap::new();
+            for (encoded, acked) in slot.stream.standing(snapshot, cache) {
+                for revision in encoded.holds.iter() {
+                    *of_proxy.entry(*revision).or_insert(true) &= acked;
+                }
+            }
+            for (revision, acked) in of_proxy {
+                let of_object = observers.entry(revision).or_default();
+                of_object.subscribed += 1;
+                of_object.acked += usize::from(acked);
+            }
         }
+        observers
     }
+}
+
+/// Who has an object.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Observers {
+    /// Proxies that want a resource that holds it.
+    pub subscribed: usize,
+    /// Those of them that have acknowledged all of these.
+    pub acked: usize,
 }
 
 impl Slot {

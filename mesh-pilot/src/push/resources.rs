@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use mesh_proto::model::{HostPort, Kind, ResourceName};
 use mesh_proto::wire::mesh::v1 as wire;
-use prost::Message as _;
 
 use super::stream::Subject;
 use crate::snapshot::{Compiled, Snapshot, Viewer};
@@ -26,7 +25,7 @@ pub struct Message {
 pub trait Compiler: Send {
     /// The resource of that name for that viewer; `None` when it does not exist for it.
     fn compile(&self, snapshot: &Snapshot, subject: &Subject, name: &ResourceName) -> Option<Message>;
-    /// The names that the viewer gets without asking, beside `self/self` and the trust bundles.
+    /// The names that the viewer gets without asking if they exist for it, beside `self/self` and the trust bundles.
     fn implicit(&self, snapshot: &Snapshot, subject: &Subject) -> Vec<ResourceName>;
 }
 

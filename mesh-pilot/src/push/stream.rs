@@ -277,7 +277,7 @@ impl Stream {
         self.dirty.insert(name.clone());
     }
 
-    fn refresh_implicit(&mut self, snapshot: &Snapshot, cache: &Cache) {
+    fn refresh_implicit(&mut self, snapshot: &Snapshot, cache: &mut Cache) {
         let mut names: HashSet<_> = cache.implicit(snapshot, &self.subject).into_iter().collect();
         names.insert(ResourceName::new(Kind::SelfConfig, "self"));
         for name in &names {

@@ -1,0 +1,118 @@
+//! Kubernetes' objects narrowed to what the mesh needs of them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mesh_proto::crd::{self, IntOrString, Labels};
+use mesh_proto::model::{Protocol, SpiffeId};
+
+use crate::snapshot::{ContainerPort, MeshSettings, Pod, Service, ServicePort, TargetPort};
+
+/// The annotation of a pod that has a sidecar.
+const INJECTED: &str = "sidecar.istio.io/status";
+
+/// A Service; `None` when it has no endpoints of its own by design (ExternalName).
+pub fn service(service: &crd::Service, mesh: &MeshSettings) -> Option<Service> {
+    let (metadata, spec) = (&service.metadata, &service.spec);
+    if spec.r#type == "ExternalName" {
+        return None;
+    }
+    let host = format!("{}.{}.svc.{}", metadata.name, metadata.namespace, mesh.cluster_domain);
+    let tcp = |port: &&crd::workload::ServicePort| matches!(port.protocol.as_str(), "" | "TCP");
+    let ports = spec.ports.iter().filter(tcp).map(|port| ServicePort {
+        number: port.port,
+        name: Arc::from(port.name.as_str()),
+        protocol: Protocol::of_port(
+            port.app_protocol.as_deref(),
+            Some(port.name.as_str()).filter(|name| !name.is_empty()),
+            port.port,
+        ),
+        target: match &port.target_port {
+            Some(IntOrString::Number(number)) => TargetPort::Number(*number),
+            Some(IntOrString::Name(name)) => TargetPort::Name(Arc::from(name.as_str())),
+            None => TargetPort::Number(port.port),
+        },
+    });
+    Some(Service {
+        host: Arc::from(host.to_ascii_lowercase()),
+        name: Arc::from(metadata.name.as_str()),
+        namespace: Arc::from(metadata.namespace.as_str()),
+        vips: spec.cluster_ip.parse().ok().into_iter().collect(),
+        headless: service.is_headless(),
+        ports: ports.collect(),
+        selector: spec.selector.clone(),
+        publish_not_ready: spec.publish_not_ready_addresses,
+        labels: metadata.labels.clone(),
+        annotations: metadata.annotations.clone(),
+    })
+}
+
+/// A Pod; `None` while it has no address, when it is over, and when it lives in the node's network.
+pub fn pod(pod: &crd::Pod, mesh: &MeshSettings) -> Option<Pod> {
+    let metadata = &pod.metadata;
+    let address: IpAddr = pod.status.pod_ip.parse().ok()?;
+    if matches!(pod.status.phase.as_str(), "Succeeded" | "Failed") || pod.spec.host_network {
+        return None;
+    }
+    let account = pod.service_account();
+    let identity = SpiffeId::new(&mesh.trust_domain, &metadata.namespace, account)
+        .inspect_err(
+            |error| tracing::warn!(pod = metadata.name, %error, "a pod without identity is left out"),
+        )
+        .ok()?;
+    let ports = pod.spec.containers.iter().flat_map(|container| &container.ports);
+    let ports = ports.filter(|port| matches!(port.protocol.as_str(), "" | "TCP"));
+    // An uid is given by whoever runs the pod; a file without one is its own.
+    let uid = if metadata.uid.is_empty() {
+        format!("{}/{}", metadata.namespace, metadata.name)
+    } else {
+        metadata.uid.clone()
+    };
+    Some(Pod {
+        uid: Arc::from(uid),
+        name: Arc::from(metadata.name.as_str()),
+        namespace: Arc::from(metadata.namespace.as_str()),
+        service_account: Arc::from(account),
+        identity,
+        address,
+        workload: Arc::from(workload(&metadata.name, &metadata.labels)),
+        ports: ports
+            .map(|port| ContainerPort { number: port.container_port, name: Arc::from(port.name.as_str()) })
+            .collect(),
+        ready: pod.is_ready(),
+        terminating: metadata.deletion_timestamp.is_some(),
+        injected: metadata.annotations.contains_key(INJECTED),
+        labels: metadata.labels.clone(),
+        annotations: metadata.annotations.clone(),
+        services: Vec::new(),
+    })
+}
+
+/// The workload behind a pod's name: `reviews-v2-7d9c5c6d4-x2x4z` (with the label `pod-template-hash`) and
+/// `reviews-v2-0` are both of `reviews-v2`.
+fn workload<'a>(name: &'a str, labels: &Labels) -> &'a str {
+    if let Some(hash) = labels.get("pod-template-hash")
+        && let Some((rest, _)) = name.rsplit_once('-')
+        && let Some(rest) = rest.strip_suffix(hash.as_str()).and_then(|rest| rest.strip_suffix('-'))
+    {
+        return rest;
+    }
+    match name.rsplit_once('-') {
+        Some((rest, ordinal)) if !ordinal.is_empty() && ordinal.bytes().all(|b| b.is_ascii_digit()) => rest,
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workload_names() {
+        let hashed = Labels::from([("pod-template-hash".to_owned(), "7d9c5c6d4".to_owned())]);
+        assert_eq!(workload("reviews-v2-7d9c5c6d4-x2x4z", &hashed), "reviews-v2");
+        assert_eq!(workload("reviews-v2-0", &Labels::new()), "reviews-v2");
+        assert_eq!(workload("single", &Labels::new()), "single");
+        assert_eq!(workload("single-", &Labels::new()), "single-");
+    }
+}

@@ -1,0 +1,184 @@
+//! Services x Pods: which pods a service selects, on which port, and whether they may get traffic.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesh_proto::crd::ObjectRef;
+use mesh_proto::model::HostPort;
+
+use super::{Index, Notice, selects};
+use crate::snapshot::{
+    Changes, EndpointSet, EndpointView, Held, Pod, PodKey, PodService, Service, ServicePort, TargetPort,
+};
+
+impl Index {
+    /// A pod came, changed or went; it concerns the services that select it, before or now.
+    pub(super) fn set_pod(&mut self, key: PodKey, pod: Option<Pod>) {
+        let before = self.pods.get(&key).cloned();
+        let pod = pod.map(|mut pod| {
+            pod.services = self.services_of(&pod);
+            Arc::new(pod)
+        });
+        if before == pod {
+            return;
+        }
+        for service in before.iter().chain(&pod).flat_map(|pod| &pod.services) {
+            self.dirty_services.insert(service.host.clone());
+        }
+        self.tell_readiness(before.as_ref(), pod.as_ref());
+        self.dirty_pods.insert(key.clone());
+        match pod {
+            Some(pod) => self.pods.insert(key, pod),
+            None => self.pods.remove(&key),
+        };
+    }
+
+    /// A service came, changed or went; it concerns the pods that it selects, before or now.
+    pub(super) fn set_service(&mut self, reference: &ObjectRef, service: Option<Held<Service>>) {
+        let host: Arc<str> = match &service {
+            Some(service) => service.spec.host.clone(),
+            None => {
+                let held = self.services.values().find(|held| held.reference == *reference);
+                let Some(held) = held else { return };
+                held.spec.host.clone()
+            }
+        };
+        let before = match service {
+            Some(service) => self.services.insert(host.clone(), Arc::new(service)),
+            None => self.services.remove(&host),
+        };
+        let now = self.services.get(&host).cloned();
+        self.dirty_services.insert(host);
+        let selected = |pod: &Pod| {
+            before
+                .iter()
+                .chain(&now)
+                .any(|s| s.spec.namespace == pod.namespace && selects(&s.spec.selector, &pod.labels))
+        };
+        let concerned: Vec<_> = self
+            .pods
+            .iter()
+            .filter(|(_, pod)| selected(pod))
+            .map(|(key, pod)| (key.clone(), (**pod).clone()))
+            .collect();
+        for (key, pod) in concerned {
+            self.set_pod(key, Some(pod));
+        }
+    }
+
+    /// Brings endpoints, workloads and pods of the next snapshot up to date.
+    pub(super) fn join(&mut self, changes: &mut Changes) {
+        if !self.dirty_pods.is_empty() {
+            self.join_pods(changes);
+        }
+        for host in std::mem::take(&mut self.dirty_services) {
+            self.join_service(&host, changes);
+        }
+    }
+
+    fn join_pods(&mut self, changes: &mut Changes) {
+        let published = Arc::make_mut(&mut self.published_pods);
+        let mut addresses = std::collections::BTreeSet::new();
+        for key in std::mem::take(&mut self.dirty_pods) {
+            let before = match self.pods.get(&key) {
+                Some(pod) => published.insert(key.clone(), pod.clone()),
+                None => published.remove(&key),
+            };
+            addresses.extend(before.iter().chain(self.pods.get(&key)).map(|pod| pod.address));
+            changes.pods.insert(key);
+        }
+        let workloads = Arc::make_mut(&mut self.workloads);
+        for address in addresses {
+            // An address is reused after its pod: the one that is not on its way out has it.
+            let pods = self.pods.values().filter(|pod| pod.address == address);
+            let pod = pods.min_by_key(|pod| (pod.terminating, !pod.ready)).cloned();
+            let before = match pod.clone() {
+                Some(pod) => workloads.insert(address, pod),
+                None => workloads.remove(&address),
+            };
+            if before != pod {
+                changes.workloads.insert(address);
+            }
+        }
+    }
+
+    fn join_service(&mut self, host: &Arc<str>, changes: &mut Changes) {
+        let mut sets = BTreeMap::new();
+        if let Some(service) = self.services.get(host) {
+            let service = &service.spec;
+            let from = (service.namespace.clone(), Arc::from(""));
+            let pods =
+                self.pods.range(from..).take_while(|((namespace, _), _)| *namespace == service.namespace);
+            let pods = pods.map(|(_, pod)| pod).filter(|pod| selects(&service.selector, &pod.labels));
+            let pods: Vec<_> = pods.filter(|pod| !pod.terminating).collect();
+            for port in &service.ports {
+                let mut endpoints: Vec<_> =
+                    pods.iter().filter_map(|pod| endpoint(service, port, pod)).collect();
+                endpoints.sort_by(|a, b| (&a.pod.uid, a.address).cmp(&(&b.pod.uid, b.address)));
+                let name = HostPort::new(host, port.number);
+                sets.insert(name.clone(), Arc::new(EndpointSet { name, endpoints }));
+            }
+        }
+        let from = HostPort::new(host, 0);
+        let old = self.endpoints.range(from..).take_while(|(name, _)| *name.host() == **host);
+        let old: BTreeMap<_, _> = old.map(|(name, set)| (name.clone(), set.clone())).collect();
+        if old == sets {
+            return;
+        }
+        let endpoints = Arc::make_mut(&mut self.endpoints);
+        for name in old.keys().filter(|name| !sets.contains_key(*name)) {
+            endpoints.remove(name);
+            changes.endpoints.insert(name.clone());
+        }
+        for (name, set) in sets {
+            if old.get(&name) != Some(&set) {
+                endpoints.insert(name.clone(), set);
+                changes.endpoints.insert(name);
+            }
+        }
+    }
+
+    fn services_of(&self, pod: &Pod) -> Vec<PodService> {
+        let services = self.services.values().map(|held| &held.spec);
+        let services = services.filter(|s| s.namespace == pod.namespace && selects(&s.selector, &pod.labels));
+        let mut found: Vec<_> = services
+            .flat_map(|service| {
+                service.ports.iter().filter_map(|port| {
+                    Some(PodService {
+                        host: service.host.clone(),
+                        name: service.name.clone(),
+                        namespace: service.namespace.clone(),
+                        port: port.number,
+                        target: target(port, pod)?,
+                        protocol: port.protocol,
+                    })
+                })
+            })
+            .collect();
+        found.sort_by(|a, b| (&a.host, a.port).cmp(&(&b.host, b.port)));
+        found
+    }
+
+    fn tell_readiness(&mut self, before: Option<&Arc<Pod>>, now: Option<&Arc<Pod>>) {
+        let up = |pod: Option<&Arc<Pod>>| pod.is_some_and(|pod| pod.ready && !pod.terminating);
+        match (up(before), up(now)) {
+            (false, true) => self.notices.extend(now.cloned().map(Notice::EndpointUp)),
+            (true, false) => self.notices.extend(before.cloned().map(Notice::EndpointDown)),
+            _ => {}
+        }
+    }
+}
+
+fn endpoint(service: &Service, port: &ServicePort, pod: &Arc<Pod>) -> Option<EndpointView> {
+    let address = SocketAddr::new(pod.address, target(port, pod)?);
+    Some(EndpointView { pod: pod.clone(), address, ready: pod.ready || service.publish_not_ready })
+}
+
+/// The container port that a service port leads to in a pod; by name, the pod may have none.
+fn target(port: &ServicePort, pod: &Pod) -> Option<u16> {
+    match &port.target {
+        TargetPort::Number(number) => Some(*number),
+        TargetPort::Name(name) => pod.ports.iter().find(|p| p.name == *name).map(|p| p.number),
+    }
+}
