@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mesh_proto::crd::{Kind, Object, ObjectMeta, ObjectRef, Problem, Resource, Restriction};
+use mesh_proto::crd::{Object, ObjectMeta, ObjectRef, Problem, Resource, Restriction};
 
 use crate::snapshot::{Config, Held, Labels, MeshSettings, Service};
 use crate::source::Refusal;
@@ -179,17 +179,4 @@ fn held<T>(resource: &Resource, revision: u64, spec: &Arc<T>) -> Arc<Held<Arc<T>
 
 fn by_age<T>(list: &mut [Arc<Held<Arc<T>>>], metadata: impl Fn(&T) -> &ObjectMeta) {
     list.sort_by(|a, b| metadata(&a.spec).age().cmp(&metadata(&b.spec).age()));
-}
-
-/// The kinds whose objects the pilot puts in force by itself; the others are read by the supervisor, or told only.
-#[must_use]
-pub fn is_compiled(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::Service
-            | Kind::VirtualService
-            | Kind::DestinationRule
-            | Kind::Gateway
-            | Kind::PeerAuthentication
-    )
 }

@@ -146,6 +146,7 @@ impl Files {
                 }
             }
         }
+        wanted.problems.retain(|_, problems| !problems.is_empty());
         wanted
     }
 
