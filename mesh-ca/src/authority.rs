@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use mesh_proto::model::{SpiffeId, TrustDomain};
 use mesh_proto::runtime::certificates::authority_id;
-use mesh_proto::runtime::identity::{InvalidCertificate, Leaf, Roots, RootsHandle};
+use mesh_proto::runtime::identity::{InvalidCertificate, Leaf, Roots, RootsHandle, pem};
 use mesh_proto::runtime::tls::{self, InvalidSvid, Role};
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose,
@@ -134,7 +134,7 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         let leaf = params.signed_by(key, &self.issuer)?;
         let mut chain = vec![leaf.pem()];
-        chain.extend(self.chain.iter().map(|c| store::pem(c)));
+        chain.extend(self.chain.iter().map(|c| pem(c)));
         let serial = serial.iter().map(|b| format!("{b:02x}")).collect();
         Ok(Issued { chain, not_after, serial, leaf: leaf.der().clone() })
     }
@@ -156,7 +156,7 @@ impl Authority {
     /// The root that everyone must trust, as PEM.
     #[must_use]
     pub fn root_pem(&self) -> String {
-        self.chain.last().map(|root| store::pem(root)).unwrap_or_default()
+        self.chain.last().map(|root| pem(root)).unwrap_or_default()
     }
 
     /// The root that everyone must trust.

@@ -165,19 +165,6 @@ fn write_new(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
-/// The PEM form of a certificate.
-pub(super) fn pem(certificate: &CertificateDer<'_>) -> String {
-    use base64::Engine;
-    let text = base64::prelude::BASE64_STANDARD.encode(certificate);
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-    for line in text.as_bytes().chunks(64) {
-        pem.push_str(std::str::from_utf8(line).expect("base64 is ASCII"));
-        pem.push('\n');
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    pem
-}
-
 /// The end of the first certificate of `chain` to end.
 pub(super) fn not_after(chain: &[CertificateDer<'_>]) -> Result<SystemTime, OpenError> {
     let mut first = None;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use client::ObtainError;
-pub use rotation::{Rotation, RotationStatus, obtain};
+pub use rotation::{Rotation, RotationStatus, obtain, obtain_once};
 
 use super::identity::Identity;
 use crate::model::{SpiffeId, TrustDomain};

@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls::pki_types::UnixTime;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{Ascii, MetadataValue};
 
 use super::{CaConfig, authority_id};
 use crate::model::SpiffeId;
 use crate::runtime::grpc;
-use crate::runtime::identity::{Identity, InvalidCertificate, Leaf, RootsHandle};
+use crate::runtime::identity::{Identity, InvalidCertificate, Leaf, RootsHandle, pem, read_certificates};
 use crate::runtime::tls::{self, ClientIdentity, Expect, InvalidSvid, Role};
 use crate::wire::istio::v1::auth::IstioCertificateRequest;
 use crate::wire::istio::v1::auth::istio_certificate_service_client::IstioCertificateServiceClient;
@@ -60,16 +60,33 @@ pub(super) struct Issued {
     pub(super) key_pem: String,
 }
 
-/// Asks for one certificate, proving ourselves with the token and, if it is valid, the certificate of `current`.
+/// Asks for one certificate: shows the certificate of `current` while it is valid, and the token where there is none or
+/// where the authority does not take it (its roots may be new, or it may want a token always).
 pub(super) async fn request(
     config: &CaConfig,
     roots: &RootsHandle,
     current: Option<&Identity>,
 ) -> Result<Issued, ObtainError> {
-    let (csr, key_pem) = new_request(&config.identity)?;
     let current = current.filter(|identity| identity.leaf().is_valid_at(SystemTime::now()));
-    let token = read_token(config, current.is_some()).await?;
-    let show = current.map_or(ClientIdentity::None, ClientIdentity::Mesh);
+    if let Some(identity) = current {
+        match ask(config, roots, ClientIdentity::Mesh(identity), None).await {
+            Err(error @ ObtainError::Authority { .. }) if config.token.is_some() => {
+                tracing::debug!(%error, "not renewed by certificate, trying the token");
+            }
+            other => return other,
+        }
+    }
+    let token = read_token(config).await?;
+    ask(config, roots, ClientIdentity::None, Some(token)).await
+}
+
+async fn ask(
+    config: &CaConfig,
+    roots: &RootsHandle,
+    show: ClientIdentity<'_>,
+    token: Option<MetadataValue<Ascii>>,
+) -> Result<Issued, ObtainError> {
+    let (csr, key_pem) = new_request(&config.identity)?;
     let expect = Expect::Exactly(authority_id(config.identity.trust_domain()));
     let tls = tls::client_config(show, roots.clone(), expect, &[b"h2"]);
     // A channel for one request: the next one may show another certificate, and the authority is asked rarely.
@@ -119,24 +136,14 @@ fn new_request(id: &SpiffeId) -> Result<(String, String), ObtainError> {
     Ok((csr, key.serialize_pem()))
 }
 
-async fn read_token(
-    config: &CaConfig,
-    have_certificate: bool,
-) -> Result<Option<MetadataValue<tonic::metadata::Ascii>>, ObtainError> {
-    let Some(path) = &config.token else {
-        return if have_certificate { Ok(None) } else { Err(ObtainError::NoProof) };
-    };
+async fn read_token(config: &CaConfig) -> Result<MetadataValue<Ascii>, ObtainError> {
+    let path = config.token.as_ref().ok_or(ObtainError::NoProof)?;
     let failed = |why: String| ObtainError::File { path: path.clone(), why };
-    let token = match tokio::fs::read_to_string(path).await {
-        Ok(token) => token,
-        // The certificate alone will do.
-        Err(_) if have_certificate => return Ok(None),
-        Err(error) => return Err(failed(error.to_string())),
-    };
+    let token = tokio::fs::read_to_string(path).await.map_err(|e| failed(e.to_string()))?;
     let mut value: MetadataValue<_> =
         format!("Bearer {}", token.trim()).parse().map_err(|_| failed("not a token".to_owned()))?;
     value.set_sensitive(true);
-    Ok(Some(value))
+    Ok(value)
 }
 
 /// The answer must be ours: our key, our identity, valid now, signed by a root that we trust.
@@ -146,11 +153,13 @@ fn check(
     chain: &[String],
     key_pem: String,
 ) -> Result<Issued, ObtainError> {
-    let mut chain_pem = String::new();
-    for certificate in chain {
-        chain_pem.push_str(certificate.trim_end());
-        chain_pem.push('\n');
+    let text = chain.join("\n");
+    let mut certificates = read_certificates("certificate chain", text.as_bytes())?;
+    // The root comes along at the end. Peers have it: sending it in every handshake would tell them nothing.
+    if let Some(domain) = roots.get().domain(config.identity.trust_domain()) {
+        certificates.retain(|certificate| !domain.certificates.contains(certificate));
     }
+    let chain_pem: String = certificates.iter().map(|certificate| pem(certificate)).collect();
     let leaf = Leaf::from_pem(chain_pem.as_bytes(), key_pem.as_bytes())?;
     trusted(&leaf, roots, &config.identity)?;
     Ok(Issued { leaf, chain_pem, key_pem })

@@ -77,6 +77,17 @@ pub async fn obtain(config: CaConfig) -> (Identity, Rotation) {
     (identity, Rotation { task, status: watch })
 }
 
+/// One attempt to get a certificate, without disk and rotation: for checks and tools.
+///
+/// # Errors
+/// Why there is none.
+pub async fn obtain_once(config: &CaConfig) -> Result<Identity, ObtainError> {
+    let roots = RootsHandle::new(Roots::none());
+    RootsFile::default().refresh(config, &roots).await?;
+    let issued = client::request(config, &roots, None).await?;
+    Ok(Identity::new(issued.leaf, roots))
+}
+
 fn stored(config: &CaConfig, roots: &RootsHandle) -> Option<(Leaf, SystemTime)> {
     match disk::load(&config.state_dir, &config.identity) {
         Ok(None) => None,
@@ -125,7 +136,9 @@ async fn rotate(
             && !left.is_zero()
         {
             tokio::time::sleep(left.min(TICK)).await;
-            refresh(&config, &identity, &mut file).await;
+            if refresh(&config, &identity, &mut file).await {
+                status.send_modify(|s| s.renew_at = SystemTime::now());
+            }
             continue;
         }
         match renew(&config, &identity).await {
@@ -153,9 +166,19 @@ async fn rotate(
     }
 }
 
-async fn refresh(config: &CaConfig, identity: &Identity, file: &mut RootsFile) {
-    if let Err(error) = file.refresh(config, identity.roots_handle()).await {
-        tracing::warn!(%error, "cannot read the roots again");
+/// Looks at the roots file. True if new roots no longer vouch for our leaf: peers will refuse it as soon as they have
+/// read the same file.
+async fn refresh(config: &CaConfig, identity: &Identity, file: &mut RootsFile) -> bool {
+    match file.refresh(config, identity.roots_handle()).await {
+        Ok(false) => false,
+        Ok(true) => {
+            let untrusted = client::trusted(&identity.leaf(), identity.roots_handle(), identity.id());
+            untrusted.inspect_err(|error| tracing::warn!(%error, "renewing before its time")).is_err()
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot read the roots again");
+            false
+        }
     }
 }
 
@@ -209,11 +232,12 @@ struct RootsFile {
 }
 
 impl RootsFile {
-    async fn refresh(&mut self, config: &CaConfig, roots: &RootsHandle) -> Result<(), ObtainError> {
+    /// True if there were new roots.
+    async fn refresh(&mut self, config: &CaConfig, roots: &RootsHandle) -> Result<bool, ObtainError> {
         let failed = |why: String| ObtainError::File { path: config.roots.clone(), why };
         let pem = read(&config.roots).await.map_err(|e| failed(e.to_string()))?;
         if pem == self.seen {
-            return Ok(());
+            return Ok(false);
         }
         let certificates = read_certificates("root certificates", &pem).map_err(|e| failed(e.to_string()))?;
         let count = certificates.len();
@@ -223,7 +247,7 @@ impl RootsFile {
         roots.swap(new);
         self.seen = pem;
         tracing::info!(trust_domain = %config.identity.trust_domain(), count, "roots read");
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -234,3 +258,6 @@ async fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     tokio::fs::File::open(path).await?.take(1 << 20).read_to_end(&mut text).await?;
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests;
