@@ -8,6 +8,8 @@ pub mod destination;
 mod handles;
 pub mod listener;
 pub mod self_config;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod workload;
 pub mod writer;
 

@@ -114,7 +114,7 @@ impl Client {
     }
 
     /// One stream, from its opening to its end.
-    async fn session(&mut self) -> Session {
+    pub(super) async fn session(&mut self) -> Session {
         let (requests, outgoing) = mpsc::unbounded_channel();
         self.subscribe_all();
         let _ = requests.send(self.first_request());
@@ -240,7 +240,7 @@ async fn until(at: Option<Instant>) {
 }
 
 /// A status with its causes: what failed is often only in the last one (an identity that is not the pilot's).
-fn explain(status: &Status) -> String {
+pub(super) fn explain(status: &Status) -> String {
     let mut text = format!("{:?}: {}", status.code(), status.message());
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {

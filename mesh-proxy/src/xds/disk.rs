@@ -4,6 +4,9 @@
 //! In: changes, batched. Out: one file per resource, replaced by rename, readable by nobody else, bound to the pod's uid.
 //! What cannot be read is left out, and said.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};

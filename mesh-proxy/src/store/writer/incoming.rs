@@ -70,6 +70,9 @@ pub enum Refusal {
     /// `cluster` or `endpoints` whose name is no `host:port`.
     #[error("name: not host:port")]
     Name,
+    /// `cluster`: of another name than its resource's.
+    #[error("name: not that of the resource")]
+    OtherName,
     /// `trust_bundle`.
     #[error("trust domain or roots: {0}")]
     Trust(String),

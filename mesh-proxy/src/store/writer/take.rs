@@ -171,7 +171,13 @@ fn stage(
 ) -> Result<(), Refusal> {
     let name = resource.name.name().parse::<HostPort>().map_err(|_| Refusal::Name)?;
     // Decoded first: what cannot be is no change.
-    let cluster = (resource.name.kind == Kind::Cluster).then(|| decode(&resource.body)).transpose()?;
+    let cluster: Option<wire::Cluster> =
+        (resource.name.kind == Kind::Cluster).then(|| decode(&resource.body)).transpose()?;
+    if let Some(cluster) = &cluster
+        && cluster.name.as_ref().and_then(|n| HostPort::try_from(n).ok()).as_ref() != Some(&name)
+    {
+        return Err(Refusal::OtherName);
+    }
     let endpoints = (resource.name.kind == Kind::Endpoints).then(|| decode(&resource.body)).transpose()?;
     let (change, resources) = changes.entry(name).or_default();
     change.cluster = cluster.or(change.cluster.take());
