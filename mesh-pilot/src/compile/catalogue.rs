@@ -1,0 +1,71 @@
+//! `catalogue/<namespace>`: the names of a namespace that a viewer may see.
+
+use std::collections::BTreeMap;
+
+use mesh_proto::wire::mesh::v1 as wire;
+
+use super::cluster::kind;
+use super::holds;
+use super::host::{full, sees};
+use super::routes::{Rules, for_mesh, visibility};
+use crate::snapshot::{Compiled, Config, Service, Viewer};
+
+/// The services of a namespace, and the hosts that only its VirtualServices have (among them wildcards, which also take
+/// every matching service that no more specific one names).
+#[must_use]
+pub fn catalogue(config: &Config, viewer: &Viewer, namespace: &str) -> Option<Compiled<wire::Catalogue>> {
+    let services = config.services.values().filter(|held| *held.spec.namespace == *namespace);
+    let services = services.filter(|held| sees(&viewer.namespace, &held.spec));
+    let mut entries: BTreeMap<String, wire::CatalogueEntry> = BTreeMap::new();
+    let mut revisions = Vec::new();
+    for held in services {
+        revisions.push(held.revision);
+        entries.insert(held.spec.host.to_string(), service_entry(&held.spec));
+    }
+    let rules = config.virtual_services.iter().filter(|rules| *rules.reference.namespace == *namespace);
+    let seen = |rules: &&std::sync::Arc<Rules>| {
+        for_mesh(rules) && !rules.spec.spec.http.is_empty() && visibility(rules, &viewer.namespace).is_some()
+    };
+    for rules in rules.filter(seen) {
+        for host in &rules.spec.spec.hosts {
+            let host = full(config, host, namespace);
+            // Addresses are hosts for gateways only; a service's host is its own namespace's to tell.
+            let visible =
+                config.services.get(host.as_str()).is_some_and(|held| sees(&viewer.namespace, &held.spec));
+            if visible || host.parse::<std::net::IpAddr>().is_ok() {
+                continue;
+            }
+            revisions.push(rules.revision);
+            entries.entry(host.clone()).or_insert_with(|| route_entry(host));
+        }
+    }
+    if entries.is_empty() {
+        return None;
+    }
+    let message = wire::Catalogue { entries: entries.into_values().collect() };
+    Some(Compiled { message, holds: holds(revisions) })
+}
+
+fn service_entry(service: &Service) -> wire::CatalogueEntry {
+    let port = |port: &crate::snapshot::ServicePort| wire::CataloguePort {
+        number: u32::from(port.number),
+        protocol: port.protocol.into(),
+        name: port.name.to_string(),
+    };
+    wire::CatalogueEntry {
+        host: service.host.to_string(),
+        kind: kind(service).into(),
+        vips: service.vips.iter().map(ToString::to_string).collect(),
+        cidrs: Vec::new(),
+        ports: service.ports.iter().map(port).collect(),
+        vip_routes: false,
+    }
+}
+
+fn route_entry(host: String) -> wire::CatalogueEntry {
+    wire::CatalogueEntry {
+        host,
+        kind: wire::EntryKind::EntryRouteOnly.into(),
+        ..wire::CatalogueEntry::default()
+    }
+}

@@ -1,0 +1,78 @@
+//! `destination/<host>:<port>`: the routes of a name, for one viewer.
+
+use mesh_proto::model::{HostPort, Protocol};
+use mesh_proto::wire::mesh::v1 as wire;
+
+use super::host::visible_service;
+use super::routes::{Scope, default_retry, http_rules, select, tcp_rules};
+use super::{holds, origin};
+use crate::snapshot::{Compiled, Config, Service, Viewer};
+
+/// The routes of a service's port, or (for a host that only a VirtualService has) of any port.
+#[must_use]
+pub fn destination(config: &Config, viewer: &Viewer, name: &HostPort) -> Option<Compiled<wire::Destination>> {
+    let service = visible_service(config, &viewer.namespace, name.host());
+    let port = service.and_then(|held| held.spec.ports.iter().find(|port| port.number == name.port()));
+    let rules = select(config, &viewer.namespace, name.host());
+    let exists = match (service, port) {
+        (_, Some(_)) => true,
+        // A service without that port: an unknown name, whatever routes say.
+        (Some(_), None) => false,
+        (None, _) => rules.is_some_and(|rules| !rules.spec.spec.http.is_empty()),
+    };
+    if !exists {
+        return None;
+    }
+    let scope = Scope { config, namespace: &viewer.namespace, port: name.port(), gateways: &[] };
+    let http = rules.filter(|rules| !rules.spec.spec.http.is_empty());
+    let tcp = rules.filter(|rules| !rules.spec.spec.tcp.is_empty());
+    let table = http.map_or_else(
+        || wire::RouteTable { rules: vec![default_rule(name)], origin: None },
+        |rules| wire::RouteTable {
+            rules: http_rules(&scope, rules),
+            origin: Some(origin(rules, "spec", None)),
+        },
+    );
+    let tcp_table = tcp.map_or_else(|| vec![default_tcp_rule(name)], |rules| tcp_rules(&scope, rules));
+    let message = wire::Destination {
+        name: Some(name.into()),
+        http: Some(table),
+        tcp: if port.is_some() { tcp_table } else { Vec::new() },
+        protocol: port.map_or(Protocol::Http, |port| port.protocol).into(),
+        service: service.map(|held| service_ref(&held.spec, name.port())),
+        requires: Vec::new(),
+    };
+    let revisions =
+        http.or(tcp).map(|rules| rules.revision).into_iter().chain(service.map(|held| held.revision));
+    Some(Compiled { message, holds: holds(revisions) })
+}
+
+/// A service's port for metric labels.
+pub(super) fn service_ref(service: &Service, port: u16) -> wire::ServiceRef {
+    wire::ServiceRef {
+        host: service.host.to_string(),
+        port: u32::from(port),
+        name: service.name.to_string(),
+        namespace: service.namespace.to_string(),
+    }
+}
+
+fn everything_to(name: &HostPort) -> Vec<wire::WeightedBackend> {
+    vec![wire::WeightedBackend { cluster: Some(name.into()), subset: String::new(), weight: 1 }]
+}
+
+/// A plain service: to itself, with Istio's default retries.
+fn default_rule(name: &HostPort) -> wire::Rule {
+    let route =
+        wire::RouteAction { backends: everything_to(name), timeout: None, retry: Some(default_retry()) };
+    wire::Rule {
+        name: "default".to_owned(),
+        origin: None,
+        matches: Vec::new(),
+        action: Some(wire::rule::Action::Route(route)),
+    }
+}
+
+fn default_tcp_rule(name: &HostPort) -> wire::TcpRule {
+    wire::TcpRule { backends: everything_to(name), origin: None }
+}

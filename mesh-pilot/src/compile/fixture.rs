@@ -1,0 +1,1 @@
+//! A mesh to compile, written as YAML.

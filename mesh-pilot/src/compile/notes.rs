@@ -1,0 +1,233 @@
+//! What is wrong or without effect between objects, each of which is right by itself. With the code of Istio's analyzer
+//! where it has one.
+
+use std::collections::BTreeMap;
+
+use mesh_proto::crd::check::unserved;
+use mesh_proto::crd::virtual_service::Destination;
+
+use super::host::{at, full, names};
+use super::listener::{bound, meeting_hosts, name_of};
+use super::policy::{Policy, selects_some};
+use super::routes::{Rules, Scope, backend_name, for_mesh, gateway_name};
+use super::traffic::Rule;
+use crate::snapshot::{Config, Held, Note, Service};
+
+/// Everything that there is to tell, in the order of the objects.
+#[must_use]
+pub fn notes(config: &Config) -> Vec<Note> {
+    let mut notes = Notes(Vec::new());
+    for (index, rules) in config.virtual_services.iter().enumerate() {
+        let older = &config.virtual_services[..index];
+        virtual_service(config, rules, older.iter().map(AsRef::as_ref), &mut notes);
+    }
+    for (index, rule) in config.destination_rules.iter().enumerate() {
+        let older = &config.destination_rules[..index];
+        destination_rule(config, rule, older.iter().map(AsRef::as_ref), &mut notes);
+    }
+    for (index, policy) in config.peer_authentications.iter().enumerate() {
+        let older = &config.peer_authentications[..index];
+        peer_authentication(config, policy, older.iter().map(AsRef::as_ref), &mut notes);
+    }
+    gateways(config, &mut notes);
+    notes.0
+}
+
+struct Notes(Vec<Note>);
+
+impl Notes {
+    fn add<T>(&mut self, held: &Held<T>, text: String) {
+        self.0.push(Note { reference: held.reference.clone(), text, superseded: false });
+    }
+
+    fn superseded<T>(&mut self, held: &Held<T>, text: String) {
+        self.0.push(Note { reference: held.reference.clone(), text, superseded: true });
+    }
+}
+
+fn virtual_service<'a>(
+    config: &Config,
+    rules: &Rules,
+    older: impl Iterator<Item = &'a Rules>,
+    notes: &mut Notes,
+) {
+    duplicate_hosts(config, rules, older, notes);
+    unknown_gateways(config, rules, notes);
+    let owner: &str = &rules.reference.namespace;
+    let scope = Scope { config, namespace: owner, port: 0, gateways: &[] };
+    let http = rules.spec.spec.http.iter().enumerate();
+    let http = http.flat_map(|(i, r)| r.route.iter().map(move |to| (format!("http[{i}]"), &to.destination)));
+    let tcp = rules.spec.spec.tcp.iter().enumerate();
+    let tcp = tcp.flat_map(|(i, r)| r.route.iter().map(move |to| (format!("tcp[{i}]"), &to.destination)));
+    for (path, to) in http.chain(tcp) {
+        if let Some(text) = unknown_destination(&scope, owner, to) {
+            notes.add(rules, format!("{path}: {text} (IST0101)"));
+        }
+    }
+}
+
+/// A host that an older VirtualService routes already: for sidecars the first one has it, whole.
+fn duplicate_hosts<'a>(
+    config: &Config,
+    rules: &Rules,
+    older: impl Iterator<Item = &'a Rules>,
+    notes: &mut Notes,
+) {
+    if !for_mesh(rules) {
+        return;
+    }
+    let spec = &rules.spec.spec;
+    let rivals: Vec<&Rules> = older.filter(|older| for_mesh(older) && covers(older, rules)).collect();
+    let hosts: Vec<String> =
+        spec.hosts.iter().map(|host| full(config, host, &rules.reference.namespace)).collect();
+    let mut lost = BTreeMap::new();
+    for host in &hosts {
+        let has = |rival: &&&Rules| {
+            rival.spec.spec.hosts.iter().any(|h| full(config, h, &rival.reference.namespace) == *host)
+        };
+        if let Some(rival) = rivals.iter().find(has) {
+            lost.insert(host, *rival);
+        }
+    }
+    let only_mesh = spec.gateways.iter().all(|gateway| gateway == "mesh");
+    for (host, rival) in &lost {
+        let text =
+            format!("{host} is routed by {}{}, which is older (IST0109)", rival.reference, at(&rival.origin));
+        if lost.len() == hosts.len() && only_mesh {
+            notes.superseded(rules, text);
+        } else {
+            notes.add(rules, text);
+        }
+    }
+}
+
+/// Whether the older one is seen wherever the younger one is, with no less precedence.
+fn covers(older: &Rules, younger: &Rules) -> bool {
+    let public = |rules: &Rules| rules.spec.spec.export_to.iter().all(|entry| entry == "*");
+    let same = older.spec.spec.export_to == younger.spec.spec.export_to
+        && older.reference.namespace == younger.reference.namespace;
+    same || (public(older) && public(younger))
+}
+
+fn unknown_gateways(config: &Config, rules: &Rules, notes: &mut Notes) {
+    for gateway in rules.spec.spec.gateways.iter().filter(|gateway| *gateway != "mesh") {
+        let name = gateway_name(gateway, &rules.reference.namespace);
+        let Some(found) = config.gateways.iter().find(|gateway| name_of(gateway) == name) else {
+            notes.add(rules, format!("there is no Gateway {name} (IST0101)"));
+            continue;
+        };
+        let servers = || found.spec.spec.servers.iter();
+        if servers().all(|server| meeting_hosts(config, found, server, rules).is_empty()) {
+            notes.add(rules, format!("no server of Gateway {name} has one of its hosts (IST0132)"));
+        } else if servers().all(|server| unserved(&found.spec.spec, server).is_some()) {
+            notes.add(rules, format!("no server of Gateway {name} is served"));
+        }
+    }
+}
+
+fn unknown_destination(scope: &Scope<'_>, owner: &str, to: &Destination) -> Option<String> {
+    let config = scope.config;
+    let name = backend_name(scope, owner, to);
+    let Some(service) = config.services.get(name.host()) else {
+        return Some(format!(
+            "the host {} is unknown: requests for it are answered with 503 NC",
+            name.host()
+        ));
+    };
+    let ports = &service.spec.ports;
+    if to.port.is_some() && !ports.iter().any(|port| port.number == name.port()) {
+        return Some(format!(
+            "{} has no port {}: requests for it are answered with 503 NC",
+            name.host(),
+            name.port()
+        ));
+    }
+    if !to.subset.is_empty() && !has_subset(config, &service.spec, &to.subset) {
+        let host = name.host();
+        return Some(format!("{host} has no subset {}: requests for it are answered with 503 NC", to.subset));
+    }
+    None
+}
+
+fn has_subset(config: &Config, service: &Service, subset: &str) -> bool {
+    config.destination_rules.iter().any(|rule| {
+        names(&full(config, &rule.spec.spec.host, &rule.reference.namespace), &service.host).is_some()
+            && rule.spec.spec.subsets.iter().any(|known| known.name == subset)
+    })
+}
+
+fn destination_rule<'a>(
+    config: &Config,
+    rule: &Rule,
+    older: impl Iterator<Item = &'a Rule>,
+    notes: &mut Notes,
+) {
+    let host = full(config, &rule.spec.spec.host, &rule.reference.namespace);
+    if !config.services.keys().any(|service| names(&host, service).is_some()) {
+        notes.add(rule, format!("no service has the host {host} (IST0174)"));
+    }
+    let selector = &rule.spec.spec.workload_selector;
+    let mut rivals = older.filter(|older| {
+        older.reference.namespace == rule.reference.namespace
+            && older.spec.spec.workload_selector == *selector
+            && full(config, &older.spec.spec.host, &older.reference.namespace) == host
+    });
+    let Some(first) = rivals.next() else { return };
+    let rivals: Vec<&Rule> = std::iter::once(first).chain(rivals).collect();
+    let spec = &rule.spec.spec;
+    let rival_policy = rivals.iter().find(|rival| rival.spec.spec.traffic_policy.is_some());
+    let lost_policy = rival_policy.filter(|_| spec.traffic_policy.is_some());
+    let known = |name: &str| rivals.iter().any(|r| r.spec.spec.subsets.iter().any(|s| s.name == name));
+    let lost: Vec<&str> = spec.subsets.iter().map(|s| s.name.as_str()).filter(|name| known(name)).collect();
+    let all = lost.len() == spec.subsets.len() && (lost_policy.is_some() || spec.traffic_policy.is_none());
+    let mut texts = Vec::new();
+    if let Some(rival) = lost_policy {
+        texts.push(format!(
+            "the trafficPolicy of {}{} is in force, which is older",
+            rival.reference,
+            at(&rival.origin)
+        ));
+    }
+    texts.extend(lost.iter().map(|name| format!("the subset {name} is already in {}", first.reference)));
+    for text in texts {
+        if all { notes.superseded(rule, text) } else { notes.add(rule, text) }
+    }
+}
+
+fn peer_authentication<'a>(
+    config: &Config,
+    policy: &Policy,
+    mut older: impl Iterator<Item = &'a Policy>,
+    notes: &mut Notes,
+) {
+    let spec = &policy.spec.spec;
+    if selects_some(policy) && policy.reference.namespace == config.mesh.root_namespace {
+        notes.superseded(policy, "a policy with a selector is ignored in the root namespace".to_owned());
+        return;
+    }
+    let rival = older.find(|older| {
+        older.reference.namespace == policy.reference.namespace
+            && selects_some(older) == selects_some(policy)
+            && (!selects_some(policy) || older.spec.spec.selector == spec.selector)
+    });
+    if let Some(rival) = rival {
+        let text = format!(
+            "{}{} is in force for the same workloads, which is older",
+            rival.reference,
+            at(&rival.origin)
+        );
+        notes.superseded(policy, text);
+    }
+}
+
+fn gateways(config: &Config, notes: &mut Notes) {
+    for gateway in &config.gateways {
+        let bound = config.virtual_services.iter().any(|rules| bound(rules, gateway));
+        if !bound {
+            notes.add(
+                gateway,
+                "no VirtualService is bound to it: every request is answered with 404".to_owned(),
+            );
+        }
+    }
+}

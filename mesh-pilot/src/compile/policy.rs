@@ -1,0 +1,112 @@
+//! Who must use mTLS with a pod: PeerAuthentication merged, and what fails closed.
+//!
+//! Istio's semantics: workload over namespace over mesh (the root namespace), UNSET inherits; of several the oldest; a
+//! policy with a selector in the root namespace is ignored; `portLevelMtls` counts only with a selector, by container port.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mesh_proto::crd::peer_authentication::{Mtls, MtlsMode};
+use mesh_proto::crd::{self, Kind, Restriction, Targets};
+use mesh_proto::wire::mesh::v1 as wire;
+
+use super::{origin, origin_of};
+use crate::snapshot::{Config, Held, Pod};
+
+/// A PeerAuthentication with its place in the configuration.
+pub(super) type Policy = Held<Arc<crd::PeerAuthentication>>;
+
+/// What is in force for a pod.
+#[derive(Debug)]
+pub(super) struct PeerPolicy {
+    /// For ports that are not listed.
+    pub(super) mode: wire::MtlsMode,
+    /// By container port.
+    pub(super) by_port: BTreeMap<u32, wire::MtlsMode>,
+    /// Where the mode comes from; none: the default.
+    pub(super) origin: Option<wire::Origin>,
+    /// The objects that it holds.
+    pub(super) revisions: Vec<u64>,
+}
+
+impl PeerPolicy {
+    /// For one container port.
+    pub(super) fn of_port(&self, port: u16) -> wire::MtlsMode {
+        self.by_port.get(&u32::from(port)).copied().unwrap_or(self.mode)
+    }
+}
+
+/// Whether a policy is for some workloads only.
+pub(super) fn selects_some(policy: &Policy) -> bool {
+    policy.spec.spec.selector.as_ref().is_some_and(|selector| !selector.match_labels.is_empty())
+}
+
+/// The policy of a whole namespace.
+pub(super) fn of_namespace<'a>(config: &'a Config, namespace: &str) -> Option<&'a Policy> {
+    let mut policies = config.peer_authentications.iter().map(AsRef::as_ref);
+    policies.find(|policy| *policy.reference.namespace == *namespace && !selects_some(policy))
+}
+
+/// The policy for just this pod.
+fn of_workload<'a>(config: &'a Config, pod: &Pod) -> Option<&'a Policy> {
+    if pod.namespace == config.mesh.root_namespace {
+        return None;
+    }
+    let mut policies = config.peer_authentications.iter().map(AsRef::as_ref);
+    policies.find(|policy| {
+        policy.reference.namespace == pod.namespace
+            && selects_some(policy)
+            && policy.spec.spec.selector.as_ref().is_some_and(|selector| selector.selects(&pod.labels))
+    })
+}
+
+fn mode(mtls: Option<&Mtls>) -> Option<wire::MtlsMode> {
+    match mtls.map(|mtls| mtls.mode) {
+        None | Some(MtlsMode::Unset) => None,
+        Some(MtlsMode::Disable) => Some(wire::MtlsMode::MtlsDisable),
+        Some(MtlsMode::Permissive) => Some(wire::MtlsMode::MtlsPermissive),
+        Some(MtlsMode::Strict) => Some(wire::MtlsMode::MtlsStrict),
+    }
+}
+
+/// What is in force for a pod.
+pub(super) fn peer_policy(config: &Config, pod: &Pod) -> PeerPolicy {
+    if let Some(refused) = refused(config, pod, |kind| kind == Kind::PeerAuthentication) {
+        return PeerPolicy {
+            mode: wire::MtlsMode::MtlsStrict,
+            by_port: BTreeMap::new(),
+            origin: Some(refused),
+            revisions: Vec::new(),
+        };
+    }
+    let workload = of_workload(config, pod);
+    let namespace = of_namespace(config, &pod.namespace);
+    let mesh = of_namespace(config, &config.mesh.root_namespace);
+    let levels: Vec<&Policy> = [workload, namespace, mesh].into_iter().flatten().collect();
+    let said = levels.iter().find_map(|policy| Some((mode(policy.spec.spec.mtls.as_ref())?, *policy)));
+    let ports = workload.into_iter().flat_map(|policy| &policy.spec.spec.port_level_mtls);
+    let by_port = ports.filter_map(|(port, mtls)| Some((u32::from(*port), mode(Some(mtls))?))).collect();
+    PeerPolicy {
+        mode: said.map_or(wire::MtlsMode::MtlsPermissive, |(mode, _)| mode),
+        by_port,
+        origin: said.map(|(_, policy)| origin(policy, "spec", None)),
+        revisions: levels.iter().map(|policy| policy.revision).collect(),
+    }
+}
+
+/// The refused policy (of a kind that restricts otherwise than by mTLS) that was for this pod: it must let nothing in.
+pub(super) fn deny_all(config: &Config, pod: &Pod) -> Option<wire::Origin> {
+    refused(config, pod, |kind| kind != Kind::PeerAuthentication)
+}
+
+fn refused(config: &Config, pod: &Pod, concerns: impl Fn(Kind) -> bool) -> Option<wire::Origin> {
+    let targets = |restriction: &&Restriction| {
+        let Targets::Workloads(labels) = &restriction.targets else { return false };
+        let namespace = &restriction.reference.namespace;
+        concerns(restriction.reference.kind)
+            && (*namespace == pod.namespace || *namespace == config.mesh.root_namespace)
+            && crd::meta::holds_all(labels, &pod.labels)
+    };
+    let found = config.restrictions.iter().find(targets)?;
+    Some(origin_of(&found.reference, found.location.clone(), None))
+}

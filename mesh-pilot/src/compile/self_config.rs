@@ -1,0 +1,43 @@
+//! `self/self`: what a proxy is told about its own workload.
+
+use std::time::Duration;
+
+use mesh_proto::wire::mesh::v1 as wire;
+
+use super::endpoints::{PodPort, facts, ports};
+use super::policy::{deny_all, peer_policy};
+use super::{holds, on_wire};
+use crate::snapshot::{Compiled, Config, Pod};
+
+/// How long a plaintext client of a PERMISSIVE port may say nothing before the application is asked to speak first. Mesh
+/// clients speak first always. Long enough that a busy client's TLS hello is not mistaken for silence.
+const PROTOCOL_DETECTION_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The workload's identity, ports and merged policy.
+#[must_use]
+pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConfig>> {
+    let policy = peer_policy(config, pod);
+    let port = |port: PodPort| wire::InboundPort {
+        port: u32::from(port.number),
+        protocol: port.protocol.into(),
+        name: port.name,
+        services: port.services,
+    };
+    let message = wire::SelfConfig {
+        identity: pod.identity.to_string(),
+        facts: Some(facts(pod)),
+        labels: pod.labels.clone(),
+        service_account: pod.service_account.to_string(),
+        mtls: policy.mode.into(),
+        mtls_by_port: policy.by_port.into_iter().map(|(port, mode)| (port, mode.into())).collect(),
+        mtls_origin: policy.origin,
+        ports: ports(pod).into_iter().map(port).collect(),
+        protocol_detection_timeout: Some(on_wire(PROTOCOL_DETECTION_TIMEOUT)),
+        outbound_policy: wire::OutboundPolicy::OutboundAllowAny.into(),
+        access_log: true,
+        cluster_domain: config.mesh.cluster_domain.to_string(),
+        requires: Vec::new(),
+        deny_all: deny_all(config, pod),
+    };
+    Some(Compiled { message, holds: holds(policy.revisions) })
+}

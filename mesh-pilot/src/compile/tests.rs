@@ -1,0 +1,1 @@
+//! Stories: what a configuration compiles to.

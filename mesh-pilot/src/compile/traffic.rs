@@ -1,0 +1,190 @@
+//! Which DestinationRule is in force for a service, and its traffic policy for the wire.
+//!
+//! Istio's semantics: the client's namespace (unless it is the root namespace), then the service's, then the root; in one
+//! namespace the most specific host; rules of the same host merge their subsets only, and the first traffic policy wins; a
+//! rule whose `workloadSelector` selects the client comes before plain ones. Nothing is inherited between them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_proto::crd::destination_rule::{
+    ClientTls, ClientTlsMode, ConnectionPool, ConsistentHash, LoadBalancer, SimpleBalancer, Subset,
+    TrafficPolicy,
+};
+use mesh_proto::crd::{self, Labels};
+use mesh_proto::wire::mesh::v1 as wire;
+
+use super::host::{full, names, visible};
+use super::on_wire;
+use crate::snapshot::{Config, Held};
+
+/// A DestinationRule with its place in the configuration.
+pub(super) type Rule = Held<Arc<crd::DestinationRule>>;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+const MINIMUM_RING_SIZE: u64 = 1024;
+const MAGLEV_TABLE_SIZE: u64 = 65537;
+
+/// The rules in force for a host: all of one namespace and one host, oldest first. None: the defaults.
+pub(super) fn select<'a>(
+    config: &'a Config,
+    client: &str,
+    labels: &Labels,
+    host: &str,
+    service_namespace: &str,
+) -> Vec<&'a Rule> {
+    let root: &str = &config.mesh.root_namespace;
+    let own = (client != root).then_some(client);
+    let mut namespaces: Vec<&str> = own.into_iter().chain([service_namespace, root]).collect();
+    namespaces.dedup();
+    for namespace in namespaces {
+        let found = select_in(config, namespace, client, labels, host);
+        if !found.is_empty() {
+            return found;
+        }
+    }
+    Vec::new()
+}
+
+fn select_in<'a>(
+    config: &'a Config,
+    namespace: &str,
+    client: &str,
+    labels: &Labels,
+    host: &str,
+) -> Vec<&'a Rule> {
+    let candidate = |rule: &'a Arc<Rule>| {
+        let spec = &rule.spec.spec;
+        let exported = visible(spec.export_to.iter().map(String::as_str), namespace, client).is_some();
+        let selects =
+            spec.workload_selector.as_ref().is_none_or(|s| namespace == client && s.selects(labels));
+        if *rule.reference.namespace != *namespace || !exported || !selects {
+            return None;
+        }
+        let specificity = names(&full(config, &spec.host, namespace), host)?;
+        Some((specificity, rule.as_ref()))
+    };
+    let candidates: Vec<_> = config.destination_rules.iter().filter_map(candidate).collect();
+    let Some(best) = candidates.iter().map(|(specificity, _)| *specificity).max() else { return Vec::new() };
+    let rules = candidates.into_iter().filter(|(specificity, _)| *specificity == best).map(|(_, rule)| rule);
+    let (selecting, plain): (Vec<_>, Vec<_>) =
+        rules.partition(|rule| rule.spec.spec.workload_selector.is_some());
+    if selecting.is_empty() { plain } else { selecting }
+}
+
+/// The subsets of the rules in force: the first of each name.
+pub(super) fn subsets<'a>(rules: &[&'a Rule]) -> Vec<&'a Subset> {
+    let mut subsets: Vec<&Subset> = Vec::new();
+    for subset in rules.iter().flat_map(|rule| &rule.spec.spec.subsets) {
+        if !subsets.iter().any(|known| known.name == subset.name) {
+            subsets.push(subset);
+        }
+    }
+    subsets.sort_by(|a, b| a.name.cmp(&b.name));
+    subsets
+}
+
+/// The rule whose traffic policy is in force, of those that are.
+pub(super) fn first_policy<'a>(rules: &[&'a Rule]) -> Option<&'a TrafficPolicy> {
+    rules.iter().find_map(|rule| rule.spec.spec.traffic_policy.as_ref())
+}
+
+/// The groups of settings that are set.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Groups<'a> {
+    load_balancer: Option<&'a LoadBalancer>,
+    connection_pool: Option<&'a ConnectionPool>,
+    tls: Option<&'a ClientTls>,
+}
+
+impl<'a> Groups<'a> {
+    /// Of a service's port: `portLevelSettings` of that port replace everything, what they leave out is the default.
+    pub(super) fn of(policy: Option<&'a TrafficPolicy>, port: u16) -> Self {
+        policy.map_or_else(Self::default, |policy| Self::default().overridden(policy, port))
+    }
+
+    /// Of a subset: group by group over the service's; its own `portLevelSettings` replace everything again.
+    pub(super) fn overridden(self, policy: &'a TrafficPolicy, port: u16) -> Self {
+        if let Some(own) = policy.port_level_settings.iter().find(|own| own.port.number == port) {
+            return Self {
+                load_balancer: own.load_balancer.as_ref(),
+                connection_pool: own.connection_pool.as_ref(),
+                tls: own.tls.as_ref(),
+            };
+        }
+        Self {
+            load_balancer: policy.load_balancer.as_ref().or(self.load_balancer),
+            connection_pool: policy.connection_pool.as_ref().or(self.connection_pool),
+            tls: policy.tls.as_ref().or(self.tls),
+        }
+    }
+
+    /// For the wire, every default filled in.
+    pub(super) fn complete(self) -> wire::Policy {
+        let tcp = self.connection_pool.and_then(|pool| pool.tcp.as_ref());
+        let http = self.connection_pool.and_then(|pool| pool.http.as_ref());
+        let connect = tcp.and_then(|tcp| tcp.connect_timeout).map_or(CONNECT_TIMEOUT, |timeout| timeout.0);
+        let idle = http.and_then(|http| http.idle_timeout).map_or(IDLE_TIMEOUT, |timeout| timeout.0);
+        let requests = http.and_then(|http| http.max_requests_per_connection).unwrap_or(0);
+        let tls = match self.tls.map(|tls| tls.mode) {
+            None => wire::UpstreamTls::Auto,
+            Some(ClientTlsMode::Disable) => wire::UpstreamTls::Disable,
+            // TLS of the user's own is refused before it comes here; the mesh's is the safe side.
+            Some(ClientTlsMode::IstioMutual | ClientTlsMode::Simple | ClientTlsMode::Mutual) => {
+                wire::UpstreamTls::IstioMutual
+            }
+        };
+        wire::Policy {
+            load_balancer: Some(wire::LoadBalancer { kind: Some(balancer(self.load_balancer)) }),
+            connect_timeout: Some(on_wire(connect)),
+            tls: tls.into(),
+            idle_timeout: Some(on_wire(idle)),
+            max_requests_per_connection: u32::try_from(requests).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+fn balancer(balancer: Option<&LoadBalancer>) -> wire::load_balancer::Kind {
+    use wire::load_balancer::Kind;
+    let empty = wire::Empty {};
+    if let Some(hash) = balancer.and_then(|balancer| balancer.consistent_hash.as_ref()) {
+        let key = Some(hash_key(hash));
+        if let Some(maglev) = &hash.maglev {
+            return Kind::Maglev(wire::Maglev {
+                key,
+                table_size: maglev.table_size.unwrap_or(MAGLEV_TABLE_SIZE),
+            });
+        }
+        let standard = hash.ring_hash.as_ref().and_then(|ring| ring.minimum_ring_size);
+        let size = standard.or(hash.minimum_ring_size).or(hash.ring_size).unwrap_or(MINIMUM_RING_SIZE);
+        return Kind::RingHash(wire::RingHash { key, minimum_ring_size: size });
+    }
+    match balancer.and_then(|balancer| balancer.simple) {
+        Some(SimpleBalancer::RoundRobin) => Kind::RoundRobin(empty),
+        Some(SimpleBalancer::Random) => Kind::Random(empty),
+        Some(SimpleBalancer::Passthrough) => Kind::Passthrough(empty),
+        Some(SimpleBalancer::LeastRequest | SimpleBalancer::LeastConn | SimpleBalancer::Unspecified)
+        | None => Kind::LeastRequest(empty),
+    }
+}
+
+/// Without a key (the user's own form) the key is the client's address.
+fn hash_key(hash: &ConsistentHash) -> wire::HashKey {
+    use wire::hash_key::Kind;
+    let cookie = |cookie: &crd::destination_rule::HttpCookie| wire::HashCookie {
+        name: cookie.name.clone(),
+        path: cookie.path.clone().unwrap_or_default(),
+        ttl: cookie.ttl.map(|ttl| on_wire(ttl.0)),
+    };
+    let kind = if let Some(name) = &hash.http_header_name {
+        Kind::Header(name.to_ascii_lowercase())
+    } else if let Some(name) = &hash.http_query_parameter_name {
+        Kind::Query(name.clone())
+    } else if let Some(named) = &hash.http_cookie {
+        Kind::Cookie(cookie(named))
+    } else {
+        Kind::SourceIp(wire::Empty {})
+    };
+    wire::HashKey { kind: Some(kind) }
+}
