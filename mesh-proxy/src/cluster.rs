@@ -3,6 +3,7 @@
 //! In: `wire::Cluster` and `wire::Endpoints`. Out: [`ClusterView::pick`]. What is counted about an endpoint lives in its
 //! [`EndpointState`], which is kept by uid over every push (design §3.3).
 
+mod dump;
 mod endpoint;
 mod group;
 mod hash;

@@ -5,6 +5,7 @@
 //! that can never match here isn't kept (Istio: such a match removes the rule for this proxy).
 
 mod backend;
+mod dump;
 mod duration;
 mod matcher;
 mod retry;
@@ -23,6 +24,7 @@ use mesh_proto::model::host_port::{HostPort, InvalidHostPort};
 use mesh_proto::wire::mesh::v1 as wire;
 
 pub use backend::{Backend, Backends};
+pub(crate) use dump::dump_origin;
 pub(crate) use duration::parse as parse_duration;
 use matcher::Matcher;
 pub(crate) use matcher::parameter;

@@ -161,6 +161,21 @@ fn defaults_are_istios() {
     assert_eq!((policy.tls, policy.max_requests_per_connection), (UpstreamTls::Auto, None));
 }
 
+#[test]
+fn a_dump_shows_who_is_ready_and_busy() {
+    let mut rng = SmallRng::seed_from_u64(1);
+    let view = view(&round_robin(), vec![endpoint("v1-0", true), endpoint("v2-0", false)], None);
+    let held = view.pick(None, &PickContext::default(), &mut rng).unwrap();
+    let told = view.dump();
+    let of =
+        |uid: &str| told["endpoints"].as_array().unwrap().iter().find(|e| e["uid"] == uid).unwrap().clone();
+    assert_eq!((&of("v1-0")["active"], &of("v1-0")["ready"]), (&1.into(), &true.into()));
+    assert_eq!((&of("v2-0")["active"], &of("v2-0")["ready"]), (&0.into(), &false.into()));
+    assert_eq!(told["subsets"]["v2"]["endpoints"], 1);
+    assert_eq!(told["policy"]["load_balancer"], "RoundRobin");
+    drop(held);
+}
+
 fn head(build: impl FnOnce(http::request::Builder) -> http::request::Builder) -> Parts {
     build(http::Request::builder()).body(()).unwrap().into_parts().0
 }

@@ -323,6 +323,27 @@ fn actions_are_parsed() {
     assert_eq!((direct.status.as_u16(), &direct.body[..]), (418, &b"tea"[..]));
 }
 
+#[test]
+fn a_dump_says_where_rules_come_from() {
+    let origin = wire::Origin {
+        kind: "VirtualService".into(),
+        namespace: "shop".into(),
+        name: "reviews".into(),
+        rule: Some(1),
+        location: "shop.yaml:7".into(),
+    };
+    let matched = rule("jason", vec![header("x-user", exact("jason"), false)]);
+    let told = table(vec![wire::Rule { origin: Some(origin), ..matched }, rule("rest", vec![])]).dump();
+    let rules = &told["rules"];
+    assert_eq!(rules[0]["origin"], "VirtualService shop/reviews, rule 1, shop.yaml:7");
+    assert!(rules[0]["match"].as_str().unwrap().contains("Exact(\"jason\")"), "{told}");
+    assert_eq!((&rules[1]["match"], &rules[1]["name"]), (&"every request".into(), &"rest".into()));
+    assert_eq!(
+        rules[1]["backends"][0],
+        serde_json::json!({"cluster": "rest:80", "subset": null, "weight": 1, "present": false})
+    );
+}
+
 fn policy(words: &[&str], status_codes: &[u32]) -> RetryPolicy {
     let wire = wire::RetryPolicy {
         attempts: 2,

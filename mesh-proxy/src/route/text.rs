@@ -17,8 +17,8 @@ const MAX_DFA: usize = 256 << 10;
 /// A parsed `StringMatch`.
 #[derive(Debug)]
 pub(super) enum Text {
-    Exact(Box<[u8]>),
-    Prefix(Box<[u8]>),
+    Exact(Box<str>),
+    Prefix(Box<str>),
     Regex(Box<Regex>),
     /// There is one (`true`), or there is none.
     Present(bool),
@@ -29,8 +29,8 @@ impl Text {
     pub(super) fn new(text: &wire::StringMatch, field: &str) -> Result<Self, InvalidRoute> {
         use wire::string_match::Kind;
         Ok(match text.kind.as_ref() {
-            Some(Kind::Exact(text)) => Self::Exact(text.as_bytes().into()),
-            Some(Kind::Prefix(text)) => Self::Prefix(text.as_bytes().into()),
+            Some(Kind::Exact(text)) => Self::Exact(text.as_str().into()),
+            Some(Kind::Prefix(text)) => Self::Prefix(text.as_str().into()),
             Some(Kind::Regex(pattern)) => Self::Regex(Box::new(regex(pattern, &format!("{field}.regex"))?)),
             Some(Kind::Present(present)) => Self::Present(*present),
             None => return Err(InvalidRoute::Missing { field: field.to_owned() }),
@@ -42,8 +42,8 @@ impl Text {
         match (self, value) {
             (Self::Present(wanted), value) => *wanted == value.is_some(),
             (_, None) => false,
-            (Self::Exact(text), Some(value)) => **text == *value,
-            (Self::Prefix(text), Some(value)) => value.starts_with(text),
+            (Self::Exact(text), Some(value)) => text.as_bytes() == value,
+            (Self::Prefix(text), Some(value)) => value.starts_with(text.as_bytes()),
             (Self::Regex(regex), Some(value)) => regex.is_match(value),
         }
     }

@@ -273,7 +273,7 @@ fn workers_count_side_by_side() {
             });
         }
         for _ in 0..20 {
-            telemetry.render();
+            assert!(telemetry.render().starts_with("# HELP istio_build"));
         }
     });
     let samples = samples(&telemetry, "istio_requests_total");
