@@ -75,7 +75,7 @@ mod tests {
     fn knows_two_paths_and_one_method() {
         let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || {
-            metrics::counter!("citadel_server_csr_count").increment(3)
+            metrics::counter!("citadel_server_csr_count").increment(3);
         });
         let ask = |method: Method, path: &str| answer(&method, path, &recorder.handle()).status().as_u16();
         assert_eq!(ask(Method::GET, "/metrics"), 200);

@@ -152,7 +152,7 @@ async fn rotate(
                 let left = identity.leaf().not_after.duration_since(SystemTime::now()).ok();
                 match left {
                     Some(left) => {
-                        tracing::warn!(%error, seconds_left = left.as_secs(), "certificate not renewed")
+                        tracing::warn!(%error, seconds_left = left.as_secs(), "certificate not renewed");
                     }
                     None => tracing::error!(%error, "certificate not renewed, and expired: peers refuse us"),
                 }
