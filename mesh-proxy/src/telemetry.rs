@@ -202,7 +202,7 @@ impl Telemetry {
 
     /// Writes what is still buffered of the access log; for the end of the process.
     pub fn flush(&self) {
-        self.shared.log.drain();
+        self.shared.log.flush();
     }
 
     /// All metrics in Prometheus' text format.

@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 const BUFFER: usize = 1 << 20;
 /// How long the writer lets lines gather: one system call for many.
 const GATHER: Duration = Duration::from_millis(20);
+/// How long the end of the process waits for a writer that hangs.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// The lines of all workers.
 pub(super) struct LogSink {
@@ -91,10 +93,15 @@ impl LogSink {
         }
     }
 
-    /// Writes what is there.
-    pub(super) fn drain(&self) {
-        let mut output = self.output.lock();
-        let Output { to, spare } = &mut *output;
+    /// Writes what is there, unless the writer hangs in its output: the process must be able to end.
+    pub(super) fn flush(&self) {
+        if let Some(mut output) = self.output.try_lock_for(FLUSH_LIMIT) {
+            self.drain(&mut output);
+        }
+    }
+
+    fn drain(&self, output: &mut Output) {
+        let Output { to, spare } = output;
         for buffer in &self.buffers {
             mem::swap(&mut *buffer.lock(), spare);
             if !spare.is_empty() && to.write_all(spare).is_err() {
@@ -109,7 +116,7 @@ impl LogSink {
 
 impl Drop for LogSink {
     fn drop(&mut self) {
-        self.drain();
+        self.flush();
         if let Some(writer) = self.writer.get_mut() {
             writer.unpark();
         }
@@ -122,7 +129,7 @@ fn write_all(sink: &Weak<LogSink>) {
         thread::park();
         thread::park_timeout(GATHER);
         match sink.upgrade() {
-            Some(sink) => sink.drain(),
+            Some(sink) => sink.drain(&mut sink.output.lock()),
             None => return,
         }
     }

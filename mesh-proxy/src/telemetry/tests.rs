@@ -390,6 +390,24 @@ fn nothing_from_outside_makes_a_line_or_leaves_its_quotes() {
     assert!(lines[0].contains(r#""x\x0d\x0a[2026] \x22GET\x5c \xff\x1b[2J""#), "{}", lines[0]);
 }
 
+proptest::proptest! {
+    /// Whatever a client sends, a line is one line, with the quotes of the format only.
+    #[test]
+    fn a_line_is_a_line(path in ".*", agent: Vec<u8>, id: Vec<u8>, authority in ".*") {
+        let entry = LogEntry {
+            path: &path,
+            user_agent: Some(&agent),
+            request_id: Some(&id),
+            authority: &authority,
+            ..entry()
+        };
+        let lines = lines(&[entry]);
+        proptest::prop_assert_eq!(lines.len(), 1);
+        proptest::prop_assert_eq!(lines[0].matches('"').count(), 14);
+        proptest::prop_assert!(lines[0].bytes().all(|b| (b' '..=b'~').contains(&b)));
+    }
+}
+
 #[test]
 fn the_log_can_be_off_and_on() {
     let (telemetry, memory) = telemetry(1, 100);
