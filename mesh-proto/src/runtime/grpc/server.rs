@@ -31,6 +31,9 @@ pub struct ServeSettings {
     pub handshake: Duration,
     /// Requests at the same time on one connection.
     pub streams: u32,
+    /// The longest life of a connection that showed no certificate: strangers hold no slot for long, whether they ask for
+    /// something or stay silent after the handshake.
+    pub anonymous: Duration,
     /// How long open requests get to end once the connection is told to close.
     pub grace: Duration,
 }
@@ -41,6 +44,7 @@ impl Default for ServeSettings {
             connections: 20_000,
             handshake: Duration::from_secs(10),
             streams: 200,
+            anonymous: Duration::from_secs(60),
             grace: Duration::from_secs(5),
         }
     }
@@ -139,7 +143,10 @@ impl Server {
             }
         };
         // A connection ends with the certificate that opened it.
-        let life = peer.as_ref().map(|p| p.not_after.duration_since(SystemTime::now()).unwrap_or_default());
+        let life = match &peer {
+            Some(peer) => peer.not_after.duration_since(SystemTime::now()).unwrap_or_default(),
+            None => self.settings.anonymous,
+        };
         let facts = (PeerIdentity(peer.map(|p| p.id)), PeerAddress(address));
         let routes = self.routes.clone();
         let service = hyper::service::service_fn(move |request| call(routes.clone(), facts.clone(), request));
@@ -151,16 +158,10 @@ impl Server {
             .keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-        let expired = async {
-            match life {
-                Some(life) => tokio::time::sleep(life).await,
-                None => std::future::pending().await,
-            }
-        };
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
             () = drain.draining() => None,
-            () = expired => None,
+            () = tokio::time::sleep(life) => None,
         };
         let ended = match ended {
             Some(ended) => ended,

@@ -95,7 +95,7 @@ async fn says_who_calls() {
 async fn a_silent_neighbour_and_garbage_cost_nobody_else() {
     let ca = TestCa::new();
     let b = ca.identity("default", "b");
-    let settings = ServeSettings { handshake: Duration::from_millis(200), ..ServeSettings::default() };
+    let settings = ServeSettings { handshake: Duration::from_secs(1), ..ServeSettings::default() };
     let running = start(&b, WhoAmI::default(), settings).await;
     let mut silent = TcpStream::connect(&running.address).await.unwrap();
     let mut garbage = TcpStream::connect(&running.address).await.unwrap();
@@ -103,6 +103,32 @@ async fn a_silent_neighbour_and_garbage_cost_nobody_else() {
     assert_eq!(call(&running.address, ClientIdentity::None, &ca, "b").await.unwrap(), "nobody");
     // The handshake that never begins ends by its own limit.
     assert_eq!(silent.read(&mut [0; 16]).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn a_stranger_holds_a_connection_only_for_a_while() {
+    let ca = TestCa::new();
+    let settings = ServeSettings {
+        anonymous: Duration::from_millis(100),
+        grace: Duration::from_millis(100),
+        ..ServeSettings::default()
+    };
+    let running = start(&ca.identity("default", "b"), WhoAmI::default(), settings).await;
+    let connect = async |show: ClientIdentity<'_>| {
+        let config = client_config(show, ca.roots_handle(), Expect::Exactly(id("b")), &[b"h2"]);
+        let stream = TcpStream::connect(&running.address).await.unwrap();
+        let name = crate::runtime::tls::server_name(&running.address);
+        tokio_rustls::TlsConnector::from(config).connect(name, stream).await.unwrap()
+    };
+    // Neither says a word after the handshake.
+    let a = ca.identity("default", "a");
+    let (mut stranger, mut known) =
+        (connect(ClientIdentity::None).await, connect(ClientIdentity::Mesh(&a)).await);
+    let mut text = Vec::new();
+    let _ = stranger.read_to_end(&mut text).await;
+    let more =
+        tokio::time::timeout(Duration::from_millis(50), async { while known.read_u8().await.is_ok() {} });
+    assert!(more.await.is_err(), "who showed a certificate is still connected");
 }
 
 #[tokio::test]
