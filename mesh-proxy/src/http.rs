@@ -4,7 +4,9 @@
 
 pub mod body;
 pub(crate) mod buffer;
+mod draining;
 pub mod h1;
+pub mod h2;
 pub mod headers;
 pub(crate) mod interim;
 pub mod replay;

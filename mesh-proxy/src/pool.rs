@@ -24,7 +24,7 @@ mod tests;
 pub use error::{SendError, SendErrorKind};
 pub use key::PoolKey;
 
-use crate::http::{Body, Protocol, h1};
+use crate::http::{Body, Protocol, h1, h2};
 use crate::io::Io;
 use slot::Slot;
 
@@ -95,10 +95,7 @@ impl Pool {
         let slot = self.slot(target);
         match target.key.protocol() {
             Protocol::Http1 => send_http1(slot, target, request).await,
-            Protocol::Http2 => Err(SendError::new(
-                SendErrorKind::Protocol("the HTTP/2 client has not landed"),
-                Some(request),
-            )),
+            Protocol::Http2 => send_http2(slot, target, request).await,
         }
     }
 
@@ -114,6 +111,12 @@ impl Pool {
     #[must_use]
     pub fn idle(&self) -> usize {
         self.0.slots.borrow().values().map(|slot| slot.idle()).sum()
+    }
+
+    /// How many HTTP/2 connections are open.
+    #[must_use]
+    pub fn shared(&self) -> usize {
+        self.0.slots.borrow().values().map(|slot| slot.shared()).sum()
     }
 
     fn slot(&self, target: &Target) -> Rc<Slot> {
@@ -145,6 +148,37 @@ async fn send_http1(
     };
     let host = || target.address.to_string();
     h1::client::send(connection, request, target.greeting.as_ref(), host, slot).await
+}
+
+async fn send_http2(
+    slot: Rc<Slot>,
+    target: &Target,
+    request: Request<Body>,
+) -> Result<Response<Body>, SendError> {
+    let ticket = match slot.ticket() {
+        Some(ticket) => ticket,
+        None => {
+            let _opening = slot.opening.lock().await;
+            // Whoever was before us may have opened one with room.
+            match slot.ticket() {
+                Some(ticket) => ticket,
+                None => match open_http2(target).await {
+                    Ok(connection) => slot.share(connection),
+                    Err(kind) => return Err(SendError::new(kind, Some(request))),
+                },
+            }
+        }
+    };
+    let fallback = target.address.to_string();
+    ticket.send(request, target.tls.is_some(), &fallback, target.greeting.as_ref()).await
+}
+
+async fn open_http2(target: &Target) -> Result<h2::client::Connection, SendErrorKind> {
+    let io = connect::connect(target).await?;
+    if io.is_tls() && io.alpn().is_some_and(|alpn| !alpn.ends_with(b"h2")) {
+        return Err(SendErrorKind::Tls("the upstream chose another protocol than HTTP/2".to_owned()));
+    }
+    h2::client::Connection::open(io).await
 }
 
 /// Closes what was idle for too long or was closed by its upstream, and forgets unused keys. Ends with the pool.

@@ -10,9 +10,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::http::h1;
 use crate::http::headers::HeaderCase;
 use crate::http::interim::Interim;
+use crate::http::{h1, h2};
 use crate::io::Io;
 
 /// One piece of a body.
@@ -38,7 +38,7 @@ pub enum BodyError {
     Io(io::ErrorKind),
     /// The HTTP/2 stream was reset.
     #[error("stream reset: {0}")]
-    Reset(h2::Reason),
+    Reset(::h2::Reason),
     /// The sender was silent for too long.
     #[error("body timed out")]
     Timeout,
@@ -78,6 +78,8 @@ enum Kind {
     Full(Bytes),
     Request(h1::server::RequestBody),
     Response(Box<h1::client::ResponseBody>),
+    H2(Box<h2::message::Incoming>),
+    H2Response(Box<h2::client::ResponseBody>),
     Source(Box<dyn Source>),
     Upgraded(Box<(Io, Bytes)>),
 }
@@ -142,6 +144,8 @@ impl Body {
             }
             Kind::Request(body) => body.poll_frame(cx),
             Kind::Response(body) => body.poll_frame(cx),
+            Kind::H2(body) => body.poll_frame(cx),
+            Kind::H2Response(body) => body.poll_frame(cx),
             Kind::Source(source) => source.poll_frame(cx),
         }
     }
@@ -159,6 +163,8 @@ impl Body {
             Kind::Full(content) => Some(content.len() as u64),
             Kind::Request(body) => body.known_len(),
             Kind::Response(body) => body.known_len(),
+            Kind::H2(body) => body.known_len(),
+            Kind::H2Response(body) => body.known_len(),
             Kind::Source(source) => source.known_len(),
         }
     }
@@ -171,6 +177,8 @@ impl Body {
             Kind::Full(_) => false,
             Kind::Request(body) => body.known_len() == Some(0),
             Kind::Response(body) => body.known_len() == Some(0),
+            Kind::H2(body) => body.is_end(),
+            Kind::H2Response(body) => body.is_end(),
             Kind::Source(source) => source.is_end(),
         }
     }
@@ -189,6 +197,14 @@ impl Body {
 
     pub(crate) fn response(body: Box<h1::client::ResponseBody>) -> Self {
         Self::of(Kind::Response(body))
+    }
+
+    pub(crate) fn h2(body: Box<h2::message::Incoming>) -> Self {
+        Self::of(Kind::H2(body))
+    }
+
+    pub(crate) fn h2_response(body: Box<h2::client::ResponseBody>) -> Self {
+        Self::of(Kind::H2Response(body))
     }
 
     pub(crate) fn upgraded(io: Io, read: Bytes) -> Self {

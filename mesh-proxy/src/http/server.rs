@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::drain::DrainWatch;
-use crate::http::h1;
 use crate::http::service::Service;
+use crate::http::{h1, h2};
 use crate::io::Io;
 
 /// The protocol of a connection, known from ALPN or the first bytes.
@@ -75,7 +75,7 @@ impl Default for Http2Settings {
         Self {
             max_streams: 100,
             stream_window: 256 << 10,
-            connection_window: 16 << 20,
+            connection_window: 4 << 20,
             max_header_list: 16 << 10,
             send_buffer: 256 << 10,
         }
@@ -93,9 +93,6 @@ pub async fn serve_connection<S: Service>(
 ) {
     match protocol {
         Protocol::Http1 => h1::server::serve(io, first, settings, &*service, &drain).await,
-        Protocol::Http2 => {
-            tracing::error!(first = first.len(), "the HTTP/2 codec has not landed: connection closed");
-            drop(io);
-        }
+        Protocol::Http2 => h2::server::serve(io, first, settings, &*service, &drain).await,
     }
 }

@@ -22,6 +22,7 @@ use crate::io::Io;
 use crate::pool::{Pool, PoolKey, Target};
 
 mod exchange;
+mod http2;
 mod refused;
 mod upstream;
 

@@ -6,12 +6,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::http::h1::client::{Connection, Home};
+use crate::http::h2;
 use crate::pool::Target;
 
 /// Idle HTTP/1 connections, newest last, and shared HTTP/2 connections.
 #[derive(Default)]
 pub(super) struct Slot {
     idle: RefCell<Vec<Idle>>,
+    shared: RefCell<Vec<h2::client::Connection>>,
+    /// Held while a connection is opened: those who come meanwhile may share it.
+    pub(super) opening: tokio::sync::Mutex<()>,
     idle_timeout: Cell<Duration>,
     max_requests: Cell<Option<u32>>,
 }
@@ -44,6 +48,26 @@ impl Slot {
         None
     }
 
+    /// A place on a shared connection, the fullest that has room.
+    pub(super) fn ticket(&self) -> Option<h2::client::Ticket> {
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|c| !c.is_closed());
+        let max = self.max_requests.get();
+        shared.iter().find(|c| c.has_room(max)).map(h2::client::Connection::ticket)
+    }
+
+    /// Adds a shared connection and takes a place on it.
+    pub(super) fn share(&self, connection: h2::client::Connection) -> h2::client::Ticket {
+        let ticket = connection.ticket();
+        self.shared.borrow_mut().push(connection);
+        ticket
+    }
+
+    /// How many connections are shared.
+    pub(super) fn shared(&self) -> usize {
+        self.shared.borrow().len()
+    }
+
     /// How many connections lie idle.
     pub(super) fn idle(&self) -> usize {
         self.idle.borrow().len()
@@ -51,7 +75,7 @@ impl Slot {
 
     /// Whether it holds no connection.
     pub(super) fn is_empty(&self) -> bool {
-        self.idle.borrow().is_empty()
+        self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
     }
 
     /// Closes what lies idle for too long, and what its upstream closed.
@@ -60,6 +84,11 @@ impl Slot {
         let mut idle = self.idle.borrow_mut();
         idle.retain_mut(|i| i.since.elapsed() < timeout && i.connection.is_usable());
         idle.shrink_to_fit();
+        let max = self.max_requests.get();
+        self.shared.borrow_mut().retain(|c| {
+            let spent = max.is_some_and(|max| c.requests() >= max) && c.active() == 0;
+            !c.is_closed() && !spent && c.idle_since().is_none_or(|since| since.elapsed() < timeout)
+        });
     }
 }
 

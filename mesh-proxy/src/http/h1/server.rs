@@ -2,8 +2,8 @@
 //! the request's body and 1xx answers go through the [`core`] that loop and body share.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::pin::pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Method, Request, Version};
@@ -16,6 +16,7 @@ pub use self::core::{InterimWriter, RequestBody};
 use self::core::{Core, Shared};
 use crate::drain::DrainWatch;
 use crate::http::body::{Body, Frame};
+use crate::http::draining::Draining;
 use crate::http::h1::decode::Decoder;
 use crate::http::h1::head::{self, Framing, RequestHead};
 use crate::http::h1::scan::Scan;
@@ -131,33 +132,6 @@ async fn call<S: Service>(core: &Shared, service: &S, request: Request<Body>) ->
         if core.borrow_mut().poll_waiting(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending }
     })
     .await
-}
-
-/// The connection's drain signal, registered once.
-pub(super) struct Draining<'a> {
-    watch: &'a DrainWatch,
-    signal: Option<Pin<Box<dyn Future<Output = ()> + 'a>>>,
-    registered: Option<Waker>,
-}
-
-impl<'a> Draining<'a> {
-    pub(super) fn new(watch: &'a DrainWatch) -> Self {
-        Self { watch, signal: None, registered: None }
-    }
-
-    /// Whether the connection should end; wakes the task when that changes.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.watch.is_draining() {
-            return true;
-        }
-        if self.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            return false;
-        }
-        let watch = self.watch;
-        let signal = self.signal.get_or_insert_with(|| Box::pin(watch.draining()));
-        self.registered = Some(cx.waker().clone());
-        signal.as_mut().poll(cx).is_ready()
-    }
 }
 
 impl Core {

@@ -1,0 +1,136 @@
+//! One request on its stream.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use ::h2::Reason;
+use ::h2::server::SendResponse;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header, response};
+
+use super::Wishes;
+use crate::http::body::Body;
+use crate::http::h2::message::{self, Incoming, Length};
+use crate::http::h2::send::{Sending, SendingError};
+use crate::http::headers;
+use crate::http::interim::Interim;
+use crate::http::server::ServerSettings;
+use crate::http::service::{BadRequest, End, Outcome, Reply, Service, Then, grpc_status};
+
+/// The sending end, shared by the stream's loop and 1xx answers.
+type Respond = Rc<RefCell<SendResponse<Bytes>>>;
+
+/// Serves one request.
+pub(super) async fn serve<S: Service>(
+    request: Request<::h2::RecvStream>,
+    respond: Respond,
+    settings: &ServerSettings,
+    service: &S,
+    wishes: Rc<Wishes>,
+) {
+    let (mut parts, stream) = request.into_parts();
+    if let Err(why) = message::normalise_request(&mut parts, settings.max_headers) {
+        service.refused(&why);
+        return refuse(&respond, why);
+    }
+    let head = parts.method == Method::HEAD;
+    let received = Rc::new(std::cell::Cell::new(0));
+    let incoming = Incoming::new(stream, &parts.headers, received.clone());
+    let body = if incoming.is_end() { Body::empty() } else { Body::h2(Box::new(incoming)) };
+    let body = body.with_interim(Some(Interim::H2(respond.clone())));
+    let Some(reply) = call(service, Request::from_parts(parts, body), &respond).await else { return };
+    let Reply { response, then, record } = reply;
+    let response = match then {
+        Then::KeepAlive => response,
+        Then::Close => {
+            wishes.close.set(true);
+            response
+        }
+        // Tunnels over HTTP/2 (RFC 8441, CONNECT) are not spoken: refused where the client can see it.
+        Then::Tunnel(_) => status(StatusCode::NOT_IMPLEMENTED),
+    };
+    let (outcome, sent, grpc) = send(response, head, &respond).await;
+    if let Some(record) = record {
+        let outcome =
+            Outcome { bytes_received: received.get(), bytes_sent: sent, grpc_status: grpc, end: outcome };
+        record.finish(&outcome);
+    }
+}
+
+/// Waits for the service; gives up when the client resets the stream.
+async fn call<S: Service>(service: &S, request: Request<Body>, respond: &Respond) -> Option<Reply> {
+    let mut call = pin!(service.call(request));
+    poll_fn(|cx| {
+        if let Poll::Ready(reply) = call.as_mut().poll(cx) {
+            return Poll::Ready(Some(reply));
+        }
+        match respond.borrow_mut().poll_reset(cx) {
+            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Sends an answer: how that ended, its content bytes, and its gRPC status.
+async fn send(response: Response<Body>, head: bool, respond: &Respond) -> (End, u64, Option<u32>) {
+    let (mut parts, body) = response.into_parts();
+    if parts.status.is_informational() {
+        parts = status(StatusCode::BAD_GATEWAY).into_parts().0;
+    }
+    let bodiless = head || parts.status == StatusCode::NO_CONTENT || parts.status == StatusCode::NOT_MODIFIED;
+    let end = bodiless || body.is_end();
+    let length = length(&parts, bodiless, &body);
+    message::clean(&mut parts.headers, length);
+    parts.version = http::Version::HTTP_2;
+    let grpc = grpc_status(&parts.headers);
+    let stream = match respond.borrow_mut().send_response(Response::from_parts(parts, ()), end) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%error, "answer not sent");
+            return (End::ClientGone, 0, grpc);
+        }
+    };
+    if end {
+        return (End::Complete, 0, grpc);
+    }
+    let mut sending = Sending::new(stream, body);
+    let result = poll_fn(|cx| sending.poll(cx)).await;
+    let end = match result {
+        Ok(()) => End::Complete,
+        Err(SendingError::Body(error)) => End::UpstreamFailed(error),
+        Err(SendingError::Peer(_) | SendingError::Closed) => End::ClientGone,
+    };
+    (end, sending.sent, sending.grpc_status.or(grpc))
+}
+
+fn length(parts: &response::Parts, bodiless: bool, body: &Body) -> Length {
+    if bodiless {
+        return Length::AsIs;
+    }
+    match body.known_len() {
+        // Without content there is often no length either, above all with gRPC: nothing is added.
+        Some(0) if !parts.headers.contains_key(header::CONTENT_LENGTH) => Length::AsIs,
+        Some(length) => Length::Known(length),
+        None => Length::Unknown,
+    }
+}
+
+fn status(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+fn refuse(respond: &Respond, why: BadRequest) {
+    let mut response = Response::new(());
+    *response.status_mut() = why.status();
+    *response.headers_mut() = headers::fresh();
+    let mut respond = respond.borrow_mut();
+    if respond.send_response(response, true).is_err() {
+        respond.send_reset(Reason::PROTOCOL_ERROR);
+    }
+}
