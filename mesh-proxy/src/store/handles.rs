@@ -49,6 +49,16 @@ impl<K: Clone + Eq + Hash, T> Handles<K, T> {
         Some((cell, true))
     }
 
+    /// Makes a handle for each, with one copy of the map.
+    pub(super) fn make_all(&self, keys: Vec<K>) {
+        let _writing = self.writing.lock();
+        let mut next = HashMap::clone(&self.map.load());
+        for key in keys {
+            next.entry(key).or_default();
+        }
+        self.map.store(Arc::new(next));
+    }
+
     /// Forgets one.
     pub(super) fn remove(&self, key: &K) {
         let _writing = self.writing.lock();

@@ -25,7 +25,7 @@ pub use incoming::{Held, Incoming, Refusal};
 use self::clusters::Clusters;
 use self::routes::Routes;
 use self::trust::Trust;
-use super::{MAX_DEMANDED, Phase, Store};
+use super::{Phase, Store};
 use crate::destination::{Catalogue, Namespace};
 
 /// A name that nobody has used for that long is forgotten; the next use asks again.
@@ -64,6 +64,8 @@ pub struct Writer {
     routes: BTreeMap<ResourceName, Routes>,
     /// Routes that wait for what they name.
     waiting: BTreeSet<ResourceName>,
+    /// Clusters that still have subsets which their newest version has not.
+    retiring: BTreeSet<HostPort>,
     namespaces: BTreeMap<String, Namespace>,
     /// Since when a name was seen unused.
     idle: HashMap<ResourceName, Instant>,
@@ -83,6 +85,7 @@ impl Writer {
             clusters: Clusters::new(workers),
             routes: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            retiring: BTreeSet::new(),
             namespaces: BTreeMap::new(),
             idle: HashMap::new(),
             dirty: BTreeSet::new(),
@@ -117,22 +120,13 @@ impl Writer {
         if resources.is_empty() {
             return;
         }
-        for resource in &resources {
-            let made =
-                match resource.name.kind {
-                    Kind::Destination => resource.name.name().parse::<HostPort>().is_ok_and(|name| {
-                        self.store.destinations.find_or_make(&name, MAX_DEMANDED).is_some()
-                    }),
-                    Kind::Workload => {
-                        let ip = resource.name.name().parse();
-                        ip.is_ok_and(|ip| self.store.workloads.find_or_make(&ip, MAX_DEMANDED).is_some())
-                    }
-                    _ => false,
-                };
-            if made {
-                self.subscribed.insert(resource.name.clone());
-            }
-        }
+        let names = |kind| resources.iter().map(|r| &r.name).filter(move |name| name.kind == kind);
+        // As many as there are: the limit held when they were written.
+        let destinations = names(Kind::Destination).filter_map(|name| name.name().parse().ok());
+        self.store.destinations.make_all(destinations.collect());
+        let workloads = names(Kind::Workload).filter_map(|name| name.name().parse().ok());
+        self.store.workloads.make_all(workloads.collect());
+        self.subscribed.extend(names(Kind::Destination).chain(names(Kind::Workload)).cloned());
         for refused in self.apply(Origin::Disk, resources, &[]) {
             let (resource, reason) = (&refused.resource, &refused.reason);
             tracing::warn!(%resource, %reason, "kept on disk, but this build refuses it");
@@ -170,6 +164,7 @@ impl Writer {
             self.remove(&mut round, name);
         }
         self.publish(&mut round);
+        self.retire();
         if round.implied {
             self.forget_unnamed();
         }
@@ -276,7 +271,7 @@ impl Writer {
         }
     }
 
-    fn refuse(&mut self, round: &mut Round, resource: &Incoming, refusal: &Refusal) {
+    fn refuse(&self, round: &mut Round, resource: &Incoming, refusal: &Refusal) {
         let rejected = wire::Rejected {
             resource: resource.name.to_string(),
             version: resource.version.to_string(),

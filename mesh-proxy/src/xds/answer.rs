@@ -19,7 +19,7 @@ use crate::store::writer::{Incoming, Origin, Writer};
 
 /// gRPC's INVALID_ARGUMENT, the code of a NACK.
 const INVALID_ARGUMENT: i32 = 3;
-/// A NACK says why at length for so many resources; the rest it only names.
+/// The most characters of one reason.
 const REASON_LIMIT: usize = 2048;
 
 /// Applies a response and gives the one answer to it.
@@ -68,8 +68,7 @@ fn nack(rejected: Vec<Rejected>) -> Option<Status> {
     let message = format!("{} refused, the first: {}: {}", rejected.len(), first.resource, first.reason);
     let details = rejected.into_iter().map(|mut rejected| {
         if rejected.reason.len() > REASON_LIMIT {
-            let end = rejected.reason.floor_char_boundary(REASON_LIMIT);
-            rejected.reason.truncate(end);
+            rejected.reason = rejected.reason.chars().take(REASON_LIMIT).collect();
         }
         Any { type_url: REJECTED_TYPE_URL.to_owned(), value: rejected.encode_to_vec() }
     });

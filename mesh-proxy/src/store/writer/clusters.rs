@@ -112,7 +112,10 @@ impl Clusters {
     }
 
     /// Builds the view out of what is new and what was there, publishes it, and says what of the new is refused.
-    pub(super) fn change(&mut self, name: &HostPort, change: &Change) -> Refused {
+    /// Subsets that the new version has not stay (true): routes in force may name them until newer ones are published.
+    pub(super) fn change(&mut self, name: &HostPort, change: &mut Change) -> (Refused, bool) {
+        let retiring = keep_subsets(change);
+
         let workers = self.workers;
         let slot = self.slot(name);
         let previous = slot.cell.load_full();
@@ -153,6 +156,16 @@ impl Clusters {
         if let Some(view) = view {
             slot.cell.publish(Some(Arc::new(view)));
         }
-        refused
+        (refused, retiring)
     }
+}
+
+/// Adds to the new version the subsets that only the old one has.
+fn keep_subsets(change: &mut Change) -> bool {
+    let (Some(new), Some(old)) = (&mut change.cluster, &change.held_cluster) else { return false };
+    let gone = old.subsets.iter().filter(|subset| new.subsets.iter().all(|s| s.name != subset.name));
+    let gone: Vec<_> = gone.cloned().collect();
+    let any = !gone.is_empty();
+    new.subsets.extend(gone);
+    any
 }

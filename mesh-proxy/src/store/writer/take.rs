@@ -11,6 +11,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 
 use super::clusters::{Answer, Change};
 use super::incoming::{Incoming, Refusal, decode};
+use super::routes::Routes;
 use super::{Origin, Round, Writer};
 use crate::destination::Namespace;
 use crate::store::Phase;
@@ -95,7 +96,10 @@ impl Writer {
         for (name, (mut change, resources)) in changes {
             change.held_cluster = self.held(Kind::Cluster, &name);
             change.held_endpoints = self.held(Kind::Endpoints, &name);
-            let refused = self.clusters.change(&name, &change);
+            let (refused, retiring) = self.clusters.change(&name, &mut change);
+            if retiring {
+                self.retiring.insert(name);
+            }
             let (mut cluster, mut endpoints) = (refused.cluster, refused.endpoints);
             for resource in resources {
                 let error =
@@ -104,6 +108,24 @@ impl Writer {
                     Some(error) => self.refuse(round, &resource, &Refusal::Cluster(error)),
                     None => self.hold(resource),
                 }
+            }
+        }
+    }
+
+    /// Drops subsets that their cluster's newest version has not any more, once no route in force can name them.
+    pub(super) fn retire(&mut self) {
+        for name in std::mem::take(&mut self.retiring) {
+            let waits = |routes: &Routes| {
+                routes.waiting.is_some() && routes.published.iter().any(|v| v.clusters.contains(&name))
+            };
+            if self.waiting.iter().filter_map(|waiting| self.routes.get(waiting)).any(waits) {
+                self.retiring.insert(name);
+                continue;
+            }
+            let cluster = self.held(Kind::Cluster, &name);
+            let held_endpoints = self.held(Kind::Endpoints, &name);
+            if cluster.is_some() {
+                self.clusters.change(&name, &mut Change { cluster, held_endpoints, ..Change::default() });
             }
         }
     }
@@ -156,9 +178,8 @@ impl Writer {
             slot.cell.publish(None);
         } else {
             let held_cluster = self.held(Kind::Cluster, &host);
-            let change =
-                Change { endpoints: Some(wire::Endpoints::default()), held_cluster, ..Change::default() };
-            self.clusters.change(&host, &change);
+            let endpoints = Some(wire::Endpoints::default());
+            self.clusters.change(&host, &mut Change { endpoints, held_cluster, ..Change::default() });
             self.clusters.slot(&host).endpoints = Answer::Absent;
         }
         round.implied = true;

@@ -63,6 +63,30 @@ fn a_new_version_waits_for_what_it_names() {
 }
 
 #[test]
+fn a_subset_stays_until_no_route_in_force_names_it() {
+    let with = |names: &[&str]| {
+        let subset = |name: &&str| wire::Subset { name: (*name).to_owned(), ..Default::default() };
+        let subsets = names.iter().map(subset).collect();
+        resource("cluster/a.test:80", &wire::Cluster { subsets, ..cluster_message(A) })
+    };
+    let subsets = |world: &World| {
+        let mut names: Vec<_> = view(world, A).unwrap().subsets().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    let mut world = serving();
+    world.apply(vec![with(&["v1", "v2"])], &[]);
+    // The new routes name what is not there yet: the old ones, which may name v1, serve.
+    world.apply(vec![with(&["v2", "v3"]), destination(A, &[A, B])], &[]);
+    assert_eq!(subsets(&world), ["v1", "v2", "v3"]);
+    world.apply(vec![cluster(B), endpoints(B, &[])], &[]);
+    assert_eq!(subsets(&world), ["v2", "v3"]);
+    // Nothing waits: gone at once.
+    world.apply(vec![with(&["v3"])], &[]);
+    assert_eq!(subsets(&world), ["v3"]);
+}
+
+#[test]
 fn answered_absent_is_there_enough() {
     let mut world = serving();
     world.apply(vec![destination(A, &[B, C]), cluster(C)], &["cluster/b.test:80", "endpoints/b.test:80"]);
@@ -164,7 +188,7 @@ fn every_kind_says_what_is_wrong() {
     ];
     for (resource, reason) in cases {
         let name = resource.name.to_string();
-        assert_eq!(world.apply(vec![resource], &[]), [name.clone()], "{reason}");
+        assert_eq!(world.apply(vec![resource], &[]).concat(), name, "{reason}");
         assert!(refused(&world, &name).contains(reason), "{name}: {}", refused(&world, &name));
     }
     let broken = Incoming { body: b"\xff\xff".as_slice().into(), ..cluster(A) };
