@@ -128,8 +128,12 @@ async fn nothing_is_resumed() {
     let ca = TestCa::new();
     let (a, b) = (ca.identity("default", "a"), ca.identity("default", "b"));
     let (server, client) = (server_config(&b, ClientAuth::Required, H2), client(&a, "b"));
-    for _ in 0..3 {
-        let (at_b, at_a) = handshake(&server, &client).await;
+    // A client that would resume if it were let.
+    let mut eager = rustls::ClientConfig::clone(&client);
+    eager.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    let eager = std::sync::Arc::new(eager);
+    for client in [&client, &client, &eager, &eager, &eager] {
+        let (at_b, at_a) = handshake(&server, client).await;
         let kind = at_a.unwrap().get_ref().1.handshake_kind();
         assert_eq!(kind, at_b.unwrap().get_ref().1.handshake_kind());
         assert!(!matches!(kind, Some(rustls::HandshakeKind::Resumed)));
