@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use mesh_proto::crd::Targets;
 use mesh_proto::crd::check::unserved;
 use mesh_proto::crd::virtual_service::Destination;
 
@@ -30,7 +31,18 @@ pub fn notes(config: &Config) -> Vec<Note> {
         peer_authentication(config, policy, older.iter().map(AsRef::as_ref), &mut notes);
     }
     gateways(config, &mut notes);
+    unreachable_hosts(config, &mut notes);
     notes.0
+}
+
+/// What a refused DestinationRule was to secure.
+fn unreachable_hosts(config: &Config, notes: &mut Notes) {
+    for restriction in &config.restrictions {
+        let Targets::Host(host) = &restriction.targets else { continue };
+        let host = full(config, host, &restriction.reference.namespace);
+        let text = format!("{host} cannot be reached until it is put right: it was to secure connections");
+        notes.0.push(Note { reference: restriction.reference.clone(), text, superseded: false });
+    }
 }
 
 struct Notes(Vec<Note>);

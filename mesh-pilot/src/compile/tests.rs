@@ -1,1 +1,6 @@
-//! Stories: what a configuration compiles to.
+//! Stories: what a configuration compiles to. Cases differ in the one field that they are about.
+
+mod gateways;
+mod policies;
+mod routes;
+mod traffic;

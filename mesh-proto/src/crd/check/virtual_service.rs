@@ -254,8 +254,12 @@ fn check_retries(retries: &Retries, path: &str, findings: &mut Findings) {
         Some(attempts) if attempts < 0 => {
             findings.error(format!("{path}.attempts"), "negative", "0 (none) or more");
         }
-        Some(0) if retries.per_try_timeout.is_some() || !retries.retry_on.is_empty() => {
-            findings.error(path, "attempts: 0 (never) with other settings contradicts them", "");
+        None | Some(0) if retries.per_try_timeout.is_some() || !retries.retry_on.is_empty() => {
+            findings.error(
+                path,
+                "attempts is missing or 0 (never), which contradicts the other settings",
+                "attempts: 1 or more",
+            );
         }
         _ => {}
     }

@@ -1,0 +1,125 @@
+//! PeerAuthentication merged, and what fails closed.
+
+use mesh_proto::wire::mesh::v1 as wire;
+use wire::MtlsMode::{MtlsDisable, MtlsPermissive, MtlsStrict};
+
+use super::super::fixture::{Mesh, object};
+
+fn policy(name: &str, spec: &str) -> String {
+    object("PeerAuthentication", name, &format!("{{{spec}}}"))
+}
+
+fn mode(mode: &str) -> String {
+    format!("mtls: {{mode: {mode}}}")
+}
+
+const V1: &str = "selector: {matchLabels: {version: v1}}";
+
+fn of(yaml: &str) -> wire::SelfConfig {
+    Mesh::with(yaml).self_config("reviews-v1-0")
+}
+
+#[test]
+fn workload_over_namespace_over_mesh() {
+    let mesh = policy("istio-system/m", &mode("STRICT"));
+    let namespace = policy("n", &mode("DISABLE"));
+    let workload = policy("w", &format!("{V1}, {}", mode("STRICT")));
+    assert_eq!(of("").mtls(), MtlsPermissive);
+    assert_eq!(of(&mesh).mtls(), MtlsStrict);
+    assert_eq!(of(&format!("{mesh}{namespace}")).mtls(), MtlsDisable);
+    let all = of(&format!("{mesh}{namespace}{workload}"));
+    assert_eq!((all.mtls(), all.mtls_origin.unwrap().name.as_str()), (MtlsStrict, "w"));
+    assert_eq!(of(&policy("money/n", &mode("STRICT"))).mtls(), MtlsPermissive, "another namespace's");
+}
+
+#[test]
+fn unset_inherits() {
+    let namespace = policy("n", &mode("STRICT"));
+    let unset = policy("w", &format!("{V1}, {}", mode("UNSET")));
+    assert_eq!(of(&format!("{namespace}{unset}")).mtls(), MtlsStrict);
+    assert_eq!(of(&format!("{namespace}{}", policy("w", V1))).mtls(), MtlsStrict);
+}
+
+#[test]
+fn the_oldest_of_several() {
+    let mesh = Mesh::with(&format!("{}{}", policy("b", &mode("DISABLE")), policy("a", &mode("STRICT"))));
+    assert_eq!(mesh.self_config("reviews-v1-0").mtls(), MtlsStrict);
+    assert!(mesh.told()[0].starts_with("!b: PeerAuthentication default/a"), "{:?}", mesh.told());
+}
+
+#[test]
+fn ports_of_the_container() {
+    let ports = policy(
+        "w",
+        &format!(
+            "{V1}, {}, portLevelMtls: {{9080: {{mode: DISABLE}}, 9999: {{mode: UNSET}}}}",
+            mode("STRICT")
+        ),
+    );
+    let config = of(&ports);
+    assert_eq!(config.mtls(), MtlsStrict);
+    assert_eq!(config.mtls_by_port, [(9080, i32::from(MtlsDisable))].into());
+    // Auto mTLS: clients see that the port is plain.
+    assert!(!Mesh::with(&ports).endpoints("reviews", 9080)[0].mtls);
+    assert!(
+        Mesh::with(&policy("w", &format!("{V1}, {}", mode("STRICT")))).endpoints("reviews", 9080)[0].mtls
+    );
+}
+
+#[test]
+fn selectors_in_the_root_namespace_are_ignored_and_told() {
+    let mesh = Mesh::with(&policy("istio-system/m", &format!("{V1}, {}", mode("STRICT"))));
+    assert_eq!(mesh.self_config("reviews-v1-0").mtls(), MtlsPermissive);
+    assert!(mesh.told()[0].starts_with("!m: a policy with a selector is ignored"), "{:?}", mesh.told());
+}
+
+/// A PeerAuthentication that was never good: STRICT for those that it selects, and for nobody else.
+#[test]
+fn a_refused_peer_authentication_is_strict() {
+    let bad = |name: &str, selector: &str| policy(name, &format!("{selector}, mtls: {{mode: STRIKT}}"));
+    let config = of(&bad("a", V1));
+    assert_eq!((config.mtls(), config.mtls_origin.unwrap().name.as_str()), (MtlsStrict, "a"));
+    assert_eq!(of(&bad("a", "selector: {matchLabels: {version: v2}}")).mtls(), MtlsPermissive);
+    assert_eq!(of(&bad("money/a", V1)).mtls(), MtlsPermissive);
+    assert_eq!(of(&bad("istio-system/a", "selector: {}")).mtls(), MtlsStrict);
+    // It is stricter than a good one.
+    assert_eq!(
+        of(&format!("{}{}", bad("a", V1), policy("b", &format!("{V1}, {}", mode("DISABLE"))))).mtls(),
+        MtlsStrict
+    );
+}
+
+/// Kinds that restrict and are not in force: their targets let nothing in.
+#[test]
+fn a_policy_that_cannot_be_enforced_denies_all() {
+    let policy = |namespace: &str, label: &str| {
+        format!(
+            "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p, namespace: {namespace}}}, spec: {{selector: {{matchLabels: {{version: {label}}}}}}}}}\n"
+        )
+    };
+    let denied = |yaml: &str| of(yaml).deny_all.map(|origin| (origin.kind, origin.name));
+    assert_eq!(denied(""), None);
+    assert_eq!(denied(&policy("default", "v1")), Some(("AuthorizationPolicy".into(), "p".into())));
+    assert_eq!(denied(&policy("default", "v2")), None);
+    assert_eq!(denied(&policy("money", "v1")), None);
+    assert!(denied(&policy("istio-system", "v1")).is_some());
+}
+
+#[test]
+fn what_a_workload_is_told_about_itself() {
+    let config = of("");
+    assert_eq!(config.identity, "spiffe://cluster.local/ns/default/sa/reviews");
+    let ports: Vec<_> = config.ports.iter().map(|p| (p.port, p.protocol(), p.services.len())).collect();
+    assert_eq!(ports, [(9080, wire::Protocol::Http, 1), (9999, wire::Protocol::Tcp, 0)]);
+    assert_eq!(config.ports[0].services[0].host, "reviews.default.svc.cluster.local");
+}
+
+#[test]
+fn who_is_behind_an_address() {
+    let mesh = Mesh::with(&policy("w", &format!("{V1}, portLevelMtls: {{9999: {{mode: DISABLE}}}}")));
+    let pod = &mesh.snapshot.workloads[&"10.1.0.1".parse().unwrap()];
+    let workload = super::super::workload(&mesh.snapshot.config, pod).unwrap().message;
+    let ports: Vec<_> = workload.ports.iter().map(|p| (p.port, p.mtls)).collect();
+    assert_eq!(ports, [(9080, true), (9999, false)]);
+    assert_eq!(workload.identity, "spiffe://cluster.local/ns/default/sa/reviews");
+}
