@@ -151,7 +151,7 @@ impl Stages {
 
     fn tell(&self, snapshot: &Snapshot) {
         let (standings, files) = self.index.standings();
-        let notes = crate::push::rules::compile::notes(&snapshot.config);
+        let notes = crate::compile::notes(&snapshot.config);
         self.status.tell(Told { standings, files, notes });
     }
 }

@@ -142,7 +142,7 @@ impl Hub {
     pub fn set_roots(&self, trust_domain: &TrustDomain, mut roots: Vec<Vec<u8>>) {
         roots.sort();
         roots.dedup();
-        let roots = roots.into_iter().map(bytes::Bytes::from).map(Into::into).collect();
+        let roots = roots.into_iter().map(bytes::Bytes::from).collect();
         let bundle = wire::TrustBundle { trust_domain: trust_domain.to_string(), roots };
         let name = ResourceName::new(Kind::TrustBundle, trust_domain.as_str());
         let mut inner = self.inner.lock();
