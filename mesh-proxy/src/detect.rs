@@ -6,6 +6,8 @@
 use std::io;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -98,5 +100,32 @@ pub async fn detect(stream: &TcpStream, limit: Duration) -> io::Result<First> {
             return Ok(First::Other);
         }
         sleep(AGAIN).await;
+    }
+}
+
+/// Like [`detect`], for a stream that cannot be peeked (the inside of TLS or of a tunnel): `first` was read already, and
+/// what is read here is given back with it.
+///
+/// # Errors
+/// When the stream fails.
+pub async fn detect_read<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    first: Bytes,
+    limit: Duration,
+) -> io::Result<(First, Bytes)> {
+    let deadline = Instant::now() + limit;
+    let mut seen = BytesMut::from(&first[..]);
+    loop {
+        if let Some(first) = classify(&seen) {
+            return Ok((first, seen.freeze()));
+        }
+        match timeout_at(deadline, stream.read_buf(&mut seen)).await {
+            Ok(Ok(0)) if seen.is_empty() => return Ok((First::Closed, Bytes::new())),
+            Ok(Ok(0)) => return Ok((First::Other, seen.freeze())),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) if seen.is_empty() => return Ok((First::Silent, Bytes::new())),
+            Err(_) => return Ok((First::Other, seen.freeze())),
+        }
     }
 }

@@ -61,6 +61,9 @@ pub enum Failure {
         /// The port's protocol.
         protocol: &'static str,
     },
+    /// A handshake that was refused; the text names who and why.
+    #[error("TLS handshake: {0}")]
+    Handshake(String),
     /// A policy that restricts this workload cannot be enforced.
     #[error("{policy} cannot be enforced by this proxy, so nothing is let in")]
     FailClosed {
@@ -156,7 +159,7 @@ impl Failure {
                 "downstream_remote_disconnect",
                 Fault::Client,
             ),
-            Self::RequestBody(_) => {
+            Self::Handshake(_) | Self::RequestBody(_) => {
                 told(StatusCode::BAD_REQUEST, Flags::DOWNSTREAM_PROTOCOL, self.to_string(), Fault::Client)
             }
             Self::PlaintextRefused { .. } | Self::ForeignTls { .. } | Self::FailClosed { .. } => {

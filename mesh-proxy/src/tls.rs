@@ -16,7 +16,7 @@ pub const ALPN_HTTP2: &[u8] = b"istio-h2";
 pub const ALPN_TCP: &[u8] = b"istio";
 
 /// What a mesh connection carries, by the ALPN that was agreed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MeshAlpn {
     /// HTTP/1.
     Http1,

@@ -1,7 +1,5 @@
 //! The rules of `mesh_proto::discovery`, each as a story with fake proxies on the hub.
 
-mod served;
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -54,7 +52,7 @@ impl Compiler for Fake {
 }
 
 struct Mesh {
-    hub: Arc<Hub>,
+    hub: Hub,
     world: World,
     snapshot: Snapshot,
 }
@@ -112,7 +110,7 @@ impl Mesh {
             pods: Arc::new(pods),
             loaded: true,
         };
-        let hub = Arc::new(Hub::new(Arc::new(snapshot.clone()), Box::new(Fake(world.clone()))));
+        let hub = Hub::new(Arc::new(snapshot.clone()), Box::new(Fake(world.clone())));
         let mut mesh = Self { hub, world, snapshot };
         for name in ["a:80", "b:80", "c:80"] {
             mesh.set(&format!("destination/{name}"), name);
@@ -123,7 +121,7 @@ impl Mesh {
         mesh
     }
 
-    fn set(&self, name: &str, text: &str) {
+    fn set(&mut self, name: &str, text: &str) {
         self.world.lock().insert(name.to_owned(), text.to_owned());
     }
 
@@ -152,7 +150,7 @@ impl Mesh {
     }
 
     fn proxy(&self, i: u32, wants: &[&str]) -> Proxy<'_> {
-        let proxy = Proxy::new(self, self.open("sidecar", i), wants);
+        let mut proxy = Proxy::new(self, self.open("sidecar", i), wants);
         proxy.start();
         proxy
     }
@@ -173,7 +171,7 @@ impl<'a> Proxy<'a> {
         Self { mesh, id, wants, held: HashMap::new(), bytes: 0 }
     }
 
-    fn start(&self) {
+    fn start(&mut self) {
         let request = DeltaDiscoveryRequest {
             resource_names_subscribe: self.wants.clone(),
             initial_resource_versions: self.held.iter().map(|(k, v)| (k.clone(), v.to_string())).collect(),

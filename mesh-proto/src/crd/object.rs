@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::destination_rule::DestinationRule;
@@ -52,11 +51,11 @@ impl Object {
 }
 
 /// Where the fields of an object are in its file. Empty for objects from an API server. Cheap to clone.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Places(pub(super) Arc<HashMap<String, Place>>);
 
 /// Where one field is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Place {
     /// Of its key (of the item itself in lists).
     pub key: Position,

@@ -26,7 +26,7 @@ async fn each_direction_ends_for_itself() {
         client.read_to_string(&mut answer).await.unwrap();
         assert_eq!(answer, "banner a late answer");
     };
-    let (moved, ()) = tokio::join!(forward(&mut copy, IDLE, std::future::pending()), talk);
+    let (moved, ()) = tokio::join!(forward(&mut copy, IDLE, std::future::pending(), |_, _| {}), talk);
     assert_eq!((moved.up, moved.down), (14, 20));
     assert!(matches!(moved.end, End::Complete));
 }
@@ -57,9 +57,9 @@ async fn idleness_and_a_stop_end_it() {
     let (_client, near) = duplex(64);
     let (far, _server) = duplex(64);
     let mut copy = Copy::new(near, far, Bytes::new(), Bytes::new());
-    let moved = forward(&mut copy, Duration::from_secs(60), std::future::pending()).await;
+    let moved = forward(&mut copy, Duration::from_secs(60), std::future::pending(), |_, _| {}).await;
     assert!(matches!(moved.end, End::Idle));
-    let moved = forward(&mut copy, Duration::from_secs(60), std::future::ready(())).await;
+    let moved = forward(&mut copy, Duration::from_secs(60), std::future::ready(()), |_, _| {}).await;
     assert!(matches!(moved.end, End::Stopped));
 }
 

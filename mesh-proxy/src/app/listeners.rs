@@ -1,0 +1,204 @@
+//! One worker's thread: its sockets, and what follows changes of configuration.
+//!
+//! In: the process's handles. Out: connections, each given to the code that serves it. Inbound ports and the HTTP proxy port
+//! are fixed; service listeners and gateway ports come and go with the catalogue and the listeners.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use anyhow::Context as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::{LocalSet, spawn_local};
+
+use super::ports;
+use crate::capture::vips::{self, Vip};
+use crate::capture::{accept_loop, bind};
+use crate::drain::{Closer, DrainWatch};
+use crate::worker::{Shared, Worker};
+use crate::{gateway, inbound, outbound};
+
+/// Runs worker `index` until `end`. `bound` is told when its fixed sockets are open.
+pub fn run(shared: &Shared, index: usize, bound: oneshot::Sender<anyhow::Result<()>>, end: &DrainWatch) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            // Nobody listens any more: the process is ending.
+            let _ = bound.send(Err(error.into()));
+            return;
+        }
+    };
+    let local = LocalSet::new();
+    local.block_on(&runtime, async {
+        let worker = Worker::new(shared, index);
+        let outcome = open_fixed(&worker);
+        let failed = outcome.is_err();
+        let _ = bound.send(outcome);
+        if failed {
+            return;
+        }
+        let follow = async {
+            tokio::join!(follow_vips(&worker), follow_gateways(&worker), follow_policy(&worker));
+        };
+        tokio::select! {
+            () = end.draining() => {}
+            () = follow => {}
+        }
+    });
+}
+
+/// Opens the sockets that do not depend on discovery.
+fn open_fixed(worker: &Rc<Worker>) -> anyhow::Result<()> {
+    for port in worker.config.inbound.clone() {
+        let context = || format!("inbound port {} at {}", port.port, port.listen);
+        let listener = listen(worker, port.listen).with_context(context)?;
+        let serving = worker.clone();
+        accept(listener, worker.inbound.clone(), move |stream, peer| {
+            spawn_local(inbound::accept::serve(serving.clone(), stream, peer, port));
+        });
+    }
+    if let Some(outbound) = worker.config.outbound {
+        let listener = listen(worker, outbound.http_proxy)
+            .with_context(|| format!("HTTP proxy port at {}", outbound.http_proxy))?;
+        let serving = worker.clone();
+        accept(listener, worker.outbound.clone(), move |stream, peer| {
+            spawn_local(outbound::listen::proxy(serving.clone(), stream, peer));
+        });
+    }
+    Ok(())
+}
+
+fn listen(worker: &Worker, address: SocketAddr) -> io::Result<TcpListener> {
+    let shared = worker.config.workers.get() > 1;
+    bind(address, shared).and_then(TcpListener::from_std)
+}
+
+fn accept(listener: TcpListener, drain: DrainWatch, serve: impl FnMut(TcpStream, SocketAddr) + 'static) {
+    spawn_local(accept_loop(listener, drain, serve));
+}
+
+/// A listener that can be closed by itself.
+struct Open {
+    vip: Vip,
+    closer: Closer,
+}
+
+/// Keeps one listener open for each service that the catalogue shows.
+async fn follow_vips(worker: &Rc<Worker>) {
+    let Some(mapping) = worker.config.outbound.and_then(|o| o.vips) else { return park().await };
+    let mut changes = worker.store.changes();
+    let mut open: BTreeMap<SocketAddr, Open> = BTreeMap::new();
+    loop {
+        let catalogue = worker.store.catalogue();
+        let wanted = vips::listeners(mapping, catalogue.vips().map(|(ip, port)| Vip { ip, port }));
+        let now = open.iter().map(|(at, open)| (*at, open.vip)).collect();
+        let (missing, gone) = vips::changes(&now, &wanted);
+        for at in gone {
+            if let Some(closed) = open.remove(&at) {
+                closed.closer.close();
+            }
+        }
+        for at in missing {
+            match open_vip(worker, at, wanted[&at]) {
+                Ok(opened) => drop(open.insert(at, opened)),
+                Err(error) => tracing::warn!(%at, %error, "a service's listener cannot be opened"),
+            }
+        }
+        if changes.changed().await.is_err() {
+            return park().await;
+        }
+    }
+}
+
+fn open_vip(worker: &Rc<Worker>, at: SocketAddr, vip: Vip) -> io::Result<Open> {
+    let listener = listen(worker, at)?;
+    let (closer, watch) = worker.outbound.for_connection();
+    let serving = worker.clone();
+    let means = SocketAddr::new(vip.ip, vip.port);
+    accept(listener, watch, move |stream, peer| {
+        spawn_local(outbound::listen::vip(serving.clone(), stream, peer, means));
+    });
+    Ok(Open { vip, closer })
+}
+
+/// Keeps one socket open for each listener of a gateway.
+async fn follow_gateways(worker: &Rc<Worker>) {
+    let Some(gateway) = worker.config.gateway else { return park().await };
+    let mut changes = worker.store.changes();
+    let mut open: BTreeMap<u16, Closer> = BTreeMap::new();
+    loop {
+        let listeners = worker.store.listeners();
+        let wanted: Vec<u16> = listeners.iter().map(|l| l.port).collect();
+        open.retain(|port, closer| {
+            let keep = wanted.contains(port);
+            if !keep {
+                closer.close();
+            }
+            keep
+        });
+        for port in wanted {
+            if open.contains_key(&port) {
+                continue;
+            }
+            match open_gateway(worker, &ports::candidates(gateway, port), port) {
+                Ok(closer) => drop(open.insert(port, closer)),
+                Err(error) => tracing::warn!(port, %error, "a gateway's port cannot be opened"),
+            }
+        }
+        if changes.changed().await.is_err() {
+            return park().await;
+        }
+    }
+}
+
+fn open_gateway(worker: &Rc<Worker>, candidates: &[SocketAddr], port: u16) -> io::Result<Closer> {
+    let mut outcome = Err(io::Error::other("no address for it"));
+    for at in candidates {
+        outcome = listen(worker, *at);
+        match &outcome {
+            Ok(_) => tracing::info!(port, %at, "gateway listens"),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
+            Err(_) => {}
+        }
+        break;
+    }
+    let listener = outcome?;
+    let (closer, watch) = worker.inbound.for_connection();
+    let serving = worker.clone();
+    accept(listener, watch, move |stream, peer| {
+        spawn_local(gateway::serve(serving.clone(), stream, peer, port));
+    });
+    Ok(closer)
+}
+
+/// Ends live connections that policy or trust would not let in any more.
+async fn follow_policy(worker: &Rc<Worker>) {
+    let (mut changes, mut trust) = (worker.store.changes(), worker.identity.changed());
+    let mut roots = worker.identity.roots();
+    loop {
+        let config = worker.store.self_config();
+        let now = worker.identity.roots();
+        let other = !std::sync::Arc::ptr_eq(&roots, &now);
+        roots = now;
+        if let Some(config) = config {
+            let handle = other.then(|| worker.identity.roots_handle());
+            let ended = worker.live.revise(&config, handle);
+            if ended > 0 {
+                tracing::info!(ended, "connections are not allowed any more");
+            }
+        }
+        let gone = tokio::select! {
+            changed = changes.changed() => changed.is_err(),
+            changed = trust.changed() => changed.is_err(),
+        };
+        if gone {
+            return park().await;
+        }
+    }
+}
+
+async fn park() {
+    std::future::pending().await
+}

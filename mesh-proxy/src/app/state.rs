@@ -1,0 +1,161 @@
+//! What the admin ports may ask of the process, and the three signals that end it.
+//!
+//! In: handles, as soon as there are any. Out: [`sources`] for the admin servers.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use mesh_proto::runtime::certificates::{Rotation, describe};
+use mesh_proto::runtime::identity::Identity;
+use serde_json::{Value, json};
+
+use crate::admin::{self, Sources};
+use crate::config::Config;
+use crate::drain::{Drain, Drained};
+use crate::store::Store;
+use crate::telemetry::Telemetry;
+
+/// How long `/drain` waits when it is not told.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// The process.
+pub struct State {
+    /// The bootstrap.
+    pub config: Arc<Config>,
+    /// Ends what comes from outside.
+    pub inbound: Drain,
+    /// Ends what comes from the application.
+    pub outbound: Drain,
+    /// Ends the workers.
+    pub end: Drain,
+    known: OnceLock<Known>,
+    serving: AtomicBool,
+}
+
+/// What there is once the certificate is.
+pub struct Known {
+    /// Certificate and roots.
+    pub identity: Identity,
+    /// Renews them as long as it is held.
+    pub rotation: Rotation,
+    /// What discovery told.
+    pub store: Arc<Store>,
+    /// Metrics.
+    pub telemetry: Telemetry,
+}
+
+impl State {
+    /// A process that has only its bootstrap.
+    #[must_use]
+    pub fn new(config: Config) -> Arc<Self> {
+        Arc::new(Self {
+            config: Arc::new(config),
+            inbound: Drain::new(),
+            outbound: Drain::new(),
+            end: Drain::new(),
+            known: OnceLock::new(),
+            serving: AtomicBool::new(false),
+        })
+    }
+
+    /// There is a certificate, and a store.
+    pub fn known(&self, known: Known) {
+        // Set once, by the only caller.
+        let _ = self.known.set(known);
+    }
+
+    /// What is known, if anything is.
+    #[must_use]
+    pub fn get(&self) -> Option<&Known> {
+        self.known.get()
+    }
+
+    /// All sockets are open.
+    pub fn serving(&self) {
+        self.serving.store(true, Ordering::Release);
+    }
+
+    /// Whether traffic may come; if not, why.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        if self.inbound.has_begun() {
+            return Err("draining".to_owned());
+        }
+        let known = self.get().ok_or("waiting for a certificate")?;
+        let readiness = known.store.readiness().borrow().clone();
+        if !readiness.ready() {
+            return Err(format!("waiting for the pilot: {readiness:?}"));
+        }
+        if !self.serving.load(Ordering::Acquire) {
+            return Err("opening sockets".to_owned());
+        }
+        Ok(())
+    }
+
+    fn config_dump(&self) -> Value {
+        let Some(known) = self.get() else { return json!({ "resources": [] }) };
+        let resources: Vec<Value> = known
+            .store
+            .held()
+            .into_iter()
+            .map(|(name, held)| json!({ "name": name.to_string(), "version": held.version }))
+            .collect();
+        let refused: Vec<Value> = known
+            .store
+            .refused()
+            .into_iter()
+            .map(|r| json!({ "name": r.resource, "version": r.version, "reason": r.reason }))
+            .collect();
+        json!({
+            "node": self.config.node.name,
+            "namespace": self.config.node.namespace,
+            "generation": known.store.generation(),
+            "resources": resources,
+            "refused": refused,
+        })
+    }
+
+    fn certs(&self) -> Value {
+        let Some(known) = self.get() else { return json!({ "identity": null }) };
+        let mut told = describe(&known.identity);
+        let rotation = known.rotation.status();
+        told["renewals"] = rotation.renewals.into();
+        told["last_error"] = rotation.last_error.into();
+        told
+    }
+}
+
+/// What the admin servers show of `state`.
+#[must_use]
+pub fn sources(state: &Arc<State>) -> Sources {
+    let of = || state.clone();
+    let (ready, metrics, dump, certs, stats) = (of(), of(), of(), of(), of());
+    Sources {
+        ready: Box::new(move || ready.ready()),
+        metrics: Box::new(move || metrics.get().map(|k| k.telemetry.render()).unwrap_or_default()),
+        config_dump: Box::new(move || dump.config_dump()),
+        certs: Box::new(move || certs.certs()),
+        stats: Box::new(move || {
+            let mut told = stats.get().map(|k| k.telemetry.stats()).unwrap_or_else(|| json!({}));
+            told["inbound_live"] = stats.inbound.live().into();
+            told["outbound_live"] = stats.outbound.live().into();
+            told
+        }),
+        drain: Box::new(Inbound(state.clone())),
+    }
+}
+
+struct Inbound(Arc<State>);
+
+impl admin::Drain for Inbound {
+    fn drain(&self, limit: Option<Duration>) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async move {
+            self.0.inbound.begin();
+            self.0.inbound.drained(limit.unwrap_or(DRAIN)).await == Drained::Empty
+        })
+    }
+}

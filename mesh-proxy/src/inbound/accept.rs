@@ -1,0 +1,221 @@
+//! One inbound connection, from its first byte to the code that serves it.
+//!
+//! In: a socket accepted on podIP:port. Out: mTLS terminated where it must be, requests or bytes passed to the application,
+//! or the connection closed before a byte of it reached the application.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use mesh_proto::model::Protocol as Declared;
+use mesh_proto::runtime::tls::{explain, peer};
+use rustls::pki_types::CertificateDer;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::client_cert;
+use super::decide::{self, Decision, Look, Seen, Through, decide};
+use super::http::{Inbound, Peer};
+use super::live::Admitted;
+use crate::config::InboundPort;
+use crate::detect::{First, detect, detect_read};
+use crate::drain::{Closer, DrainWatch};
+use crate::exchange::Ends;
+use crate::http::{Protocol, serve_connection};
+use crate::io::Io;
+use crate::outbound::direct;
+use crate::outbound::tcp::{Told, refused, splice};
+use crate::respond::Failure;
+use crate::tcp::Copy;
+use crate::telemetry::{Party, Reporter};
+use crate::tls::{self, MeshAlpn};
+use crate::worker::{Me, Worker, me};
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What is known about a connection while it is being let in.
+struct Arrival {
+    worker: Rc<Worker>,
+    me: Rc<Me>,
+    port: InboundPort,
+    ends: Ends,
+    closer: Closer,
+    watch: DrainWatch,
+}
+
+/// Serves one connection to `port`.
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, port: InboundPort) {
+    let Ok(me) = worker.me() else {
+        tracing::info!(%remote, port = port.port, "closed: this proxy has no configuration yet");
+        return;
+    };
+    let (closer, watch) = worker.inbound.for_connection();
+    let _live = watch.enter();
+    let ends = Ends {
+        reporter: Reporter::Destination,
+        source: Party::unknown(),
+        destination: me.party.clone(),
+        service: me.service(port.port).clone(),
+        mtls: false,
+        local: stream.local_addr().ok(),
+        remote: Some(remote),
+        server_name: Rc::from(""),
+    };
+    let mut arrival = Arrival { worker, me, port, ends, closer, watch };
+    let Some(seen) = arrival.look(&stream).await else { return };
+    // Policy may have changed while we waited for the first byte.
+    let Some(config) = arrival.worker.store.self_config() else { return };
+    match decide(&config, port.port, seen) {
+        Decision::Close(failure) => refused(&arrival.worker, &arrival.ends, &failure),
+        Decision::Mtls => arrival.mtls(stream).await,
+        Decision::Http(protocol) => {
+            arrival.http(Io::Plain(stream), Bytes::new(), protocol, None, Vec::new()).await;
+        }
+        Decision::Opaque => arrival.opaque(Io::Plain(stream), Bytes::new(), Vec::new()).await,
+    }
+}
+
+impl Arrival {
+    /// What the connection begins with; `None` when it is over.
+    async fn look(&mut self, stream: &TcpStream) -> Option<Seen> {
+        let Look::For(limit) = decide::look(&self.me.config, self.port.port) else {
+            return Some(Seen::Silent);
+        };
+        let first = tokio::select! {
+            first = detect(stream, limit) => first.ok()?,
+            // A silent connection must not hold up a drain.
+            () = self.watch.draining() => return None,
+        };
+        Some(match first {
+            First::Closed => return None,
+            First::Silent => Seen::Silent,
+            First::Other => Seen::Other,
+            First::Http1 => Seen::Http1,
+            First::Http2 => Seen::Http2,
+            First::Tls => {
+                let hello = tls::peek(stream, HANDSHAKE).await.ok()?;
+                if let Some(name) = hello.as_ref().and_then(|h| h.server_name.as_deref()) {
+                    self.ends.server_name = Rc::from(name);
+                }
+                if hello.is_some_and(|h| h.is_mesh()) { Seen::MeshTls } else { Seen::ForeignTls }
+            }
+        })
+    }
+
+    async fn mtls(mut self, stream: TcpStream) {
+        let acceptor = TlsAcceptor::from(self.worker.server_tls.clone());
+        let accepted = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
+        let stream = match accepted {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return self.no_handshake(explain(&error)),
+            Err(_) => return self.no_handshake("it took too long".to_owned()),
+        };
+        let mut io = Io::Server(Box::new(stream));
+        let chain = io.peer_certificates().unwrap_or_default().to_vec();
+        let peer = match peer(&chain) {
+            Ok(peer) => peer,
+            Err(error) => return self.no_handshake(error.to_string()),
+        };
+        self.ends.mtls = true;
+        self.ends.source = me::from_certificate(&peer.id);
+        let expires = peer.not_after.min(self.worker.identity.leaf().not_after);
+        let told = Peer { client_cert: self.client_cert(&peer.id, &chain), id: peer.id };
+        let closer = self.closer.clone();
+        let serving = async {
+            match self.protocol(&mut io).await {
+                Some((Some(protocol), first)) => self.http(io, first, protocol, Some(told), chain).await,
+                Some((None, first)) => self.opaque(io, first, chain).await,
+                None => {}
+            }
+        };
+        until_expiry(serving, expires, &closer).await;
+    }
+
+    fn no_handshake(self, why: String) {
+        refused(&self.worker, &self.ends, &Failure::Handshake(why));
+    }
+
+    fn client_cert(
+        &self,
+        peer: &mesh_proto::model::SpiffeId,
+        chain: &[CertificateDer<'static>],
+    ) -> Option<http::HeaderValue> {
+        client_cert::value(self.worker.identity.id(), peer, chain.first()?)
+    }
+
+    /// What the inside of an mTLS connection speaks (none: bytes), and what was read of it to find out.
+    async fn protocol(&self, io: &mut Io) -> Option<(Option<Protocol>, Bytes)> {
+        let declared = self.me.config.protocol_of(self.port.port);
+        let alpn = io.alpn().and_then(MeshAlpn::of);
+        let nothing = Bytes::new();
+        match (declared, alpn) {
+            (Declared::Tcp | Declared::Tls, _) => Some((None, nothing)),
+            (_, Some(MeshAlpn::Http1)) => Some((Some(Protocol::Http1), nothing)),
+            (_, Some(MeshAlpn::Http2)) => Some((Some(Protocol::Http2), nothing)),
+            (Declared::Auto, Some(MeshAlpn::Tcp)) => Some((None, nothing)),
+            (_, Some(MeshAlpn::Tcp) | None) => {
+                let Look::For(limit) = decide::look(&self.me.config, self.port.port) else {
+                    return Some((None, nothing));
+                };
+                let (first, read) = detect_read(io, nothing, limit).await.ok()?;
+                match first {
+                    First::Closed => None,
+                    First::Http2 => Some((Some(Protocol::Http2), read)),
+                    First::Http1 => Some((Some(Protocol::Http1), read)),
+                    _ if declared.is_http() => Some((Some(Protocol::Http1), read)),
+                    First::Tls | First::Other | First::Silent => Some((None, read)),
+                }
+            }
+        }
+    }
+
+    fn admitted(&self, io: &Io, chain: Vec<CertificateDer<'static>>) -> Admitted {
+        let through = if io.is_tls() { Through::Mtls } else { Through::Plain };
+        Admitted { port: self.port.port, through, chain, closer: self.closer.clone() }
+    }
+
+    async fn http(
+        self,
+        io: Io,
+        first: Bytes,
+        protocol: Protocol,
+        peer: Option<Peer>,
+        chain: Vec<CertificateDer<'static>>,
+    ) {
+        let _entry = self.worker.live.admit(self.admitted(&io, chain));
+        let declared = self.me.config.protocol_of(self.port.port);
+        let worker = self.worker;
+        let service = Inbound::new(worker.clone(), self.port, declared, self.ends, peer, self.closer);
+        serve_connection(io, first, protocol, &worker.settings, Rc::new(service), self.watch).await;
+    }
+
+    async fn opaque(self, io: Io, first: Bytes, chain: Vec<CertificateDer<'static>>) {
+        let _entry = self.worker.live.admit(self.admitted(&io, chain));
+        let target = direct::application(&self.worker.targets, self.port, MeshAlpn::Tcp);
+        match self.worker.pool.connect_raw(&target).await {
+            Ok(app) => {
+                let mut copy = Copy::new(io, app, first, Bytes::new());
+                let cluster = format!("inbound|{}||", self.port.port);
+                let told = Told { cluster: &cluster, address: self.port.target };
+                splice(&self.worker, &mut copy, &self.ends, &told, &self.closer).await;
+            }
+            Err(error) => {
+                let failure = Failure::Send { kind: error.kind, retried: false };
+                refused(&self.worker, &self.ends, &failure);
+            }
+        }
+    }
+}
+
+/// An mTLS connection lives at most until the earlier certificate expires.
+async fn until_expiry(serving: impl Future<Output = ()>, expires: SystemTime, closer: &Closer) {
+    let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        () = &mut serving => return,
+        () = tokio::time::sleep(left) => closer.close(),
+    }
+    serving.await;
+}

@@ -1,0 +1,126 @@
+//! The requests of one inbound connection.
+//!
+//! In: requests, and what the handshake verified. Out: the application's answers. The application learns who asks from
+//! `x-forwarded-client-cert`, which only we write; a peer's facts count only where its certificate says the same.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use http::header::HeaderValue;
+use http::request::Parts;
+use http::{HeaderMap, Request, Response};
+use mesh_proto::model::{Protocol as Declared, SpiffeId};
+
+use super::decide;
+use crate::config::InboundPort;
+use crate::drain::Closer;
+use crate::exchange::{Ends, Exchange, reply};
+use crate::http::{BadRequest, Body, Reply, Service};
+use crate::outbound::direct;
+use crate::outbound::headers::{self, CLIENT_CERT};
+use crate::outbound::http::{carries, send_direct};
+use crate::pool::Target;
+use crate::respond::Failure;
+use crate::tls::MeshAlpn;
+use crate::worker::Worker;
+use crate::worker::me::{self, PEER};
+
+/// One connection.
+pub struct Inbound {
+    worker: Rc<Worker>,
+    port: InboundPort,
+    declared: Declared,
+    ends: RefCell<Ends>,
+    peer: Option<Peer>,
+    closer: Closer,
+    http1: Target,
+    http2: Target,
+}
+
+/// Who was verified.
+pub struct Peer {
+    /// Its identity.
+    pub id: SpiffeId,
+    /// What the application is told.
+    pub client_cert: Option<HeaderValue>,
+}
+
+impl Inbound {
+    /// A connection to `port`.
+    #[must_use]
+    pub fn new(
+        worker: Rc<Worker>,
+        port: InboundPort,
+        declared: Declared,
+        ends: Ends,
+        peer: Option<Peer>,
+        closer: Closer,
+    ) -> Self {
+        let http1 = direct::application(&worker.targets, port, MeshAlpn::Http1);
+        let http2 = direct::application(&worker.targets, port, MeshAlpn::Http2);
+        Self { worker, port, declared, ends: RefCell::new(ends), peer, closer, http1, http2 }
+    }
+
+    async fn answer(
+        &self,
+        mut head: Parts,
+        body: Body,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Body>, Failure> {
+        self.authorize()?;
+        self.tell_client_cert(&mut head.headers);
+        headers::complete(&self.worker, &mut head.headers, "http");
+        if let Some(id) = head.headers.get(&crate::exchange::REQUEST_ID) {
+            exchange.request_id(id);
+        }
+        let target = self.target(&head);
+        exchange.upstream(None, target.address, false);
+        send_direct(&self.worker, target, Request::from_parts(head, body), exchange).await
+    }
+
+    /// The place of authorization: nothing reaches the application before it has said yes.
+    fn authorize(&self) -> Result<(), Failure> {
+        let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
+        decide::closed(&config).map_or(Ok(()), Err)
+    }
+
+    /// The application's protocol is kept, except where its port declares HTTP/2.
+    fn target(&self, head: &Parts) -> &Target {
+        let declared = matches!(self.declared, Declared::Http2 | Declared::Grpc);
+        let upgrade = head.headers.contains_key(http::header::UPGRADE);
+        if carries(head) == MeshAlpn::Http2 || declared && !upgrade { &self.http2 } else { &self.http1 }
+    }
+
+    /// Replaces whatever the sender said about certificates by what was verified.
+    fn tell_client_cert(&self, headers: &mut HeaderMap) {
+        headers::strip(headers);
+        if let Some(value) = self.peer.as_ref().and_then(|p| p.client_cert.clone()) {
+            headers.insert(CLIENT_CERT, value);
+        }
+    }
+
+    /// A mesh peer's first request says which workload it is.
+    fn learn(&self, headers: &HeaderMap) {
+        let (Some(greeting), Some(peer)) = (headers.get(&PEER), &self.peer) else { return };
+        match me::believed(greeting, &peer.id) {
+            Some(party) => self.ends.borrow_mut().source = party,
+            None => tracing::info!(peer = %peer.id, "a peer's greeting disagrees with its certificate"),
+        }
+    }
+}
+
+impl Service for Inbound {
+    async fn call(&self, request: Request<Body>) -> Reply {
+        let (head, body) = request.into_parts();
+        self.learn(&head.headers);
+        let mut exchange = Exchange::new(&self.worker, self.ends.borrow().clone(), &head);
+        exchange.cluster(|| format!("inbound|{}||", self.port.port));
+        let answer = self.answer(head, body, &mut exchange).await;
+        // A verified peer's sidecar passes the detail on to its application.
+        reply(exchange, answer, self.peer.is_some(), &self.closer)
+    }
+
+    fn refused(&self, why: &BadRequest) {
+        Exchange::malformed(&self.worker, self.ends.borrow().clone(), *why);
+    }
+}

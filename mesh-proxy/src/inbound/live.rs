@@ -1,0 +1,88 @@
+//! The live inbound connections of one worker, so that a decision can be revised.
+//!
+//! In: each connection, while it lives. Out: [`Live::revise`] ends what policy or trust would not let in any more: requests
+//! end with the present one, bytes at once.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use mesh_proto::runtime::identity::RootsHandle;
+use mesh_proto::runtime::tls::{Role, verify_chain};
+use rustls::pki_types::{CertificateDer, UnixTime};
+
+use super::decide::{Through, still_allowed};
+use crate::drain::Closer;
+use crate::store::SelfConfig;
+
+/// What a decision was made on.
+pub struct Admitted {
+    /// The container port.
+    pub port: u16,
+    /// How it came through.
+    pub through: Through,
+    /// The peer's chain, where it showed one.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Ends it.
+    pub closer: Closer,
+}
+
+/// All of them.
+#[derive(Default, Clone)]
+pub struct Live(Rc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    next: Cell<u64>,
+    connections: RefCell<HashMap<u64, Admitted>>,
+}
+
+/// One; gone when dropped.
+pub struct Entry {
+    id: u64,
+    of: Rc<Inner>,
+}
+
+impl Live {
+    /// Remembers a connection until the guard is dropped.
+    #[must_use]
+    pub fn admit(&self, admitted: Admitted) -> Entry {
+        let id = self.0.next.get();
+        self.0.next.set(id + 1);
+        self.0.connections.borrow_mut().insert(id, admitted);
+        Entry { id, of: self.0.clone() }
+    }
+
+    /// Ends every connection that would not be let in now; says how many.
+    pub fn revise(&self, config: &SelfConfig, roots: Option<&RootsHandle>) -> usize {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = UnixTime::since_unix_epoch(now);
+        let connections = self.0.connections.borrow();
+        let trusted = |c: &Admitted| match roots {
+            Some(roots) if !c.chain.is_empty() => verify_chain(&c.chain, roots, Role::Client, now).is_ok(),
+            _ => true,
+        };
+        let refused =
+            connections.values().filter(|c| !still_allowed(config, c.port, c.through) || !trusted(c));
+        refused.map(|c| c.closer.close()).count()
+    }
+
+    /// How many live.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.connections.borrow().len()
+    }
+
+    /// Whether none lives.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.of.connections.borrow_mut().remove(&self.id);
+    }
+}

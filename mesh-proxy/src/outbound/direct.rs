@@ -1,0 +1,92 @@
+//! Requests and bytes for one known address: a pod that was dialled itself, our own application, the world outside.
+//!
+//! In: an address and, for a workload of the mesh, who it is. Out: a [`Target`]. Nothing is balanced or retried elsewhere.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use mesh_proto::model::HostPort;
+
+use crate::cluster::{LoadBalancer, Policy, UpstreamTls};
+use crate::config::InboundPort;
+use crate::pool::Target;
+use crate::respond::Failure;
+use crate::store::Workload;
+use crate::tls::MeshAlpn;
+use crate::worker::Targets;
+use crate::worker::targets::Recipe;
+
+/// Envoy's and Istio's defaults, where no DestinationRule speaks.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Shorter than what application servers keep idle connections for.
+const IDLE: Duration = Duration::from_secs(60);
+
+fn policy() -> Policy {
+    Policy {
+        load_balancer: LoadBalancer::Passthrough,
+        connect_timeout: CONNECT,
+        tls: UpstreamTls::Auto,
+        idle_timeout: IDLE,
+        max_requests_per_connection: None,
+    }
+}
+
+/// To one workload, with mTLS where its sidecar takes that.
+///
+/// # Errors
+/// When it has mTLS and no identity.
+pub fn workload(
+    targets: &Targets,
+    address: SocketAddr,
+    workload: &Workload,
+    service: Option<&HostPort>,
+    carries: MeshAlpn,
+    greeting: Option<&(HeaderName, HeaderValue)>,
+) -> Result<Target, Failure> {
+    let mtls = workload.ports.get(&address.port()).is_some_and(|p| p.mtls);
+    let expect = match (&workload.identity, mtls) {
+        (_, false) => None,
+        (Some(identity), true) => Some(identity),
+        (None, true) => return Err(Failure::NoIdentity(address.to_string())),
+    };
+    let own = HostPort::new(&address.ip().to_string(), address.port());
+    let cluster = service.unwrap_or(&own);
+    let recipe = Recipe {
+        cluster,
+        subset: None,
+        uid: &workload.uid,
+        address,
+        expect,
+        carries,
+        policy: &policy(),
+        greeting,
+    };
+    Ok(targets.make(&recipe))
+}
+
+/// To an address outside of the mesh, as it is.
+#[must_use]
+pub fn outside(targets: &Targets, address: SocketAddr, carries: MeshAlpn) -> Target {
+    plain(targets, "passthrough", address, carries)
+}
+
+/// To the application beside us.
+#[must_use]
+pub fn application(targets: &Targets, port: InboundPort, carries: MeshAlpn) -> Target {
+    plain(targets, "inbound", port.target, carries)
+}
+
+fn plain(targets: &Targets, name: &str, address: SocketAddr, carries: MeshAlpn) -> Target {
+    targets.make(&Recipe {
+        cluster: &HostPort::new(name, address.port()),
+        subset: None,
+        uid: &Arc::from(address.to_string()),
+        address,
+        expect: None,
+        carries,
+        policy: &policy(),
+        greeting: None,
+    })
+}

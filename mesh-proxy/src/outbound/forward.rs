@@ -1,0 +1,269 @@
+//! One request to one of a route's backends, and again where that is safe and asked for.
+//!
+//! In: a request, the rule's action. Out: the upstream's answer, or why there is none. Used by sidecars and gateways.
+//! Each attempt picks anew, so that it sees the endpoints of now, and avoids those already tried.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::SET_COOKIE;
+use http::request::Parts;
+use http::{Method, Request, Response, Version};
+use mesh_proto::model::Protocol as Declared;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::attempt::{Sendable, is_stale, outcome};
+use super::{headers, timed};
+use crate::cluster::{ClusterView, Endpoint, Hashed, NoEndpoint, PickContext};
+use crate::exchange::Exchange;
+use crate::http::Body;
+use crate::pool::{SendError, Target};
+use crate::respond::Failure;
+use crate::route::{Backend, Outcome, RetryPolicy, RouteAction};
+use crate::tls::MeshAlpn;
+use crate::worker::{Me, Worker};
+
+/// How often a stale connection is replaced for one request, beyond what the policy allows.
+const STALE: u32 = 3;
+
+/// Who forwards, and for whom.
+pub struct Onward<'a> {
+    /// This thread.
+    pub worker: &'a Rc<Worker>,
+    /// This workload.
+    pub me: &'a Me,
+    /// The client's address, for hashing.
+    pub source: IpAddr,
+    /// What is told about it.
+    pub exchange: &'a mut Exchange,
+}
+
+/// The choices of one request.
+struct Attempts<'r> {
+    backend: &'r Backend,
+    retry: &'r RetryPolicy,
+    method: Method,
+    hashed: Hashed,
+    carries: Wanted,
+    tried: SmallVec<[Arc<Endpoint>; 2]>,
+    /// Retries that the policy granted.
+    retries: u32,
+    /// Stale connections replaced.
+    stale: u32,
+}
+
+/// What the client's side speaks.
+#[derive(Clone, Copy)]
+struct Wanted {
+    version: Version,
+    upgrade: bool,
+}
+
+/// What to do after an attempt.
+enum Next {
+    Done(Result<Response<Body>, Failure>),
+    Again,
+}
+
+impl Onward<'_> {
+    /// Sends `request` where `route` says, within the route's timeout.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn forward(
+        &mut self,
+        head: Parts,
+        body: Body,
+        route: &RouteAction,
+    ) -> Result<Response<Body>, Failure> {
+        let Some(timeout) = route.timeout else {
+            return self.attempts(head, body, route).await;
+        };
+        let deadline = Instant::from_std(self.exchange.started()) + timeout;
+        let answer = tokio::time::timeout_at(deadline, self.attempts(head, body, route)).await;
+        let mut response = answer.map_err(|_| Failure::RouteTimeout)??;
+        if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+            let body = std::mem::take(response.body_mut());
+            *response.body_mut() = timed::until(body, deadline);
+        }
+        Ok(response)
+    }
+
+    async fn attempts(
+        &mut self,
+        head: Parts,
+        body: Body,
+        route: &RouteAction,
+    ) -> Result<Response<Body>, Failure> {
+        let backend = self.worker.random(|rng| route.choose_backend(rng)).ok_or(Failure::NoBackend)?;
+        let mut attempts = Attempts {
+            backend,
+            retry: &route.retry,
+            method: head.method.clone(),
+            hashed: Hashed::default(),
+            carries: Wanted {
+                version: head.version,
+                upgrade: head.headers.contains_key(http::header::UPGRADE),
+            },
+            tried: SmallVec::new(),
+            retries: 0,
+            stale: 0,
+        };
+        attempts.hashed = self.hash(backend, &head)?;
+        let mut request = Sendable::new(head, body, &route.retry, self.exchange.is_grpc());
+        loop {
+            let target = self.target(&mut attempts)?;
+            match self.attempt(&target, &mut request, &mut attempts).await {
+                Next::Done(answer) => return answer,
+                Next::Again => self.pause(&attempts).await,
+            }
+        }
+    }
+
+    fn hash(&self, backend: &Backend, head: &Parts) -> Result<Hashed, Failure> {
+        let view = view_of(backend)?;
+        let key = view.policy(backend.subset.as_deref())?.hash_key();
+        Ok(key.map_or_else(Hashed::default, |key| {
+            self.worker.random(|rng| key.evaluate(head, self.source, rng))
+        }))
+    }
+
+    /// Chooses an endpoint and how to reach it.
+    fn target(&mut self, attempts: &mut Attempts<'_>) -> Result<Rc<Target>, Failure> {
+        let backend = attempts.backend;
+        let view = view_of(backend)?;
+        let subset = backend.subset.as_deref();
+        let avoid = attempts.retry.ignore_previous_hosts.unwrap_or(attempts.hashed.hash.is_none());
+        let context = PickContext {
+            hash: attempts.hashed.hash,
+            tried: if avoid { &attempts.tried } else { &[] },
+            worker: self.worker.index,
+        };
+        self.exchange.service(view.service(), || cluster_name(&view, subset));
+        let picked = self.worker.random(|rng| view.pick(subset, &context, rng))?;
+        let carries = attempts.carries.over(view.protocol());
+        let target =
+            self.worker.targets.of(&view, subset, picked.endpoint(), carries, self.me.greeting.as_ref())?;
+        let endpoint = picked.endpoint();
+        self.exchange.upstream(Some(&endpoint.party), endpoint.address, target.tls.is_some());
+        attempts.tried.push(endpoint.clone());
+        self.exchange.hold(Some(picked));
+        Ok(target)
+    }
+
+    async fn attempt(
+        &mut self,
+        target: &Target,
+        request: &mut Sendable,
+        attempts: &mut Attempts<'_>,
+    ) -> Next {
+        let Some(mut next) = request.next() else {
+            return Next::Done(Err(Failure::Bug("an attempt without a request")));
+        };
+        headers::attempt(next.headers_mut(), attempts.retries + 1);
+        let sent = Instant::now();
+        match self.send(target, next, attempts.retry.per_try_timeout).await {
+            Ok(mut response) => {
+                let answer = Outcome::of_response(response.status(), response.headers());
+                if attempts.grants(&answer, request) {
+                    return Next::Again;
+                }
+                let took = sent.elapsed();
+                self.exchange.answered(response.status().as_u16(), took);
+                headers::answered(response.headers_mut(), took);
+                if let Some(cookie) = attempts.hashed.set_cookie.take() {
+                    response.headers_mut().append(SET_COOKIE, cookie);
+                }
+                Next::Done(Ok(response))
+            }
+            Err(None) => {
+                if attempts.grants(&Outcome::AttemptTimeout, request) {
+                    return Next::Again;
+                }
+                Next::Done(Err(Failure::PerTryTimeout))
+            }
+            Err(Some(mut error)) => {
+                request.give_back(&mut error);
+                attempts.after(error, request)
+            }
+        }
+    }
+
+    /// `Err(None)`: the attempt's own time is up.
+    async fn send(
+        &self,
+        target: &Target,
+        request: Request<Body>,
+        limit: Option<Duration>,
+    ) -> Result<Response<Body>, Option<SendError>> {
+        let sending = self.worker.pool.send(target, request);
+        match limit {
+            None => sending.await.map_err(Some),
+            Some(limit) => {
+                let answer = tokio::time::timeout(limit, sending).await;
+                answer.map_err(|_| None)?.map_err(Some)
+            }
+        }
+    }
+
+    async fn pause(&self, attempts: &Attempts<'_>) {
+        if attempts.retries > 0 {
+            let wait = self.worker.random(|rng| attempts.retry.wait(attempts.retries, rng));
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+impl Attempts<'_> {
+    /// Whether the policy grants another attempt; counts it.
+    fn grants(&mut self, outcome: &Outcome, request: &Sendable) -> bool {
+        let granted =
+            self.retries < self.retry.attempts && self.retry.is_retriable(outcome) && request.is_left();
+        self.retries += u32::from(granted);
+        granted
+    }
+
+    fn after(&mut self, error: SendError, request: &Sendable) -> Next {
+        if self.stale < STALE && is_stale(&error.kind, &self.method) && request.is_left() {
+            self.stale += 1;
+            // The endpoint is not to blame: it may be chosen again.
+            self.tried.pop();
+            return Next::Again;
+        }
+        if outcome(&error.kind).is_some_and(|outcome| self.grants(&outcome, request)) {
+            return Next::Again;
+        }
+        Next::Done(Err(Failure::Send { kind: error.kind, retried: self.retries > 0 }))
+    }
+}
+
+impl Wanted {
+    /// The application's protocol is kept, except where the port declares HTTP/2.
+    fn over(self, declared: Declared) -> MeshAlpn {
+        let declared = matches!(declared, Declared::Http2 | Declared::Grpc);
+        if !self.upgrade && (declared || self.version == Version::HTTP_2) {
+            MeshAlpn::Http2
+        } else {
+            MeshAlpn::Http1
+        }
+    }
+}
+
+/// The cluster of a backend as it is now.
+///
+/// # Errors
+/// When the pilot knows no such cluster.
+pub fn view_of(backend: &Backend) -> Result<Arc<ClusterView>, Failure> {
+    let absent = || Failure::from(NoEndpoint::ClusterAbsent(backend.cluster.name().clone()));
+    backend.cluster.load_full().ok_or_else(absent)
+}
+
+/// Istio's name of a cluster in logs.
+#[must_use]
+pub fn cluster_name(view: &ClusterView, subset: Option<&str>) -> String {
+    let name = view.name();
+    format!("outbound|{}|{}|{}", name.port(), subset.unwrap_or_default(), name.host())
+}

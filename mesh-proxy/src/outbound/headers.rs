@@ -1,0 +1,76 @@
+//! The fields that a sidecar sets and removes, as Istio's does.
+//!
+//! In: heads. Out: the same, without what an application could use to pass for somebody else.
+
+use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue, SERVER};
+use rand::RngExt;
+
+use crate::exchange::REQUEST_ID;
+use crate::worker::Worker;
+use crate::worker::me::PEER;
+
+/// Who was verified, in Envoy's form.
+pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const UPSTREAM_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+const ATTEMPT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const PEER_METADATA: HeaderName = HeaderName::from_static("x-envoy-peer-metadata");
+const PEER_METADATA_ID: HeaderName = HeaderName::from_static("x-envoy-peer-metadata-id");
+const ISTIO: HeaderValue = HeaderValue::from_static("istio-envoy");
+
+/// What only a sidecar may say.
+const OURS: [HeaderName; 4] = [CLIENT_CERT, PEER, PEER_METADATA, PEER_METADATA_ID];
+
+/// Removes what the sender must not say by itself.
+pub fn strip(headers: &mut HeaderMap) {
+    for name in &OURS {
+        headers.remove(name);
+    }
+}
+
+/// Sets what a request carries from the first proxy on; returns its id.
+pub fn complete(worker: &Worker, headers: &mut HeaderMap, scheme: &'static str) {
+    if !headers.contains_key(&REQUEST_ID) {
+        headers.insert(REQUEST_ID, request_id(worker));
+    }
+    if !headers.contains_key(&FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
+}
+
+/// Which attempt this is, from 1.
+pub fn attempt(headers: &mut HeaderMap, number: u32) {
+    let value = if number == 1 { HeaderValue::from_static("1") } else { HeaderValue::from(number) };
+    headers.insert(ATTEMPT, value);
+}
+
+/// Sets what an answer carries when it leaves a proxy.
+pub fn answered(headers: &mut HeaderMap, took: Duration) {
+    headers.remove(&PEER);
+    let millis = took.as_millis();
+    let value = if millis == 0 {
+        HeaderValue::from_static("0")
+    } else {
+        HeaderValue::from(u64::try_from(millis).unwrap_or(u64::MAX))
+    };
+    headers.insert(UPSTREAM_TIME, value);
+    headers.insert(SERVER, ISTIO);
+}
+
+/// A random (version 4) UUID.
+fn request_id(worker: &Worker) -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut bits: [u8; 16] = worker.random(|rng| rng.random());
+    bits[6] = (bits[6] & 0x0f) | 0x40;
+    bits[8] = (bits[8] & 0x3f) | 0x80;
+    let mut text = [b'-'; 36];
+    let places = (0..36).filter(|at| !matches!(at, 8 | 13 | 18 | 23));
+    let digits = bits.iter().flat_map(|b| [HEX[usize::from(b >> 4)], HEX[usize::from(b & 15)]]);
+    for (at, digit) in places.zip(digits) {
+        text[at] = digit;
+    }
+    // Hexadecimal digits and dashes are always a value.
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+}

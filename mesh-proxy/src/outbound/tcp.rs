@@ -1,0 +1,254 @@
+//! Connections of the application that carry bytes.
+//!
+//! In: a goal. Out: a connection to an endpoint (mTLS where it has it, ALPN `istio`), joined with the client's. Declared TCP
+//! ports come here at once, before the client has said anything: server-first protocols are safe.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::direct;
+use super::forward::{cluster_name, view_of};
+use super::goal::Goal;
+use crate::cluster::{Endpoint, HashKey, PickContext, Picked};
+use crate::drain::Closer;
+use crate::exchange::Ends;
+use crate::io::Io;
+use crate::pool::Target;
+use crate::respond::{Failure, Verdict};
+use crate::route::Backend;
+use crate::store::DestinationCell;
+use crate::tcp::{self, Copy, End};
+use crate::telemetry::{Flags, LogEntry, Party, Route, Service};
+use crate::tls::MeshAlpn;
+use crate::worker::Worker;
+
+/// How many endpoints are tried for one connection.
+const TRIES: usize = 3;
+
+/// A connection to an endpoint.
+pub struct Upstream {
+    io: Io,
+    about: About,
+}
+
+/// What is told about a connection.
+struct About {
+    /// Counts at the endpoint while the connection lives.
+    picked: Option<Picked>,
+    destination: Arc<Party>,
+    service: Arc<Service>,
+    cluster: String,
+    address: SocketAddr,
+    mtls: bool,
+}
+
+/// Connects to an endpoint of `goal` for a client at `source`. A connection that fails has carried nothing: another
+/// endpoint is tried.
+///
+/// # Errors
+/// Why there is no connection.
+pub async fn connect(worker: &Rc<Worker>, goal: &Goal, source: IpAddr) -> Result<Upstream, Failure> {
+    let targets = &worker.targets;
+    let (target, destination, service) = match goal {
+        Goal::Destination(_, cell) => return balanced(worker, cell, source).await,
+        Goal::Workload(address, workload, name) => {
+            let target = direct::workload(targets, *address, workload, name.as_ref(), MeshAlpn::Tcp, None)?;
+            let service = workload.ports.get(&address.port()).and_then(|p| p.services.first());
+            let service = service.map_or_else(passthrough, |s| Arc::new(Service::new(s)));
+            let party = Party::new(Some(&workload.facts), workload.identity.as_ref());
+            (target, Arc::new(party), service)
+        }
+        Goal::Own(port) => {
+            (direct::application(targets, *port, MeshAlpn::Tcp), Party::unknown(), passthrough())
+        }
+        Goal::Address(address) => {
+            (direct::outside(targets, *address, MeshAlpn::Tcp), Party::unknown(), passthrough())
+        }
+    };
+    let (address, mtls) = (target.address, target.tls.is_some());
+    let cluster = "PassthroughCluster".to_owned();
+    let about = About { picked: None, destination, service, cluster, address, mtls };
+    match worker.pool.connect_raw(&target).await {
+        Ok(io) => Ok(Upstream { io, about }),
+        Err(error) => Err(Failure::Send { kind: error.kind, retried: false }),
+    }
+}
+
+fn passthrough() -> Arc<Service> {
+    Arc::new(Service::named("PassthroughCluster"))
+}
+
+async fn balanced(
+    worker: &Rc<Worker>,
+    cell: &Arc<DestinationCell>,
+    source: IpAddr,
+) -> Result<Upstream, Failure> {
+    let destination = cell.load_full().ok_or(Failure::NotReady)?;
+    let rule = destination.tcp.first().ok_or_else(|| Failure::NoTcpRoute(destination.name.clone()))?;
+    let backend = worker.random(|rng| rule.backends.choose(rng)).ok_or(Failure::NoBackend)?;
+    let mut tried: SmallVec<[Arc<Endpoint>; TRIES]> = SmallVec::new();
+    loop {
+        let (target, endpoint, about) = pick(worker, backend, source, &tried)?;
+        match worker.pool.connect_raw(&target).await {
+            Ok(io) => return Ok(Upstream { io, about }),
+            Err(error) if tried.len() + 1 == TRIES => {
+                return Err(Failure::Send { kind: error.kind, retried: true });
+            }
+            Err(error) => {
+                tracing::debug!(%error, endpoint = %endpoint.address, "trying another endpoint");
+                tried.push(endpoint);
+            }
+        }
+    }
+}
+
+fn pick(
+    worker: &Worker,
+    backend: &Backend,
+    source: IpAddr,
+    tried: &[Arc<Endpoint>],
+) -> Result<(Rc<Target>, Arc<Endpoint>, About), Failure> {
+    let view = view_of(backend)?;
+    let subset = backend.subset.as_deref();
+    let hash = match view.policy(subset)?.hash_key() {
+        // The only key that bytes have.
+        Some(key @ HashKey::SourceIp) => {
+            let (head, ()) = http::Request::new(()).into_parts();
+            worker.random(|rng| key.evaluate(&head, source, rng)).hash
+        }
+        Some(_) | None => None,
+    };
+    let context = PickContext { hash, tried, worker: worker.index };
+    let picked = worker.random(|rng| view.pick(subset, &context, rng))?;
+    let endpoint = picked.endpoint().clone();
+    let target = worker.targets.of(&view, subset, &endpoint, MeshAlpn::Tcp, None)?;
+    let about = About {
+        picked: Some(picked),
+        destination: endpoint.party.clone(),
+        service: view.service().clone(),
+        cluster: cluster_name(&view, subset),
+        address: endpoint.address,
+        mtls: target.tls.is_some(),
+    };
+    Ok((target, endpoint, about))
+}
+
+/// Joins a client with its upstream until both end.
+pub async fn join(
+    worker: &Rc<Worker>,
+    client: Io,
+    first: Bytes,
+    upstream: Upstream,
+    mut ends: Ends,
+    closer: &Closer,
+) {
+    let Upstream { io, about } = upstream;
+    ends.destination = about.destination;
+    ends.service = about.service;
+    ends.mtls = about.mtls;
+    let mut copy = Copy::new(client, io, first, Bytes::new());
+    let told = Told { cluster: &about.cluster, address: about.address };
+    splice(worker, &mut copy, &ends, &told, closer).await;
+    drop(about.picked);
+}
+
+/// What the log says about the other side.
+pub struct Told<'a> {
+    /// Cluster's name.
+    pub cluster: &'a str,
+    /// Its address.
+    pub address: SocketAddr,
+}
+
+/// Copies, counts and logs.
+pub async fn splice(
+    worker: &Rc<Worker>,
+    copy: &mut Copy<Io, Io>,
+    ends: &Ends,
+    told: &Told<'_>,
+    closer: &Closer,
+) {
+    let (start, started) = (SystemTime::now(), Instant::now());
+    let route = Route {
+        reporter: ends.reporter,
+        source: &ends.source,
+        destination: &ends.destination,
+        service: &ends.service,
+        mtls: ends.mtls,
+    };
+    let counted = worker.telemetry.tcp_opened(&route);
+    let moved = tcp::forward(copy, tcp::IDLE, closer.closed(), |up, down| {
+        counted.received(up);
+        counted.sent(down);
+    })
+    .await;
+    let (flags, why) = match &moved.end {
+        End::Complete => (Flags::NONE, ""),
+        End::Client(_) => (Flags::DOWNSTREAM_DISCONNECT, "downstream_remote_disconnect"),
+        End::Server(_) => (Flags::UPSTREAM_CLOSED, "upstream_remote_disconnect"),
+        End::Idle => (Flags::STREAM_IDLE, "idle_timeout"),
+        End::Stopped => (Flags::LOCAL_RESET, "closed_by_proxy"),
+    };
+    counted.closed(flags);
+    let mut entry = entry(start, started, ends);
+    entry.flags = flags;
+    entry.termination = why;
+    entry.bytes_received = moved.up;
+    entry.bytes_sent = moved.down;
+    entry.upstream_host = Some(told.address);
+    entry.upstream_cluster = told.cluster;
+    worker.telemetry.log(&entry);
+}
+
+/// Tells of a connection that could not be served, which bytes cannot say to the client.
+pub fn refused(worker: &Worker, ends: &Ends, failure: &Failure) {
+    let Verdict { flags, details, .. } = failure.verdict();
+    tracing::info!(%failure, remote = ?ends.remote, local = ?ends.local, "connection closed");
+    let (start, started) = (SystemTime::now(), Instant::now());
+    let route = Route {
+        reporter: ends.reporter,
+        source: &ends.source,
+        destination: &ends.destination,
+        service: &ends.service,
+        mtls: ends.mtls,
+    };
+    worker.telemetry.tcp_opened(&route).closed(flags);
+    let mut entry = entry(start, started, ends);
+    entry.flags = flags;
+    entry.details = &details;
+    worker.telemetry.log(&entry);
+}
+
+fn entry<'a>(start: SystemTime, started: Instant, ends: &'a Ends) -> LogEntry<'a> {
+    LogEntry {
+        start,
+        method: "",
+        path: "",
+        protocol: "",
+        status: 0,
+        flags: Flags::NONE,
+        details: "",
+        termination: "",
+        transport_failure: "",
+        bytes_received: 0,
+        bytes_sent: 0,
+        duration: started.elapsed(),
+        upstream_time: None,
+        forwarded_for: None,
+        user_agent: None,
+        request_id: None,
+        authority: "",
+        upstream_host: None,
+        upstream_cluster: "",
+        upstream_local: None,
+        downstream_local: ends.local,
+        downstream_remote: ends.remote,
+        server_name: &ends.server_name,
+        route_name: "",
+    }
+}

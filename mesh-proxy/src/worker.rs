@@ -1,0 +1,126 @@
+//! What one data thread has at hand: the store, its own pool and telemetry, who we are.
+//!
+//! In: handles from the composition root. Out: [`Worker`], shared by every connection of the thread, never by threads.
+
+pub mod me;
+pub mod targets;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mesh_proto::runtime::identity::Identity;
+use mesh_proto::runtime::tls::{ClientAuth, server_config};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use crate::config::{Config, InboundPort};
+use crate::drain::DrainWatch;
+use crate::http::ServerSettings;
+use crate::inbound::live::Live;
+use crate::pool::Pool;
+use crate::respond::Failure;
+use crate::store::Store;
+use crate::telemetry::{Telemetry, WorkerTelemetry};
+use crate::tls::{ALPN_HTTP1, ALPN_HTTP2, ALPN_HTTP10, ALPN_TCP};
+
+pub use me::Me;
+pub use targets::Targets;
+
+/// What inbound handshakes may agree on, in our order. The last two are of STRICT ports' clients that are no sidecars.
+const ACCEPTED: [&[u8]; 6] = [ALPN_HTTP2, ALPN_HTTP1, ALPN_HTTP10, ALPN_TCP, b"h2", b"http/1.1"];
+
+/// What all workers of a process share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The bootstrap.
+    pub config: Arc<Config>,
+    /// What discovery told.
+    pub store: Arc<Store>,
+    /// Certificate and roots.
+    pub identity: Identity,
+    /// Metrics and access log.
+    pub telemetry: Telemetry,
+    /// Ends what comes from outside: inbound ports, gateway listeners.
+    pub inbound: DrainWatch,
+    /// Ends what comes from the application.
+    pub outbound: DrainWatch,
+}
+
+/// One data thread's context.
+pub struct Worker {
+    /// Which one.
+    pub index: usize,
+    /// The bootstrap.
+    pub config: Arc<Config>,
+    /// What discovery told.
+    pub store: Arc<Store>,
+    /// Certificate and roots.
+    pub identity: Identity,
+    /// Connections to upstreams.
+    pub pool: Pool,
+    /// This thread's metrics.
+    pub telemetry: WorkerTelemetry,
+    /// Where upstream requests go, per endpoint.
+    pub targets: Targets,
+    /// Limits of accepted connections.
+    pub settings: ServerSettings,
+    /// Ends what comes from outside.
+    pub inbound: DrainWatch,
+    /// Ends what comes from the application.
+    pub outbound: DrainWatch,
+    /// Inbound connections that were let in.
+    pub live: Live,
+    /// How inbound mTLS is terminated; reads leaf and roots anew at each handshake.
+    pub server_tls: Arc<rustls::ServerConfig>,
+    rng: RefCell<SmallRng>,
+    me: RefCell<Option<Rc<Me>>>,
+}
+
+impl Worker {
+    /// The context of thread `index`. Call it on that thread.
+    #[must_use]
+    pub fn new(shared: &Shared, index: usize) -> Rc<Self> {
+        Rc::new(Self {
+            index,
+            config: shared.config.clone(),
+            store: shared.store.clone(),
+            identity: shared.identity.clone(),
+            pool: Pool::new(),
+            telemetry: shared.telemetry.worker(index),
+            targets: Targets::new(shared.identity.clone()),
+            settings: ServerSettings::default(),
+            inbound: shared.inbound.clone(),
+            outbound: shared.outbound.clone(),
+            live: Live::default(),
+            server_tls: server_config(&shared.identity, ClientAuth::Required, &ACCEPTED),
+            rng: RefCell::new(SmallRng::seed_from_u64(rand::random())),
+            me: RefCell::new(None),
+        })
+    }
+
+    /// Runs `f` with this thread's generator. Not for secrets.
+    pub fn random<T>(&self, f: impl FnOnce(&mut SmallRng) -> T) -> T {
+        f(&mut self.rng.borrow_mut())
+    }
+
+    /// This workload as the pilot sees it now.
+    ///
+    /// # Errors
+    /// Before the pilot (or the disk) has told.
+    pub fn me(&self) -> Result<Rc<Me>, Failure> {
+        let config = self.store.self_config().ok_or(Failure::NotReady)?;
+        let mut me = self.me.borrow_mut();
+        match &*me {
+            Some(known) if Arc::ptr_eq(&known.config, &config) => Ok(known.clone()),
+            _ => Ok(me.insert(Rc::new(Me::new(config, self.identity.id()))).clone()),
+        }
+    }
+
+    /// The application's own address for what is dialled at one of this pod's ports.
+    #[must_use]
+    pub fn own_port(&self, address: SocketAddr) -> Option<InboundPort> {
+        self.config.inbound.iter().find(|p| p.port == address.port() || p.listen == address).copied()
+    }
+}

@@ -1,0 +1,204 @@
+//! How each endpoint is reached, made once and kept: address, TLS settings, limits.
+//!
+//! In: a cluster's view, a chosen endpoint, the protocol. Out: [`Target`]s for the pool. mTLS exactly where the endpoint has
+//! it (or the policy demands it), with the endpoint's identity as the only one that is taken, ALPN and SNI as Istio's.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use mesh_proto::model::{HostPort, SpiffeId};
+use mesh_proto::runtime::identity::Identity;
+use mesh_proto::runtime::tls::{ClientIdentity, Expect, client_config};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::cluster::{ClusterView, Endpoint, Policy, UpstreamTls};
+use crate::http::Protocol;
+use crate::pool::{PoolKey, Target};
+use crate::respond::Failure;
+use crate::tls::{MeshAlpn, mesh_sni};
+
+#[cfg(test)]
+mod tests;
+
+/// When so many entries have been added since the last look, those whose endpoint is gone are dropped.
+const SWEEP: usize = 256;
+
+/// The targets of one worker.
+pub struct Targets {
+    identity: Identity,
+    known: RefCell<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    targets: HashMap<Key, Entry>,
+    configs: HashMap<(SpiffeId, MeshAlpn), Arc<ClientConfig>>,
+    next_sweep: usize,
+}
+
+/// Endpoints are compared by address: the entry keeps the endpoint, so that no other one can have it.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    endpoint: usize,
+    carries: MeshAlpn,
+    /// Hash of the subset's name: a look-up by name would allocate.
+    subset: u64,
+}
+
+struct Entry {
+    endpoint: Arc<Endpoint>,
+    policy: Policy,
+    identity: u64,
+    target: Rc<Target>,
+}
+
+/// Everything that a target is made of.
+pub struct Recipe<'a> {
+    /// The cluster's name.
+    pub cluster: &'a HostPort,
+    /// The subset, for SNI.
+    pub subset: Option<&'a str>,
+    /// The endpoint's uid.
+    pub uid: &'a Arc<str>,
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
+    /// Who must answer; `None`: plaintext.
+    pub expect: Option<&'a SpiffeId>,
+    /// What the connection will carry.
+    pub carries: MeshAlpn,
+    /// Timeouts and limits.
+    pub policy: &'a Policy,
+    /// Who we are, for the peer's metrics.
+    pub greeting: Option<&'a (HeaderName, HeaderValue)>,
+}
+
+impl Targets {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new(identity: Identity) -> Self {
+        Self { identity, known: RefCell::default() }
+    }
+
+    /// The target of `endpoint` for requests or bytes.
+    ///
+    /// # Errors
+    /// When mTLS is demanded and the endpoint has no identity, or the subset is unknown.
+    pub fn of(
+        &self,
+        view: &ClusterView,
+        subset: Option<&str>,
+        endpoint: &Arc<Endpoint>,
+        carries: MeshAlpn,
+        greeting: Option<&(HeaderName, HeaderValue)>,
+    ) -> Result<Rc<Target>, Failure> {
+        let policy = view.policy(subset)?;
+        let key = Key {
+            endpoint: Arc::as_ptr(endpoint) as usize,
+            carries,
+            subset: subset.map_or(0, |s| xxh3_64(s.as_bytes())),
+        };
+        let generation = self.identity.generation();
+        if let Some(entry) = self.known.borrow().targets.get(&key)
+            && entry.identity == generation
+            && entry.policy == *policy
+        {
+            return Ok(entry.target.clone());
+        }
+        let recipe = Recipe {
+            cluster: view.name(),
+            subset,
+            uid: &endpoint.uid,
+            address: endpoint.address,
+            expect: expected(policy, endpoint)?,
+            carries,
+            policy,
+            greeting,
+        };
+        let target = Rc::new(self.make(&recipe));
+        let entry = Entry {
+            endpoint: endpoint.clone(),
+            policy: policy.clone(),
+            identity: generation,
+            target: target.clone(),
+        };
+        self.keep(key, entry);
+        Ok(target)
+    }
+
+    /// A target that is not kept.
+    #[must_use]
+    pub fn make(&self, recipe: &Recipe<'_>) -> Target {
+        let tls = recipe.expect.map(|expect| {
+            let sni = mesh_sni(recipe.cluster.host(), recipe.cluster.port(), recipe.subset);
+            // Identity is what is verified, the name only tells the peer what was meant: an address does too.
+            let name = ServerName::try_from(sni)
+                .unwrap_or_else(|_| ServerName::IpAddress(recipe.address.ip().into()));
+            (self.config(expect, recipe.carries), name)
+        });
+        let generation = if tls.is_some() { self.identity.generation() } else { 0 };
+        let protocol = match recipe.carries {
+            MeshAlpn::Http2 => Protocol::Http2,
+            MeshAlpn::Http1 | MeshAlpn::Tcp => Protocol::Http1,
+        };
+        let key = PoolKey::new(
+            recipe.cluster.clone(),
+            recipe.uid.clone(),
+            protocol,
+            generation,
+            recipe.expect.cloned(),
+        );
+        Target {
+            key,
+            address: recipe.address,
+            greeting: if tls.is_some() { recipe.greeting.cloned() } else { None },
+            tls,
+            connect_timeout: recipe.policy.connect_timeout,
+            idle_timeout: recipe.policy.idle_timeout,
+            max_requests: recipe.policy.max_requests_per_connection.map(Into::into),
+        }
+    }
+
+    /// One TLS configuration per expected identity and protocol: it reads leaf and roots anew at each handshake.
+    fn config(&self, expect: &SpiffeId, carries: MeshAlpn) -> Arc<ClientConfig> {
+        let mut known = self.known.borrow_mut();
+        let made = known.configs.entry((expect.clone(), carries)).or_insert_with(|| {
+            client_config(
+                ClientIdentity::Mesh(&self.identity),
+                self.identity.roots_handle().clone(),
+                Expect::Exactly(expect.clone()),
+                &[carries.name()],
+            )
+        });
+        made.clone()
+    }
+
+    fn keep(&self, key: Key, entry: Entry) {
+        let mut known = self.known.borrow_mut();
+        if known.targets.len() >= known.next_sweep {
+            known.targets.retain(|_, entry| Arc::strong_count(&entry.endpoint) > 1);
+            let used: Vec<_> = known.targets.values().filter_map(|e| e.endpoint.identity.clone()).collect();
+            known.configs.retain(|(identity, _), _| used.contains(identity));
+            known.next_sweep = known.targets.len() + SWEEP;
+        }
+        known.targets.insert(key, entry);
+    }
+}
+
+/// Whom the endpoint must be; `None`: plaintext.
+fn expected<'a>(policy: &Policy, endpoint: &'a Endpoint) -> Result<Option<&'a SpiffeId>, Failure> {
+    let mtls = match policy.tls {
+        UpstreamTls::Auto => endpoint.mtls,
+        UpstreamTls::Disable => false,
+        UpstreamTls::IstioMutual => true,
+    };
+    if !mtls {
+        return Ok(None);
+    }
+    let identity = endpoint.identity.as_ref();
+    identity.map(Some).ok_or_else(|| Failure::NoIdentity(endpoint.address.to_string()))
+}

@@ -1,0 +1,6 @@
+//! Whole proxies in this process, against a fake pilot and a fake CA that speak the real protocols over real TLS.
+
+mod support;
+
+mod http;
+mod mtls;

@@ -1,0 +1,339 @@
+//! Proxies in threads of this process, each pod in a /24 of its own.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::JoinHandle;
+
+use mesh_proto::model::Kind;
+use mesh_proto::runtime::testing::TestCa;
+use mesh_proto::wire::mesh::v1 as wire;
+use mesh_proxy::app;
+use mesh_proxy::config::Config;
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use wire::{MtlsMode, Protocol};
+
+use super::eventually;
+use super::fake_ca::FakeCa;
+use super::fake_pilot::FakePilot;
+
+/// The container port of every pod's application.
+pub const PORT: u16 = 9080;
+
+static NEXT: AtomicU8 = AtomicU8::new(1);
+
+/// A mesh without proxies yet.
+pub struct Mesh {
+    pub ca: TestCa,
+    pub authority: FakeCa,
+    pub pilot: FakePilot,
+    dir: TempDir,
+    catalogue: Mutex<Vec<wire::CatalogueEntry>>,
+}
+
+/// A pod: its proxy runs.
+pub struct Pod {
+    pub name: String,
+    pub account: String,
+    pub ip: IpAddr,
+    pub index: u8,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<anyhow::Result<()>>>,
+}
+
+/// What a pod is like.
+pub struct Spec<'a> {
+    pub name: &'a str,
+    pub account: &'a str,
+    pub app: SocketAddr,
+    pub protocol: Protocol,
+    pub mtls: MtlsMode,
+    pub workers: usize,
+    pub gateway: bool,
+}
+
+impl<'a> Spec<'a> {
+    pub fn new(name: &'a str, app: SocketAddr) -> Self {
+        Self {
+            name,
+            account: name,
+            app,
+            protocol: Protocol::Http,
+            mtls: MtlsMode::MtlsPermissive,
+            workers: 1,
+            gateway: false,
+        }
+    }
+}
+
+/// A service as the catalogue shows it.
+pub struct ServiceSpec<'a> {
+    pub name: &'a str,
+    pub port: u16,
+    pub vip: u8,
+    pub protocol: Protocol,
+    pub pods: Vec<&'a Pod>,
+}
+
+impl Mesh {
+    pub async fn start() -> Self {
+        let ca = TestCa::new();
+        let (authority, pilot) = (FakeCa::start(&ca).await, FakePilot::start(&ca).await);
+        let bundle = wire::TrustBundle {
+            trust_domain: "cluster.local".into(),
+            roots: vec![ca.root_der().to_vec().into()],
+        };
+        pilot.publish(Kind::TrustBundle, "cluster.local", &bundle);
+        pilot.publish(Kind::Catalogue, "default", &wire::Catalogue::default());
+        let dir = TempDir::new().unwrap();
+        std::fs::write(dir.path().join("root.pem"), ca.root_pem()).unwrap();
+        Self { ca, authority, pilot, dir, catalogue: Mutex::default() }
+    }
+
+    /// The settings of a pod as a test publishes them.
+    pub fn self_config(spec: &Spec<'_>) -> wire::SelfConfig {
+        wire::SelfConfig {
+            identity: format!("spiffe://cluster.local/ns/default/sa/{}", spec.account),
+            facts: Some(facts(spec.name)),
+            service_account: spec.account.into(),
+            mtls: spec.mtls.into(),
+            ports: vec![wire::InboundPort {
+                port: PORT.into(),
+                protocol: spec.protocol.into(),
+                name: String::new(),
+                services: vec![service_ref(spec.name)],
+            }],
+            protocol_detection_timeout: Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 }),
+            outbound_policy: wire::OutboundPolicy::OutboundAllowAny.into(),
+            cluster_domain: "cluster.local".into(),
+            ..Default::default()
+        }
+    }
+
+    /// Starts a pod's proxy and waits until it is ready.
+    pub async fn pod(&self, spec: Spec<'_>) -> Pod {
+        self.pilot.publish_self(spec.name, &Self::self_config(&spec));
+        let pod = self.launch(&spec);
+        let status = SocketAddr::new(pod.ip, 15021);
+        eventually("ready", || async move {
+            super::client::get(status, "status", "/healthz/ready").await.is_ok_and(|a| a.status == 200)
+        })
+        .await;
+        pod
+    }
+
+    /// Starts a pod's proxy.
+    pub fn launch(&self, spec: &Spec<'_>) -> Pod {
+        let index = NEXT.fetch_add(1, Ordering::Relaxed);
+        let net = 100 + (std::process::id() % 100) as u8;
+        let ip = Ipv4Addr::new(127, net, index, 1);
+        let token = self.dir.path().join(format!("{}.token", spec.name));
+        std::fs::write(&token, format!("spiffe://cluster.local/ns/default/sa/{}", spec.account)).unwrap();
+        let state = self.dir.path().join(spec.name);
+        let kind = if spec.gateway { "router" } else { "sidecar" };
+        let mut config = serde_json::json!({
+            "node": {"kind": kind, "name": spec.name, "namespace": "default",
+                     "service_account": spec.account, "uid": spec.name},
+            "trust_domain": "cluster.local", "cluster_domain": "cluster.local", "pod_ip": ip,
+            "ca": {"address": self.authority.address, "roots": self.dir.path().join("root.pem"), "token": token},
+            "pilot": {"address": self.pilot.address},
+            "status": format!("{ip}:15021"), "metrics": format!("{ip}:15090"), "admin": format!("{ip}:15000"),
+            "state_dir": state, "workers": spec.workers,
+        });
+        if spec.gateway {
+            config["gateway"] = serde_json::json!({"listen_ip": ip, "port_offset": 8000});
+        } else {
+            config["inbound"] =
+                serde_json::json!([{"listen": format!("{ip}:{PORT}"), "port": PORT, "target": spec.app}]);
+            config["outbound"] = serde_json::json!({"http_proxy": format!("{ip}:15001"),
+                "vips": {"from": "10.99.0.0/24", "to": format!("127.{net}.{index}.0/24")}});
+        }
+        let config: Config = serde_json::from_value(config).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            app::run_until(config, async move {
+                let _ = stopped.await;
+            })
+        });
+        Pod {
+            name: spec.name.into(),
+            account: spec.account.into(),
+            ip: ip.into(),
+            index,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    /// Publishes a service with its pods.
+    pub fn service(&self, spec: &ServiceSpec<'_>) {
+        self.routed_service(spec, default_route(spec.name, spec.port));
+    }
+
+    /// Publishes a service with routes of its own.
+    pub fn routed_service(&self, spec: &ServiceSpec<'_>, http: wire::RouteTable) {
+        let host = host(spec.name);
+        let name = format!("{host}:{}", spec.port);
+        let host_port = Some(wire::HostPort { host: host.clone(), port: spec.port.into() });
+        let backend = wire::WeightedBackend { cluster: host_port.clone(), weight: 1, ..Default::default() };
+        let destination = wire::Destination {
+            name: host_port.clone(),
+            http: Some(http),
+            tcp: vec![wire::TcpRule { backends: vec![backend], origin: None }],
+            protocol: spec.protocol.into(),
+            service: Some(service_ref(spec.name)),
+            ..Default::default()
+        };
+        let cluster = wire::Cluster {
+            name: host_port,
+            policy: Some(policy()),
+            protocol: spec.protocol.into(),
+            service: Some(service_ref(spec.name)),
+            ..Default::default()
+        };
+        self.pilot.publish(Kind::Endpoints, &name, &endpoints(&spec.pods));
+        self.pilot.publish(Kind::Cluster, &name, &cluster);
+        self.pilot.publish(Kind::Destination, &name, &destination);
+        self.announce(spec);
+    }
+
+    /// Puts a service into the catalogue, without contents.
+    pub fn announce(&self, spec: &ServiceSpec<'_>) {
+        let mut entries = self.catalogue.lock();
+        let host = host(spec.name);
+        entries.retain(|e| e.host != host);
+        entries.push(wire::CatalogueEntry {
+            host,
+            vips: vec![format!("10.99.0.{}", spec.vip)],
+            ports: vec![wire::CataloguePort {
+                number: spec.port.into(),
+                protocol: spec.protocol.into(),
+                name: String::new(),
+            }],
+            ..Default::default()
+        });
+        entries.sort_by(|a, b| a.host.cmp(&b.host));
+        let catalogue = wire::Catalogue { entries: entries.clone() };
+        self.pilot.publish(Kind::Catalogue, "default", &catalogue);
+    }
+}
+
+impl Pod {
+    /// The HTTP proxy port.
+    pub fn proxy(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, 15001)
+    }
+
+    /// Where the mesh reaches its application.
+    pub fn inbound(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, PORT)
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, 15000)
+    }
+
+    pub fn metrics(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, 15090)
+    }
+
+    /// This pod's own listener for the service with VIP 10.99.0.`vip`.
+    pub fn vip(&self, vip: u8, port: u16) -> SocketAddr {
+        let IpAddr::V4(ip) = self.ip else { panic!("an IPv4 address") };
+        let [a, b, c, _] = ip.octets();
+        SocketAddr::from((Ipv4Addr::new(a, b, c, vip), port))
+    }
+
+    /// As an endpoint.
+    pub fn endpoint(&self) -> wire::Endpoint {
+        wire::Endpoint {
+            uid: self.name.clone(),
+            address: self.inbound().to_string(),
+            identity: format!("spiffe://cluster.local/ns/default/sa/{}", self.account),
+            mtls: true,
+            ready: true,
+            weight: 1,
+            facts: Some(facts(&self.name)),
+            ..Default::default()
+        }
+    }
+
+    /// Tells it to stop, as SIGTERM does.
+    pub fn stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&mut self) {
+        let thread = self.thread.take().unwrap();
+        tokio::task::spawn_blocking(move || thread.join().unwrap().unwrap()).await.unwrap();
+    }
+}
+
+pub fn host(name: &str) -> String {
+    format!("{name}.default.svc.cluster.local")
+}
+
+pub fn endpoints(pods: &[&Pod]) -> wire::Endpoints {
+    wire::Endpoints { endpoints: pods.iter().map(|p| p.endpoint()).collect() }
+}
+
+pub fn backend(name: &str, port: u16) -> wire::WeightedBackend {
+    let cluster = Some(wire::HostPort { host: host(name), port: port.into() });
+    wire::WeightedBackend { cluster, weight: 1, ..Default::default() }
+}
+
+/// Istio's default: two retries, no timeout.
+pub fn default_route(name: &str, port: u16) -> wire::RouteTable {
+    route(wire::RouteAction {
+        backends: vec![backend(name, port)],
+        timeout: None,
+        retry: Some(wire::RetryPolicy {
+            attempts: 2,
+            retry_on: ["connect-failure", "refused-stream", "unavailable", "cancelled"]
+                .map(String::from)
+                .to_vec(),
+            ..Default::default()
+        }),
+    })
+}
+
+/// One rule that takes everything.
+pub fn route(action: wire::RouteAction) -> wire::RouteTable {
+    let rule = wire::Rule {
+        name: "default".into(),
+        action: Some(wire::rule::Action::Route(action)),
+        ..Default::default()
+    };
+    wire::RouteTable { rules: vec![rule], origin: None }
+}
+
+fn policy() -> wire::Policy {
+    wire::Policy {
+        load_balancer: Some(wire::LoadBalancer {
+            kind: Some(wire::load_balancer::Kind::RoundRobin(wire::Empty {})),
+        }),
+        connect_timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
+        tls: wire::UpstreamTls::Auto.into(),
+        idle_timeout: Some(prost_types::Duration { seconds: 3600, nanos: 0 }),
+        ..Default::default()
+    }
+}
+
+fn service_ref(name: &str) -> wire::ServiceRef {
+    wire::ServiceRef { host: host(name), port: PORT.into(), name: name.into(), namespace: "default".into() }
+}
+
+fn facts(name: &str) -> wire::WorkloadFacts {
+    wire::WorkloadFacts {
+        workload: name.into(),
+        namespace: "default".into(),
+        app: name.into(),
+        version: "v1".into(),
+        canonical_service: name.into(),
+        canonical_revision: "v1".into(),
+        cluster_id: "Kubernetes".into(),
+        instance: name.into(),
+    }
+}
