@@ -122,7 +122,7 @@ pub(super) fn meeting_hosts(
         if !taken {
             continue;
         }
-        let dns = dns.to_ascii_lowercase();
+        let dns = dns.strip_suffix('.').unwrap_or(dns).to_ascii_lowercase();
         for host in &rules.spec.spec.hosts {
             let host = full(config, host, owner);
             meeting.extend(intersection(&dns, &host).map(str::to_owned));

@@ -179,7 +179,7 @@ fn retry(retries: &Retries) -> wire::RetryPolicy {
     let default = default_retry();
     let attempts = retries.attempts.map_or(0, |attempts| u32::try_from(attempts).unwrap_or(0));
     let (mut words, codes, _) = retry_words(&retries.retry_on);
-    if words.is_empty() && codes.is_empty() {
+    if retries.retry_on.trim().is_empty() {
         words.clone_from(&default.retry_on);
     }
     if !codes.is_empty() && !words.iter().any(|word| word == "retriable-status-codes") {

@@ -230,6 +230,8 @@ fn retries_and_timeouts() {
         (own.retry_on, own.status_codes),
         (vec!["reset".to_owned(), "retriable-status-codes".to_owned()], vec![503])
     );
+    // Words that mean nothing here do not reach the proxy, and do not become the default.
+    assert!(retry("attempts: 1, retryOn: retriable-headers").retry_on.is_empty());
     assert_eq!((own.backoff.unwrap().seconds, own.ignore_previous_hosts), (1, Some(false)));
     assert_eq!(
         route(", timeout: 1.5s").timeout,

@@ -120,11 +120,34 @@ fn consistent_hash(hash: &ConsistentHash, path: &str, findings: &mut Findings) {
     if keys > 1 || (keys == 0 && !own) {
         findings.error(path, format!("{keys} hash keys are set"), expected);
     }
-    if hash.http_header_name.as_deref() == Some("") || hash.http_query_parameter_name.as_deref() == Some("") {
+    if hash.http_query_parameter_name.as_deref() == Some("") {
         findings.error(path, "the name of the hash key is empty", "");
     }
-    if hash.http_cookie.as_ref().is_some_and(|cookie| cookie.name.is_empty()) {
-        findings.error(format!("{path}.httpCookie"), "name is missing", "");
+    if let Some(name) = &hash.http_header_name
+        && http::HeaderName::from_bytes(name.as_bytes()).is_err()
+    {
+        findings.error(format!("{path}.httpHeaderName"), format!("{name:?} is not the name of a header"), "");
+    }
+    // A cookie that is made goes into a header: nothing of it may end the value.
+    if let Some(cookie) = &hash.http_cookie {
+        if http::HeaderName::from_bytes(cookie.name.as_bytes()).is_err() {
+            findings.error(
+                format!("{path}.httpCookie.name"),
+                format!("{:?} is not the name of a cookie", cookie.name),
+                "",
+            );
+        }
+        if cookie
+            .path
+            .as_ref()
+            .is_some_and(|path| !path.bytes().all(|b| b.is_ascii_graphic() && b != b';' && b != b','))
+        {
+            findings.error(
+                format!("{path}.httpCookie.path"),
+                "not a path",
+                "visible characters without ';' and ','",
+            );
+        }
     }
     let cookie = format!("{path}.httpCookie");
     tell_yet(

@@ -71,6 +71,16 @@ fn virtual_services() {
             with("match: [{uri: {regex: '/a(b'}}]"),
             vec!["error spec.http[0].match[0].uri: bad regex: unclosed group"],
         ),
+        (with("match: [{uri: {regex: 'a)|(?:b'}}]"), vec!["error spec.http[0].match[0].uri: bad regex"]),
+        (with("match: [{headers: {':path': {prefix: /a}}}]"), vec![]),
+        (
+            with("match: [{headers: {':paht': {prefix: /a}}}]"),
+            vec!["error spec.http[0].match[0].headers.:paht"],
+        ),
+        (
+            with("retries: {attempts: 1, retryOn: 'retriable-headers,reset'}"),
+            vec!["warning spec.http[0].retries.retryOn: retriable-headers means nothing"],
+        ),
         (with("match: [{uri: {}}]"), vec!["error spec.http[0].match[0].uri: uri matches nothing"]),
         (with("match: [{headers: {a: {}, b: {regex: '*'}}}]"), vec![]),
         (
@@ -163,6 +173,9 @@ fn destination_rules() {
             vec!["error spec.trafficPolicy.loadBalancer: simple and consistentHash"],
         ),
         (hash("httpHeaderName: x, ringHash: {minimumRingSize: 64}"), vec![]),
+        (hash("httpCookie: {name: c, path: /, ttl: 0s}"), vec![]),
+        (hash("httpCookie: {name: 'c;', path: '/;'}"), vec![hash_error, hash_error]),
+        (hash("httpHeaderName: 'x y'"), vec![hash_error]),
         (hash("httpHeaderName: x, useSourceIp: true"), vec![hash_error]),
         (hash(""), vec![hash_error]),
         (hash("useSourceIp: true, maglev: {tableSize: 100}"), vec![hash_error]),

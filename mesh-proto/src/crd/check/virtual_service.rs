@@ -33,14 +33,14 @@ pub const RETRY_WORDS: &[&str] = &[
 /// Words that Envoy knows and that mean nothing here.
 const IDLE_WORDS: &[&str] = &["envoy-ratelimited", "retriable-headers", "http3-post-connect-failure"];
 
-/// `retryOn` taken apart: words, status codes, and what is neither.
+/// `retryOn` taken apart: words that mean something here, status codes, and what is neither (or means nothing here).
 #[must_use]
 pub fn retry_words(text: &str) -> (Vec<String>, Vec<u32>, Vec<String>) {
     let (mut words, mut codes, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
     for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
         match word.parse::<u32>() {
             Ok(code) if (100..600).contains(&code) => codes.push(code),
-            _ if RETRY_WORDS.contains(&word) => words.push(word.to_owned()),
+            _ if RETRY_WORDS.contains(&word) && !IDLE_WORDS.contains(&word) => words.push(word.to_owned()),
             _ => unknown.push(word.to_owned()),
         }
     }
@@ -194,7 +194,9 @@ fn http_match(one: &HttpMatch, path: &str, findings: &mut Findings) {
 fn header_name(name: &str, path: &str, findings: &mut Findings) {
     if name.starts_with('@') {
         findings.error(path, "matching on token claims is not in force yet", "");
-    } else if http::HeaderName::from_bytes(name.as_bytes()).is_err() && !name.starts_with(':') {
+    } else if !matches!(name, ":method" | ":scheme" | ":path" | ":authority")
+        && http::HeaderName::from_bytes(name.as_bytes()).is_err()
+    {
         findings.error(path, format!("{name:?} is not the name of a header"), "");
     } else if matches!(name, "uri" | "scheme" | "method" | "authority") {
         let message = format!("a header named {name:?} is looked at, not the request's {name}");
@@ -207,16 +209,32 @@ fn string_match(value: &StringMatch, path: &str, findings: &mut Findings) {
         StringMatch::Prefix(text) if text.is_empty() => findings.error(path, "the prefix is empty", ""),
         StringMatch::Regex(text) if text.is_empty() => findings.error(path, "the regex is empty", ""),
         StringMatch::Regex(text) => {
-            // The proxy's own bounds are the same: what is too large there must not be accepted here.
-            let built = regex::RegexBuilder::new(&format!("^(?:{text})$")).size_limit(1 << 20).build();
-            if let Err(error) = built {
-                let text = error.to_string();
-                let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
-                findings.error(path, format!("bad regex: {last}"), "RE2 syntax");
+            if let Err(reason) = regular_expression(text) {
+                findings.error(path, format!("bad regex: {reason}"), "RE2 syntax");
             }
         }
         _ => {}
     }
+}
+
+/// The proxy's own rules and bounds: what it would refuse must not be accepted here.
+fn regular_expression(text: &str) -> Result<(), String> {
+    const MAX_PATTERN: usize = 1024;
+    const MAX_PROGRAM: usize = 1 << 20;
+    if text.len() > MAX_PATTERN {
+        return Err(format!("{} bytes, at most {MAX_PATTERN} are allowed", text.len()));
+    }
+    let build = |pattern: &str, unicode: bool| {
+        let built = regex::bytes::RegexBuilder::new(pattern).unicode(unicode).size_limit(MAX_PROGRAM).build();
+        built.map_err(|error| {
+            let text = error.to_string();
+            text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+        })
+    };
+    // On its own first: `a)|(?:b` must not escape from the group that anchors it.
+    let unicode = build(text, false).is_err();
+    build(text, unicode)?;
+    build(&format!("^(?:{text})$"), unicode).map(drop)
 }
 
 fn destination(to: &Destination, path: &str, findings: &mut Findings) {
@@ -268,14 +286,15 @@ fn check_retries(retries: &Retries, path: &str, findings: &mut Findings) {
             findings.error(format!("{path}.{field}"), "too short", "at least 1ms");
         }
     }
-    let (words, _, unknown) = retry_words(&retries.retry_on);
+    let (_, _, others) = retry_words(&retries.retry_on);
     let path_on = format!("{path}.retryOn");
-    for word in unknown {
-        let expected = format!("status codes or {}", RETRY_WORDS.join(", "));
-        findings.error(path_on.clone(), format!("unknown word {word:?}"), expected);
-    }
-    for word in words.iter().filter(|word| IDLE_WORDS.contains(&word.as_str())) {
-        findings.warning(path_on.clone(), format!("{word} means nothing here"), "");
+    for word in others {
+        if IDLE_WORDS.contains(&word.as_str()) {
+            findings.warning(path_on.clone(), format!("{word} means nothing here"), "");
+        } else {
+            let expected = format!("status codes or {}", RETRY_WORDS.join(", "));
+            findings.error(path_on.clone(), format!("unknown word {word:?}"), expected);
+        }
     }
     tell_yet(findings, retries.retry_remote_localities.is_some(), path, "retryRemoteLocalities");
 }
