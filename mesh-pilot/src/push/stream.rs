@@ -2,16 +2,16 @@
 //!
 //! In: its requests, and which names became dirty. Out: the next response, if one may be sent now. No IO, no clock.
 
+mod entry;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use mesh_proto::discovery::REJECTED_TYPE_URL;
-use mesh_proto::model::{HostPort, Kind, ResourceName};
+use mesh_proto::model::{Kind, ResourceName};
 use mesh_proto::wire::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use mesh_proto::wire::google::rpc::Status;
-use mesh_proto::wire::mesh::v1::Rejected;
-use prost::Message as _;
 
+use self::entry::{Answer, Entry, Told, order, reasons};
 use super::cache::{Cache, Encoded};
 use crate::snapshot::{Pod, Snapshot, Viewer};
 
@@ -25,45 +25,6 @@ pub struct Subject {
     pub pod: Arc<Pod>,
     /// What variants may depend on.
     pub viewer: Viewer,
-}
-
-/// What the proxy was told last about a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Absent,
-    Version(Arc<str>),
-}
-
-/// What has come of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Answer {
-    Pending,
-    Acked,
-    Rejected(Arc<str>),
-}
-
-/// A name that the proxy wants.
-#[derive(Debug)]
-struct Entry {
-    told: Told,
-    answer: Answer,
-    /// What it was told.
-    current: Option<Arc<Encoded>>,
-    /// What it is known to have in force.
-    applied: Option<Arc<Encoded>>,
-}
-
-impl Entry {
-    fn new(told: Told) -> Self {
-        Self { told, answer: Answer::Pending, current: None, applied: None }
-    }
-
-    /// The clusters that this entry implies. What is in force implies until the new version is; a refused one never.
-    fn dependents(&self) -> impl Iterator<Item = &HostPort> {
-        let current = self.current.as_ref().filter(|_| !matches!(self.answer, Answer::Rejected(_)));
-        self.applied.iter().chain(current).flat_map(|encoded| encoded.dependents.iter())
-    }
 }
 
 /// A response to be sent.
@@ -399,22 +360,3 @@ impl Stream {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("more than {MAX_NAMES} resource names on one stream")]
 pub struct TooManyNames;
-
-/// Which resources a NACK refuses. One that names none refuses the whole response.
-fn reasons(error: &Status, names: &[ResourceName]) -> HashMap<ResourceName, Arc<str>> {
-    let details = error.details.iter().filter(|any| any.type_url == REJECTED_TYPE_URL);
-    let named: HashMap<_, _> = details
-        .filter_map(|any| Rejected::decode(any.value.as_slice()).ok())
-        .filter_map(|rejected| Some((rejected.resource.parse().ok()?, Arc::from(rejected.reason))))
-        .collect();
-    if named.is_empty() {
-        let message: Arc<str> = Arc::from(error.message.as_str());
-        return names.iter().map(|name| (name.clone(), message.clone())).collect();
-    }
-    named
-}
-
-/// The place of a kind in [`Kind::ALL`].
-fn order(kind: Kind) -> usize {
-    Kind::ALL.iter().position(|k| *k == kind).unwrap_or(Kind::ALL.len())
-}
