@@ -2,3 +2,7 @@
 
 pub mod api;
 pub mod client;
+pub mod dir;
+pub mod journal;
+pub mod net;
+pub mod process;

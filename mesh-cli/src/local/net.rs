@@ -1,0 +1,198 @@
+//! Addresses: one mesh is 127.N.0.0/16, one instance 127.N.i.0/24.
+//!
+//! A mesh holds its N by a listening socket (127.N.0.1:15900): the kernel gives it back when the supervisor dies, however
+//! it dies, and no other user's mesh can take it meanwhile.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+
+/// The port whose listener says that a network is taken.
+const LOCK_PORT: u16 = 15900;
+/// The networks that a mesh may take. Low ones are used by name resolvers and the like (127.0, 127.1, 127.53).
+const NETWORKS: std::ops::RangeInclusive<u8> = 100..=250;
+/// The instances of a mesh: .0 is the control plane, .255 the cluster addresses of services.
+const INSTANCES: std::ops::RangeInclusive<u8> = 1..=254;
+/// Added to a port under 1024 that this user may not bind.
+pub const PORT_OFFSET: u16 = 8000;
+
+/// A network that this mesh holds.
+#[derive(Debug)]
+pub struct Network {
+    number: u8,
+    _lock: TcpListener,
+}
+
+/// Where the parts of the control plane listen.
+pub mod port {
+    /// Discovery and certificates.
+    pub const GRPC: u16 = 15012;
+    /// Admin of pilot and CA.
+    pub const CONTROL_ADMIN: u16 = 15014;
+    /// A sidecar's outbound HTTP proxy.
+    pub const OUTBOUND: u16 = 15001;
+    /// A proxy's admin.
+    pub const ADMIN: u16 = 15000;
+    /// A proxy's readiness.
+    pub const STATUS: u16 = 15021;
+    /// A proxy's metrics.
+    pub const METRICS: u16 = 15090;
+}
+
+impl Network {
+    /// Takes the first network that nobody uses.
+    ///
+    /// # Errors
+    /// When all are taken.
+    pub fn take() -> io::Result<Self> {
+        NETWORKS.into_iter().find_map(Self::try_take).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "no free loopback network among 127.100.0.0/16 to 127.250.0.0/16 (does another program listen on \
+                 0.0.0.0:15012 or 0.0.0.0:15014?)",
+            )
+        })
+    }
+
+    fn try_take(number: u8) -> Option<Self> {
+        let lock = TcpListener::bind((Ipv4Addr::new(127, number, 0, 1), LOCK_PORT)).ok()?;
+        let network = Self { number, _lock: lock };
+        let needed = [
+            (network.ca(), port::GRPC),
+            (network.ca(), port::CONTROL_ADMIN),
+            (network.pilot(), port::GRPC),
+            (network.pilot(), port::CONTROL_ADMIN),
+            (network.pod(1), port::OUTBOUND),
+        ];
+        needed.into_iter().all(|(ip, port)| TcpListener::bind((ip, port)).is_ok()).then_some(network)
+    }
+
+    /// N of 127.N.0.0/16.
+    #[must_use]
+    pub fn number(&self) -> u8 {
+        self.number
+    }
+
+    /// The certificate authority's address.
+    #[must_use]
+    pub fn ca(&self) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.number, 0, 2)
+    }
+
+    /// The pilot's address.
+    #[must_use]
+    pub fn pilot(&self) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.number, 0, 3)
+    }
+
+    /// The address of the pod with the subnet `index`.
+    #[must_use]
+    pub fn pod(&self, index: u8) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.number, index, 1)
+    }
+
+    /// The addresses that the pod with the subnet `index` has for services.
+    #[must_use]
+    pub fn pod_subnet(&self, index: u8) -> String {
+        format!("127.{}.{index}.0/24", self.number)
+    }
+
+    /// The cluster addresses of services.
+    #[must_use]
+    pub fn cluster_subnet(&self) -> String {
+        format!("127.{}.255.0/24", self.number)
+    }
+
+    /// The instance's own listener for the service with this cluster address: the same host bits in its own subnet.
+    #[must_use]
+    pub fn vip(&self, index: u8, cluster: Ipv4Addr) -> Option<Ipv4Addr> {
+        let [127, network, 255, host] = cluster.octets() else { return None };
+        (network == self.number).then_some(Ipv4Addr::new(127, self.number, index, host))
+    }
+}
+
+/// Which instance has which subnet. An instance keeps its own while the mesh runs, stopped or not.
+#[derive(Debug, Default)]
+pub struct Subnets {
+    taken: BTreeSet<u8>,
+}
+
+impl Subnets {
+    /// The lowest free one.
+    pub fn take(&mut self) -> Option<u8> {
+        let free = INSTANCES.into_iter().find(|index| !self.taken.contains(index))?;
+        self.taken.insert(free);
+        Some(free)
+    }
+
+    /// Gives one back.
+    pub fn give_back(&mut self, index: u8) {
+        self.taken.remove(&index);
+    }
+}
+
+/// Where a container port is served on a pod's address: the port itself, or 8000 + port where it cannot be bound.
+#[must_use]
+pub fn served_port(ip: Ipv4Addr, port: u16) -> u16 {
+    if port >= 1024 || may_bind(ip, port) { port } else { PORT_OFFSET + port }
+}
+
+/// Whether this user may bind a low port.
+#[must_use]
+pub fn may_bind(ip: Ipv4Addr, port: u16) -> bool {
+    !matches!(TcpListener::bind((ip, port)), Err(error) if error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Ports of 127.0.0.1 for applications, all different. They are held together while being chosen, so that no two are
+/// the same; between here and the application's own bind another program could take one, and then the application fails
+/// and gets restarted.
+///
+/// # Errors
+/// When there is none.
+pub fn free_ports(count: usize) -> io::Result<Vec<SocketAddrV4>> {
+    let held: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<Result<_, _>>()?;
+    held.iter().map(|l| Ok(SocketAddrV4::new(Ipv4Addr::LOCALHOST, l.local_addr()?.port()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_meshes_get_different_networks_and_one_is_free_again_after_its_end() {
+        let one = Network::take().unwrap();
+        let two = Network::take().unwrap();
+        assert_ne!(one.number(), two.number());
+        let number = two.number();
+        drop(two);
+        assert!(Network::try_take(number).is_some());
+    }
+
+    #[test]
+    fn a_service_has_the_same_host_bits_in_every_instance() {
+        let network = Network::take().unwrap();
+        let n = network.number();
+        assert_eq!(network.vip(7, Ipv4Addr::new(127, n, 255, 9)), Some(Ipv4Addr::new(127, n, 7, 9)));
+        assert_eq!(network.vip(7, Ipv4Addr::new(127, n, 4, 9)), None);
+        assert_eq!(network.vip(7, Ipv4Addr::new(10, 0, 0, 1)), None);
+    }
+
+    #[test]
+    fn subnets_are_reused_and_run_out() {
+        let mut subnets = Subnets::default();
+        assert_eq!((subnets.take(), subnets.take()), (Some(1), Some(2)));
+        subnets.give_back(1);
+        assert_eq!(subnets.take(), Some(1));
+        for _ in 2..254 {
+            assert!(subnets.take().is_some());
+        }
+        assert_eq!(subnets.take(), None);
+    }
+
+    #[test]
+    fn free_ports_differ() {
+        let ports: BTreeSet<_> = free_ports(20).unwrap().into_iter().collect();
+        assert_eq!(ports.len(), 20);
+    }
+}
