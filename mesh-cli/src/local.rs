@@ -3,6 +3,8 @@
 pub mod api;
 pub mod client;
 pub mod dir;
+pub mod files;
 pub mod journal;
 pub mod net;
+pub mod plan;
 pub mod process;

@@ -1,0 +1,146 @@
+//! Readiness probes, as the kubelet runs them.
+//!
+//! Two differences: until the first success a probe is repeated several times a second (on one machine nobody wants to
+//! wait ten seconds for a start), and a container without a probe is ready when its ports accept connections.
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::api::ProcessState;
+use super::http::{self, Server};
+use super::plan::{Check, Probe};
+use super::process::Unit;
+
+/// The pause between attempts before the first success.
+const EAGER: Duration = Duration::from_millis(100);
+/// How long a connection to loopback may take.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// What makes a container ready.
+#[derive(Debug, Clone)]
+pub enum Readiness {
+    /// The user's probe; where its port is served.
+    Probe(Probe, SocketAddrV4),
+    /// All of these accept connections.
+    Accepts(Vec<SocketAddrV4>),
+}
+
+/// Ready or why not.
+pub type Verdict = Result<(), String>;
+
+/// Runs the probe of a container for as long as somebody listens; it starts anew with each start of the process.
+pub async fn run(readiness: Readiness, unit: Unit, verdict: watch::Sender<Verdict>) {
+    let mut status = unit.watch();
+    loop {
+        let (state, pid) = {
+            let status = status.borrow_and_update();
+            (status.state, status.pid)
+        };
+        tell(&verdict, Err(format!("{} {}", unit.name(), describe(state))));
+        let changed = async {
+            let _ = status.wait_for(|s| s.pid != pid || s.state != state).await;
+        };
+        tokio::select! {
+            () = verdict.closed() => return,
+            () = changed => {}
+            () = watch_one(&readiness, &verdict), if state == ProcessState::Running => {}
+        }
+        if status.has_changed().is_err() {
+            return;
+        }
+    }
+}
+
+fn describe(state: ProcessState) -> &'static str {
+    match state {
+        ProcessState::Waiting => "waits for its sidecar",
+        ProcessState::Running => "has not passed its readiness probe yet",
+        ProcessState::Backoff => "died and starts again soon",
+        ProcessState::Stopped => "is stopped",
+    }
+}
+
+/// Probes one life of a process, until cancelled.
+async fn watch_one(readiness: &Readiness, verdict: &watch::Sender<Verdict>) {
+    let (period, wanted, allowed) = match readiness {
+        Readiness::Probe(probe, _) => {
+            sleep(probe.delay).await;
+            (probe.period, probe.successes, probe.failures)
+        }
+        // What has accepted once is believed until its process ends.
+        Readiness::Accepts(_) => (Duration::MAX, 1, 1),
+    };
+    let (mut successes, mut failures, mut once) = (0, 0, false);
+    loop {
+        match check(readiness).await {
+            Ok(()) => {
+                (successes, failures) = (successes + 1, 0);
+                if successes >= wanted {
+                    once = true;
+                    tell(verdict, Ok(()));
+                }
+            }
+            Err(why) => {
+                (successes, failures) = (0, failures + 1);
+                if failures >= allowed || !once {
+                    tell(verdict, Err(why));
+                }
+            }
+        }
+        if once && period == Duration::MAX {
+            return std::future::pending().await;
+        }
+        sleep(if once { period } else { EAGER.min(period) }).await;
+    }
+}
+
+fn tell(verdict: &watch::Sender<Verdict>, news: Verdict) {
+    verdict.send_if_modified(|old| {
+        let changed = *old != news;
+        *old = news;
+        changed
+    });
+}
+
+async fn check(readiness: &Readiness) -> Verdict {
+    match readiness {
+        Readiness::Accepts(addresses) => {
+            for address in addresses {
+                connect(*address, CONNECT).await.map_err(|error| format!("does not listen on {address} yet ({error})"))?;
+            }
+            Ok(())
+        }
+        Readiness::Probe(probe, at) => match &probe.check {
+            Check::Tcp { port } => {
+                connect(*at, probe.timeout).await.map_err(|error| format!("readiness probe of port {port}: {error}"))
+            }
+            Check::Http { port, path, host, headers } => {
+                let host = host.clone().unwrap_or_else(|| at.to_string());
+                let mut request = Request::get(path).header("host", host).header("user-agent", "kube-probe/mesh");
+                for (name, value) in headers {
+                    request = request.header(name, value);
+                }
+                let request = request.body(Bytes::new()).map_err(|error| format!("readiness probe: {error}"))?;
+                match http::send(&Server::Tcp(*at), request, probe.timeout).await {
+                    Ok(answer) if (200..400).contains(&answer.status.as_u16()) => Ok(()),
+                    Ok(answer) => Err(format!("readiness probe of port {port}{path} answered {}", answer.status)),
+                    Err(error) => Err(format!("readiness probe of port {port}{path}: {error:#}")),
+                }
+            }
+        },
+    }
+}
+
+async fn connect(address: SocketAddrV4, patience: Duration) -> Result<(), String> {
+    match timeout(patience, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no connection in time".to_owned()),
+    }
+}
