@@ -2,9 +2,16 @@
 
 pub mod api;
 pub mod client;
+pub mod context;
 pub mod dir;
+pub mod environment;
 pub mod files;
+pub mod http;
+pub mod instance;
 pub mod journal;
 pub mod net;
+pub mod pilot;
 pub mod plan;
+pub mod probe;
 pub mod process;
+pub mod replicas;

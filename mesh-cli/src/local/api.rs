@@ -1,10 +1,12 @@
 //! What the supervisor tells about a running mesh, as JSON over its control socket.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+
+use super::net::port;
 
 /// A running mesh as its supervisor sees it (`GET /mesh`).
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -91,9 +93,38 @@ pub struct Instance {
     /// Where a gateway listens; port p < 1024 is `port_offset` + p where binding p is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewayAddress>,
-    /// The application (absent: client, gateway).
-    pub app: Option<Process>,
+    /// The application's processes, one a container (none: client, gateway).
+    pub containers: Vec<Process>,
     pub sidecar: Process,
+}
+
+impl Instance {
+    /// An instance that does not run: stopped, or with a reason why it cannot start.
+    #[must_use]
+    pub fn absent(name: &str, pod_ip: Ipv4Addr, failed: Option<String>) -> Self {
+        let at = |port| SocketAddrV4::new(pod_ip, port);
+        Self {
+            name: name.to_owned(),
+            uid: String::new(),
+            pod_ip,
+            state: if failed.is_some() { InstanceState::Failed } else { InstanceState::Stopped },
+            reason: failed,
+            ports: Vec::new(),
+            http_proxy: at(port::OUTBOUND),
+            admin: at(port::ADMIN),
+            metrics: at(port::METRICS),
+            status: at(port::STATUS),
+            gateway: None,
+            containers: Vec::new(),
+            sidecar: Process {
+                name: format!("{name}/sidecar"),
+                state: ProcessState::Stopped,
+                pid: None,
+                restarts: 0,
+                last_exit: None,
+            },
+        }
+    }
 }
 
 /// A Gateway resource: which gateway workload serves it.
@@ -139,6 +170,8 @@ pub enum InstanceState {
     Draining,
     /// Stopped by `meshctl stop`.
     Stopped,
+    /// Cannot start.
+    Failed,
 }
 
 /// A process of the mesh.

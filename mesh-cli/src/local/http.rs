@@ -53,7 +53,9 @@ pub async fn send(server: &Server, request: Request<Bytes>, patience: Duration) 
         let body = body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?.to_bytes();
         anyhow::Ok(Answer { status, body })
     };
-    timeout(patience, whole).await.with_context(|| format!("no answer within {} s", patience.as_secs_f64()))?
+    timeout(patience, whole)
+        .await
+        .with_context(|| format!("no answer within {} s", patience.as_secs_f64()))?
 }
 
 /// GET.
@@ -116,7 +118,8 @@ impl Lines {
 async fn open(server: &Server, request: Request<Bytes>) -> anyhow::Result<Response<Incoming>> {
     match server {
         Server::Tcp(address) => {
-            let stream = TcpStream::connect(address).await.with_context(|| format!("cannot reach {address}"))?;
+            let stream =
+                TcpStream::connect(address).await.with_context(|| format!("cannot reach {address}"))?;
             exchange(stream, request).await
         }
         Server::Unix(path) => {

@@ -6,8 +6,8 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
+use ::http::Request;
 use bytes::Bytes;
-use http::Request;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -29,6 +29,29 @@ pub enum Readiness {
     Probe(Probe, SocketAddrV4),
     /// All of these accept connections.
     Accepts(Vec<SocketAddrV4>),
+}
+
+/// How often a sidecar is asked.
+const SIDECAR_PERIOD: Duration = Duration::from_secs(1);
+
+/// The readiness of a sidecar or gateway.
+#[must_use]
+pub fn sidecar(status: SocketAddrV4) -> Readiness {
+    let check = Check::Http {
+        port: status.port(),
+        path: "/healthz/ready".to_owned(),
+        host: None,
+        headers: Vec::new(),
+    };
+    let probe = Probe {
+        check,
+        delay: Duration::ZERO,
+        period: SIDECAR_PERIOD,
+        timeout: CONNECT,
+        successes: 1,
+        failures: 3,
+    };
+    Readiness::Probe(probe, status)
 }
 
 /// Ready or why not.
@@ -112,24 +135,30 @@ async fn check(readiness: &Readiness) -> Verdict {
     match readiness {
         Readiness::Accepts(addresses) => {
             for address in addresses {
-                connect(*address, CONNECT).await.map_err(|error| format!("does not listen on {address} yet ({error})"))?;
+                connect(*address, CONNECT)
+                    .await
+                    .map_err(|error| format!("does not listen on {address} yet ({error})"))?;
             }
             Ok(())
         }
         Readiness::Probe(probe, at) => match &probe.check {
-            Check::Tcp { port } => {
-                connect(*at, probe.timeout).await.map_err(|error| format!("readiness probe of port {port}: {error}"))
-            }
+            Check::Tcp { port } => connect(*at, probe.timeout)
+                .await
+                .map_err(|error| format!("readiness probe of port {port}: {error}")),
             Check::Http { port, path, host, headers } => {
                 let host = host.clone().unwrap_or_else(|| at.to_string());
-                let mut request = Request::get(path).header("host", host).header("user-agent", "kube-probe/mesh");
+                let mut request =
+                    Request::get(path).header("host", host).header("user-agent", "kube-probe/mesh");
                 for (name, value) in headers {
                     request = request.header(name, value);
                 }
-                let request = request.body(Bytes::new()).map_err(|error| format!("readiness probe: {error}"))?;
+                let request =
+                    request.body(Bytes::new()).map_err(|error| format!("readiness probe: {error}"))?;
                 match http::send(&Server::Tcp(*at), request, probe.timeout).await {
                     Ok(answer) if (200..400).contains(&answer.status.as_u16()) => Ok(()),
-                    Ok(answer) => Err(format!("readiness probe of port {port}{path} answered {}", answer.status)),
+                    Ok(answer) => {
+                        Err(format!("readiness probe of port {port}{path} answered {}", answer.status))
+                    }
                     Err(error) => Err(format!("readiness probe of port {port}{path}: {error:#}")),
                 }
             }

@@ -21,6 +21,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::api::{Process, ProcessState};
 use super::journal::Journal;
 
+/// This executable: not by its path, as the file may have been replaced by a newer build since.
+pub const MYSELF: &str = "/proc/self/exe";
 /// The pause before the first restart; it doubles up to [`MAX_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 /// The longest pause before a restart.
@@ -209,6 +211,9 @@ impl Minder {
         let program = (self.recipe)()?;
         let log = File::options().create(true).append(true).open(&program.log)?;
         let mut command = Command::new(&program.program);
+        if program.program == *MYSELF {
+            command.arg0("meshctl");
+        }
         command
             .args(&program.arguments)
             .envs(program.environment)
