@@ -128,7 +128,7 @@ impl Instance {
 }
 
 /// A Gateway resource: which gateway workload serves it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GatewayResource {
     pub namespace: String,
     pub name: String,

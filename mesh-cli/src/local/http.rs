@@ -4,9 +4,9 @@ use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ::http::{Method, Request, Response, StatusCode};
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;

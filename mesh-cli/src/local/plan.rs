@@ -32,7 +32,7 @@ const TEMPLATES: &str = "inject.istio.io/templates";
 pub type Key = (String, String);
 
 /// What is to run.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Plan {
     pub workloads: BTreeMap<Key, Workload>,
     /// Services that no file declares.
