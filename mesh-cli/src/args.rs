@@ -171,7 +171,7 @@ pub enum Internal {
     /// The certificate authority
     Ca(ConfigFile),
     /// The supervisor of a detached mesh
-    Daemon(ConfigFile),
+    Daemon(UpArgs),
     /// A program of the user that ends with the supervisor
     Exec(ExecArgs),
 }
@@ -182,9 +182,6 @@ pub struct ConfigFile {
     /// The JSON file that the supervisor wrote
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// The process that this one ends with
-    #[arg(long, value_name = "PID")]
-    pub parent: Option<i32>,
 }
 
 /// `internal exec --parent PID -- CMD ARGS`.

@@ -1,6 +1,14 @@
 //! One file per command; this one hands each its arguments and the runtime that it wants.
 
+mod down;
+mod internal;
+mod logs;
+mod operate;
 pub mod request;
+pub mod status;
+mod up;
+mod validate;
+mod version;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -15,13 +23,21 @@ use crate::args::{Cli, Command};
 /// What the person at the terminal should read.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
+        Command::Up(args) => block_on(up::run(args)),
+        Command::Down(args) => block_on(down::run(args)),
+        Command::Status(args) => block_on(status::run(args)),
+        Command::Stop(args) => block_on(operate::stop(args)),
+        Command::Start(args) => block_on(operate::start(args)),
+        Command::Logs(args) => block_on(logs::run(args)),
         Command::Request(args) => block_on(request::run(args)),
+        Command::Validate(args) => validate::run(&args),
+        Command::Version(args) => block_on(version::run(args)),
         Command::App(args) => crate::app::run(args),
-        other => anyhow::bail!("{other:?} is not there yet"),
+        Command::Internal(internal) => internal::run(internal),
     }
 }
 
-/// Runs a command's future on a runtime of one thread.
+/// Runs a command's future on a runtime of one thread: the main one, which children can be tied to.
 fn block_on<F: Future<Output = anyhow::Result<ExitCode>>>(future: F) -> anyhow::Result<ExitCode> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -352,8 +352,13 @@ mod tests {
         let second = until(&unit, |s| s.state == ProcessState::Running).await;
         assert_ne!(first.pid, second.pid);
         assert_eq!(second.restarts, 0);
+        let greeted = async {
+            while !std::fs::read_to_string(&f.log).is_ok_and(|text| text.starts_with("hello")) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), greeted).await.unwrap();
         unit.kill().await;
-        assert!(std::fs::read_to_string(&f.log).unwrap().starts_with("hello"));
     }
 
     #[tokio::test]

@@ -1,0 +1,55 @@
+//! `meshctl internal`: the processes that the supervisor starts by executing itself.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+
+use crate::args::{ExecArgs, Internal};
+use crate::local::process::MYSELF;
+
+/// Becomes one of them.
+///
+/// # Errors
+/// Whatever ends it.
+pub fn run(internal: Internal) -> anyhow::Result<ExitCode> {
+    match internal {
+        Internal::Proxy(file) => {
+            mesh_proxy::config::Config::read(&file.config)?;
+            anyhow::bail!("the proxy has no process of its own in this build");
+        }
+        Internal::Pilot(file) => mesh_pilot::run(mesh_pilot::Config::read(&file.config)?)?,
+        Internal::Ca(file) => mesh_ca::run(mesh_ca::config::Config::read(&file.config)?)?,
+        Internal::Daemon(args) => return super::up::daemon(args),
+        Internal::Exec(args) => return Err(exec(args)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Becomes a program of the user, which the kernel kills when the supervisor's thread ends. Returns only on failure.
+fn exec(args: ExecArgs) -> anyhow::Error {
+    let prepare = || {
+        prctl::set_pdeathsig(Signal::SIGKILL).context("cannot tie the program to its supervisor")?;
+        // It may have died before: then the signal will never come.
+        anyhow::ensure!(nix::unistd::getppid().as_raw() == args.parent, "the supervisor is gone");
+        args.command.split_first().context("no program")
+    };
+    match prepare() {
+        Ok((program, arguments)) => {
+            let mut command = std::process::Command::new(program);
+            command.args(arguments);
+            if program == MYSELF {
+                command.arg0("meshctl");
+            }
+            let error = command.exec();
+            anyhow::Error::new(error).context(format!(
+                "cannot run {}: is it installed, and is its path right? (it is looked for in PATH; relative paths start \
+                 where `meshctl up` was run)",
+                program.to_string_lossy()
+            ))
+        }
+        Err(error) => error,
+    }
+}
