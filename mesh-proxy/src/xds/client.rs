@@ -28,6 +28,10 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 const DEBOUNCE: Duration = Duration::from_millis(500);
 /// How often unused names are looked for.
 const SWEEP: Duration = Duration::from_secs(600);
+/// A stream that lived that long was a good one.
+const SETTLED: Duration = Duration::from_secs(5);
+/// The longest time between two tries while somebody waits for an answer.
+const URGENT: Duration = Duration::from_secs(1);
 /// The most names of one request; more go into the next one.
 const BATCH: usize = 4096;
 
@@ -97,10 +101,14 @@ impl Client {
         let mut backoff = Backoff::default();
         let mut told = String::new();
         loop {
+            let opened = Instant::now();
             let session = self.session().await;
             if session.answered {
-                backoff.reset();
                 told.clear();
+            }
+            // A pilot that answers and fails at once is not met any faster than one that is away.
+            if session.answered && opened.elapsed() >= SETTLED {
+                backoff.reset();
             }
             let wait = backoff.next(&mut rand::rng());
             let why = explain(&session.why);
@@ -154,12 +162,20 @@ impl Client {
         }
     }
 
-    /// Waits, while the disk and the clock go on.
+    /// Waits, while the disk and the clock go on. Somebody who needs an answer now shortens it.
     async fn wait(&mut self, wait: Duration) {
-        let deadline = Instant::now() + wait;
+        let start = Instant::now();
+        let mut deadline = start + wait;
+        let mut names = Vec::new();
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(deadline) => return,
+                _ = self.asked.recv_many(&mut names, BATCH) => {
+                    for name in names.drain(..) {
+                        self.writer.subscribe(name);
+                    }
+                    deadline = deadline.min(start + URGENT);
+                }
                 _ = self.sweep.tick() => self.forget_idle(None),
                 () = until(self.flush_at) => self.flush(),
             }

@@ -2,8 +2,11 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
 use mesh_proto::discovery::TYPE_URL;
 use mesh_proto::model::HostPort;
 use mesh_proto::runtime::testing::TestCa;
@@ -133,8 +136,12 @@ struct Proxy {
 }
 
 fn client(ca: &TestCa, pilot: SocketAddr, disk: Option<Disk>) -> (Arc<Store>, Client) {
-    let World { store, writer, asked } = world_of(false, ca);
     let identity = Identity::new(ca.leaf("default", "client"), ca.roots_handle());
+    client_over(ca, channel(pilot, &identity).unwrap(), disk)
+}
+
+fn client_over(ca: &TestCa, channel: Channel, disk: Option<Disk>) -> (Arc<Store>, Client) {
+    let World { store, writer, asked } = world_of(false, ca);
     let node = Node {
         gateway: false,
         ip: "10.1.0.9".parse().unwrap(),
@@ -142,7 +149,6 @@ fn client(ca: &TestCa, pilot: SocketAddr, disk: Option<Disk>) -> (Arc<Store>, Cl
         namespace: "default".into(),
         cluster_domain: "cluster.local".into(),
     };
-    let channel = channel(pilot, &identity).unwrap();
     (store, Client::new(channel, node, writer, asked, disk))
 }
 
@@ -320,5 +326,52 @@ async fn only_the_pilot_may_be_the_pilot() {
         "spiffe://cluster.local/ns/istio-system/sa/mesh-pilot",
     ] {
         assert!(why.contains(identity), "{why}");
+    }
+}
+
+/// Nobody is there; counts who asks.
+#[derive(Clone, Default)]
+struct Nobody(Arc<AtomicUsize>);
+
+impl tonic::codegen::Service<http::Uri> for Nobody {
+    type Response = TokioIo<tokio::io::DuplexStream>;
+    type Error = io::Error;
+    type Future = std::future::Ready<io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Uri) -> Self::Future {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Err(io::ErrorKind::ConnectionRefused.into()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn never_hammers_and_hurries_only_for_somebody_who_waits() {
+    let ca = TestCa::new();
+    let nobody = Nobody::default();
+    let channel = tonic::transport::Endpoint::from_static("http://pilot:1");
+    let (store, client) = client_over(&ca, channel.connect_with_connector_lazy(nobody.clone()), None);
+    let (_stop, stopped) = oneshot::channel::<()>();
+    tokio::spawn(client.run(async {
+        let _ = stopped.await;
+    }));
+    let tries = || nobody.0.swap(0, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let first = tries();
+    assert!((8..=20).contains(&first), "{first} tries in the first minute");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let later = tries();
+    assert!((5..=13).contains(&later), "{later} tries in the second minute");
+    // Somebody waits two seconds: a try in that time, or two.
+    for number in 0..5 {
+        let name = HostPort::new("cold.test", 80 + number);
+        assert!(matches!(store.demand(&name).await, Err(Demand::Timeout(_))));
+        let hurried = tries();
+        assert!((1..=2).contains(&hurried), "{hurried} tries in two seconds");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        tries();
     }
 }
