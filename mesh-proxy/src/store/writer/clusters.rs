@@ -30,6 +30,8 @@ pub(super) struct Slot {
     pub cell: ClusterHandle,
     pub cluster: Answer,
     pub endpoints: Answer,
+    /// Subsets that the newest version has not any more, but routes in force may name.
+    kept: Vec<wire::Subset>,
 }
 
 impl Slot {
@@ -79,6 +81,7 @@ impl Clusters {
             cell: Arc::new(ClusterCell::absent(name.clone())),
             cluster: Answer::Unknown,
             endpoints: Answer::Unknown,
+            kept: Vec::new(),
         })
     }
 
@@ -112,10 +115,26 @@ impl Clusters {
     }
 
     /// Builds the view out of what is new and what was there, publishes it, and says what of the new is refused.
-    /// Subsets that the new version has not stay (true): routes in force may name them until newer ones are published.
-    pub(super) fn change(&mut self, name: &HostPort, change: &mut Change) -> (Refused, bool) {
-        let retiring = keep_subsets(change);
+    /// Subsets that the new version has not stay: routes in force may name them until newer ones are published.
+    pub(super) fn change(&mut self, name: &HostPort, change: &mut Change) -> Refused {
+        let slot = self.slot(name);
+        if let Some(held) = &mut change.held_cluster {
+            held.subsets.append(&mut slot.kept.clone());
+        }
+        let gone = add_missing(change.cluster.as_mut(), change.held_cluster.as_ref());
+        let refused = self.build(name, change);
+        if change.cluster.is_some() && refused.cluster.is_none() {
+            self.slot(name).kept = gone;
+        }
+        refused
+    }
 
+    /// Whether subsets are kept that the newest version has not.
+    pub(super) fn keeps(&self, name: &HostPort) -> bool {
+        self.slots.get(name).is_some_and(|slot| !slot.kept.is_empty())
+    }
+
+    fn build(&mut self, name: &HostPort, change: &Change) -> Refused {
         let workers = self.workers;
         let slot = self.slot(name);
         let previous = slot.cell.load_full();
@@ -156,16 +175,15 @@ impl Clusters {
         if let Some(view) = view {
             slot.cell.publish(Some(Arc::new(view)));
         }
-        (refused, retiring)
+        refused
     }
 }
 
-/// Adds to the new version the subsets that only the old one has.
-fn keep_subsets(change: &mut Change) -> bool {
-    let (Some(new), Some(old)) = (&mut change.cluster, &change.held_cluster) else { return false };
+/// Adds to the new version the subsets that only the old one has, and gives them.
+fn add_missing(new: Option<&mut wire::Cluster>, old: Option<&wire::Cluster>) -> Vec<wire::Subset> {
+    let (Some(new), Some(old)) = (new, old) else { return Vec::new() };
     let gone = old.subsets.iter().filter(|subset| new.subsets.iter().all(|s| s.name != subset.name));
     let gone: Vec<_> = gone.cloned().collect();
-    let any = !gone.is_empty();
-    new.subsets.extend(gone);
-    any
+    new.subsets.extend_from_slice(&gone);
+    gone
 }

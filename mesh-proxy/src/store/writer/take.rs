@@ -96,8 +96,8 @@ impl Writer {
         for (name, (mut change, resources)) in changes {
             change.held_cluster = self.held(Kind::Cluster, &name);
             change.held_endpoints = self.held(Kind::Endpoints, &name);
-            let (refused, retiring) = self.clusters.change(&name, &mut change);
-            if retiring {
+            let refused = self.clusters.change(&name, &mut change);
+            if self.clusters.keeps(&name) {
                 self.retiring.insert(name);
             }
             let (mut cluster, mut endpoints) = (refused.cluster, refused.endpoints);

@@ -79,6 +79,13 @@ fn a_subset_stays_until_no_route_in_force_names_it() {
     // The new routes name what is not there yet: the old ones, which may name v1, serve.
     world.apply(vec![with(&["v2", "v3"]), destination(A, &[A, B])], &[]);
     assert_eq!(subsets(&world), ["v1", "v2", "v3"]);
+    // Whatever else happens meanwhile.
+    world.apply(vec![endpoints(A, &["10.0.0.5:80"])], &[]);
+    assert_eq!(subsets(&world), ["v1", "v2", "v3"]);
+    world.apply(vec![with(&["v3"])], &[]);
+    assert_eq!(subsets(&world), ["v1", "v2", "v3"]);
+    world.apply(vec![with(&["v2", "v3"])], &[]);
+    assert_eq!(subsets(&world), ["v1", "v2", "v3"]);
     world.apply(vec![cluster(B), endpoints(B, &[])], &[]);
     assert_eq!(subsets(&world), ["v2", "v3"]);
     // Nothing waits: gone at once.
