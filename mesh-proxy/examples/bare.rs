@@ -21,6 +21,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 
+const REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
+
 /// Sends everything to one place.
 struct Forward {
     pool: Pool,
@@ -29,7 +31,7 @@ struct Forward {
 
 impl Service for Forward {
     async fn call(&self, mut request: Request<Body>) -> Reply {
-        request.headers_mut().insert("x-request-id", http::HeaderValue::from_static("0123456789abcdef"));
+        request.headers_mut().insert(REQUEST_ID, http::HeaderValue::from_static("0123456789abcdef"));
         match self.pool.send(&self.target, request).await {
             Ok(response) => forward(response),
             Err(error) => {

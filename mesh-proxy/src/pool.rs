@@ -183,7 +183,7 @@ async fn open_http2(target: &Target) -> Result<h2::client::Connection, SendError
 
 /// Closes what was idle for too long or was closed by its upstream, and forgets unused keys. Ends with the pool.
 async fn sweep(pool: Weak<Inner>) {
-    let mut ticks = tokio::time::interval(SWEEP);
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + SWEEP, SWEEP);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

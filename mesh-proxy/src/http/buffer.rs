@@ -154,7 +154,7 @@ impl Outgoing {
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0 && !self.unflushed
+        self.queued == 0 && self.tail.is_empty() && !self.unflushed
     }
 
     /// Bytes that the stream has taken since the start.
@@ -173,7 +173,7 @@ impl Outgoing {
 
     /// Writes until nothing waits.
     pub fn poll_write(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.len() > 0 {
+        while self.queued > 0 || !self.tail.is_empty() {
             let n = ready!(self.poll_write_once(io, cx))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));

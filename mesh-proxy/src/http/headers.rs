@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use http::{HeaderMap, HeaderName};
 
 pub mod case;
+pub mod names;
 
 pub use case::HeaderCase;
 

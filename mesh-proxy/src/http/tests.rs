@@ -21,6 +21,7 @@ use crate::http::{
 use crate::io::Io;
 use crate::pool::{Pool, PoolKey, Target};
 
+mod differential;
 mod exchange;
 mod http2;
 mod refused;

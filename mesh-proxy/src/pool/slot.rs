@@ -10,8 +10,9 @@ use crate::http::h2;
 use crate::pool::Target;
 
 /// Idle HTTP/1 connections, newest last, and shared HTTP/2 connections.
-#[derive(Default)]
 pub(super) struct Slot {
+    /// The time of the last sweep: exact enough for idleness, and no clock is read per request.
+    now: Cell<Instant>,
     idle: RefCell<Vec<Idle>>,
     shared: RefCell<Vec<h2::client::Connection>>,
     /// Held while a connection is opened: those who come meanwhile may share it.
@@ -25,6 +26,19 @@ struct Idle {
     since: Instant,
 }
 
+impl Default for Slot {
+    fn default() -> Self {
+        Self {
+            now: Cell::new(Instant::now()),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            opening: tokio::sync::Mutex::default(),
+            idle_timeout: Cell::default(),
+            max_requests: Cell::default(),
+        }
+    }
+}
+
 impl Slot {
     /// Takes over the limits of a target.
     pub(super) fn configure(&self, target: &Target) {
@@ -36,7 +50,7 @@ impl Slot {
     pub(super) fn take(&self) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { mut connection, since }) = idle.pop() {
-            if since.elapsed() >= self.idle_timeout.get() {
+            if self.now.get().saturating_duration_since(since) >= self.idle_timeout.get() {
                 // All others are older.
                 idle.clear();
                 return None;
@@ -81,8 +95,10 @@ impl Slot {
     /// Closes what lies idle for too long, and what its upstream closed.
     pub(super) fn sweep(&self) {
         let timeout = self.idle_timeout.get();
+        let now = Instant::now();
+        self.now.set(now);
         let mut idle = self.idle.borrow_mut();
-        idle.retain_mut(|i| i.since.elapsed() < timeout && i.connection.is_usable());
+        idle.retain_mut(|i| now.duration_since(i.since) < timeout && i.connection.is_usable());
         idle.shrink_to_fit();
         let max = self.max_requests.get();
         self.shared.borrow_mut().retain(|c| {
@@ -95,7 +111,7 @@ impl Slot {
 impl Home for Slot {
     fn put(&self, connection: Box<Connection>) {
         if self.max_requests.get().is_none_or(|max| connection.requests() < max) {
-            self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
+            self.idle.borrow_mut().push(Idle { connection, since: self.now.get() });
         }
     }
 }

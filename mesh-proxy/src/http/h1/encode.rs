@@ -51,10 +51,10 @@ pub fn request_head(
         (None, _) => out.put_u8(b'/'),
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    if !parts.headers.contains_key(header::HOST) {
+    let noted = fields(out, &parts.headers, case, false);
+    if !noted.host {
         line(out, case, "host", host().as_bytes());
     }
-    fields(out, &parts.headers, case, false);
     if let Some((name, value)) = greeting {
         line(out, case, name.as_str(), value.as_bytes());
     }
@@ -63,8 +63,7 @@ pub fn request_head(
     if framing != Framing::None || has_body {
         framing_field(out, case, framing);
     }
-    let upgrade = parts.headers.contains_key(header::UPGRADE);
-    match (upgrade, parts.headers.contains_key(header::TE)) {
+    match (noted.upgrade, noted.te) {
         (true, _) => line(out, case, "connection", b"upgrade"),
         (false, true) => line(out, case, "connection", b"te"),
         (false, false) => {}
@@ -113,15 +112,30 @@ fn status_line(out: &mut BytesMut, status: StatusCode) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Fields that the codec acts on.
+#[derive(Default)]
+struct Noted {
+    host: bool,
+    upgrade: bool,
+    te: bool,
+}
+
 /// All fields but those that the codec writes itself. `length`: the map's `content-length` stays (HEAD, 304).
-fn fields(out: &mut BytesMut, headers: &HeaderMap, case: &HeaderCase, length: bool) {
+fn fields(out: &mut BytesMut, headers: &HeaderMap, case: &HeaderCase, length: bool) -> Noted {
+    let mut noted = Noted::default();
     for (name, value) in headers {
-        if is_connection_specific(name) || (!length && *name == header::CONTENT_LENGTH) {
-            continue;
-        }
-        if *name == header::TE {
-            line(out, case, "te", b"trailers");
-            continue;
+        // Only names of these lengths are special.
+        match name.as_str().len() {
+            2 if *name == header::TE => {
+                noted.te = true;
+                line(out, case, "te", b"trailers");
+                continue;
+            }
+            4 => noted.host |= *name == header::HOST,
+            7 => noted.upgrade |= *name == header::UPGRADE,
+            14 if !length && *name == header::CONTENT_LENGTH => continue,
+            10 | 14 | 16 | 17 if is_connection_specific(name) => continue,
+            _ => {}
         }
         out.reserve(name.as_str().len() + value.len() + 4);
         case.write(name, out);
@@ -129,6 +143,7 @@ fn fields(out: &mut BytesMut, headers: &HeaderMap, case: &HeaderCase, length: bo
         out.extend_from_slice(value.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
+    noted
 }
 
 fn framing_field(out: &mut BytesMut, case: &HeaderCase, framing: Framing) {

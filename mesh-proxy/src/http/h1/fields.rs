@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use smallvec::SmallVec;
 
 use crate::http::headers::case::{Collector, Forms};
-use crate::http::headers::{aliases_trusted, is_trusted};
+use crate::http::headers::{aliases_trusted, is_trusted, names};
 use crate::http::service::BadRequest;
 
 /// What the fields say about the message and its connection.
@@ -115,7 +115,7 @@ fn parse_line(
     if !note(raw, value, facts)? {
         return check_value(value);
     }
-    let name = HeaderName::from_bytes(raw).map_err(|_| BadRequest::HeaderName)?;
+    let name = names::get(raw).ok_or(BadRequest::HeaderName)?;
     if underscore && aliases_trusted(name.as_str()) {
         return check_value(value);
     }

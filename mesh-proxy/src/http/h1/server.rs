@@ -40,7 +40,7 @@ pub async fn serve<S: Service>(
     loop {
         let next = poll_fn(|cx| core.borrow_mut().poll_next(cx, &mut scan, settings, &mut draining));
         let head = match next.await {
-            Next::Head(head) => *head,
+            Next::Head(head) => head,
             Next::End => return core::close(&core, false).await,
             Next::Gone => return,
             Next::Refuse(why) => {
@@ -72,9 +72,10 @@ pub async fn serve<S: Service>(
 }
 
 /// What comes next on a connection.
+#[expect(clippy::large_enum_variant, reason = "it is moved once; a box would be an allocation per request")]
 pub(super) enum Next {
     /// A request.
-    Head(Box<RequestHead>),
+    Head(RequestHead),
     /// Nothing: it may be closed.
     End,
     /// The client closed it, or it failed.
@@ -175,7 +176,7 @@ impl Core {
         self.skipped_line = false;
         let bytes = self.incoming.bytes_mut().split_to(length).freeze();
         match head::parse_request(&bytes, scan.ends(), headers::fresh()) {
-            Ok(head) => Next::Head(Box::new(head)),
+            Ok(head) => Next::Head(head),
             Err(why) => Next::Refuse(why),
         }
     }

@@ -211,3 +211,115 @@ fn draining_ends_idle_connections_and_closes_after_the_answer() {
         assert!(closed && answer.is_empty(), "{answer:?}");
     });
 }
+
+/// In memory, with paused time: what a slow client gets.
+async fn in_memory(answer: Answer, sent: &[u8]) -> (String, Duration) {
+    let (mut client, server) = tokio::io::duplex(1 << 20);
+    let service = Recorder::new(answer);
+    let drain = Drain::new();
+    tokio::task::spawn_local(async move {
+        let settings = ServerSettings::default();
+        let watch = drain.watch();
+        serve_connection(Io::Memory(server), Bytes::new(), Protocol::Http1, &settings, service, watch).await;
+    });
+    client.write_all(sent).await.unwrap();
+    let start = tokio::time::Instant::now();
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).await.unwrap();
+    (String::from_utf8(got).unwrap(), start.elapsed())
+}
+
+fn run_paused(test: impl Future<Output = ()>) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
+
+/// H13: heads, bodies and idleness end at their own limits.
+#[test]
+fn silence_is_bounded() {
+    run_paused(async {
+        let (got, after) = in_memory(Answer::After("ok"), b"GET / HTTP/1.1\r\nHost").await;
+        assert!(got.starts_with("HTTP/1.1 408 ") && after.as_secs() <= 12, "{got:?} {after:?}");
+        let (got, after) = in_memory(Answer::After("ok"), b"").await;
+        assert_eq!((got.as_str(), after.as_secs() / 60), ("", 60));
+        let sent = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab";
+        let (got, after) = in_memory(Answer::After("ok"), sent).await;
+        assert!(got.contains("connection: close") && after.as_secs() / 60 == 5, "{got:?} {after:?}");
+    });
+}
+
+/// A body that its maker says is unknown in length goes to HTTP/1.0 up to the end of the connection.
+#[test]
+fn http_1_0_has_no_chunks() {
+    run(async {
+        let (upstream, _) = scripted(vec![vec![
+            ("\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"),
+            ("", b"0\r\n\r\n"),
+        ]])
+        .await;
+        let (service, _pool) = forwarder(upstream);
+        let address = serve(service, settings(), &Drain::new()).await;
+        let (got, closed) =
+            talk(address, b"GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n").await;
+        assert!(closed && got.ends_with("\r\n\r\nhi") && !got.contains("hunked"), "{got:?}");
+    });
+}
+
+/// A client that goes away stops the upstream's work.
+#[test]
+fn a_client_that_leaves_cancels() {
+    run(async {
+        let (upstream, got) = scripted(vec![vec![("\r\n\r\n", b"")]]).await;
+        let (service, pool) = forwarder(upstream);
+        let address = serve(service.clone(), settings(), &Drain::new()).await;
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        tcp.write_all(GET).await.unwrap();
+        while got.borrow().first().is_none_or(Vec::is_empty) {
+            tokio::task::yield_now().await;
+        }
+        drop(tcp);
+        tokio::time::timeout(Duration::from_millis(50), std::future::pending::<()>()).await.unwrap_err();
+        assert_eq!((service.outcomes.borrow().len(), pool.idle()), (0, 0));
+    });
+}
+
+/// A large answer to a client that does not read stays in the sockets, and arrives whole when it does.
+#[test]
+fn a_slow_reader_holds_the_upstream_back() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = listener.local_addr().unwrap();
+        let written = Rc::new(std::cell::Cell::new(0_usize));
+        let counted = written.clone();
+        let total = 64 << 20;
+        tokio::task::spawn_local(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let mut head = [0; 1024];
+            assert!(tcp.read(&mut head).await.unwrap() > 0);
+            tcp.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n\r\n").as_bytes())
+                .await
+                .unwrap();
+            let chunk = vec![b'x'; 64 << 10];
+            while counted.get() < total {
+                let n = chunk.len().min(total - counted.get());
+                tcp.write_all(&chunk[..n]).await.unwrap();
+                counted.set(counted.get() + n);
+            }
+        });
+        let (service, _pool) = forwarder(upstream);
+        let address = serve(service, settings(), &Drain::new()).await;
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        tcp.write_all(GET).await.unwrap();
+        tokio::time::timeout(Duration::from_millis(300), std::future::pending::<()>()).await.unwrap_err();
+        assert!(written.get() < total / 2, "{} bytes left the upstream", written.get());
+        let mut all = 0;
+        let mut chunk = vec![0; 256 << 10];
+        while all < total {
+            let n = tcp.read(&mut chunk).await.unwrap();
+            assert!(n > 0);
+            all += n;
+        }
+        assert!(all < total + 200);
+    });
+}
