@@ -5,6 +5,9 @@
 //!                      └ notices ─► /debug/events      └─► /debug/status
 //! ```
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +17,10 @@ use mesh_proto::runtime::certificates::{self, CaConfig};
 use mesh_proto::runtime::identity::Identity;
 use mesh_proto::runtime::tls::{ClientAuth, server_config};
 use mesh_proto::runtime::{crypto, drain, grpc, log, shutdown};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::config::Config;
@@ -56,6 +60,14 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 
 /// Serves until an error; ended by being dropped.
 async fn serve(config: Config) -> anyhow::Result<()> {
+    let listen =
+        |address| async move { TcpListener::bind(address).await.with_context(|| format!("{address}")) };
+    let (discovery, admin) = (listen(config.listen).await?, listen(config.admin).await?);
+    serve_on(config, discovery, admin).await
+}
+
+/// [`serve`] on sockets that are there already.
+async fn serve_on(config: Config, discovery: TcpListener, admin: TcpListener) -> anyhow::Result<()> {
     let trust_domain = config.trust_domain()?;
     // A second pilot of the same process (tests) shares the recorder of the first.
     let recorder = PrometheusBuilder::new().build_recorder();
@@ -73,11 +85,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (events, _) = broadcast::channel(EVENTS);
     let (_drain, watch) = drain::channel();
 
-    let listen =
-        |address| async move { TcpListener::bind(address).await.with_context(|| format!("{address}")) };
-    let admin = Admin { status: status.clone(), events: events.clone(), metrics };
-    tokio::spawn(admin.serve(listen(config.admin).await?, watch.clone()));
-    let listener = listen(config.listen).await?;
+    // Everything that is spawned ends with this function.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(upkeep(metrics.clone()));
+    let answers = Admin { status: status.clone(), events: events.clone(), metrics };
+    tasks.spawn(answers.serve(admin, watch.clone()));
 
     let source = FileSource::open(Settings {
         user_paths: config.source.user_paths.clone(),
@@ -87,9 +99,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     });
     let source = source.with_context(|| config.state_dir.display().to_string())?;
     let (found, finds) = mpsc::channel(16);
-    tokio::spawn(source.run(found));
+    tasks.spawn(source.run(found));
     let stages = Stages { index, hub: hub.clone(), status, events: events.clone() };
-    tokio::spawn(stages.run(finds));
+    tasks.spawn(stages.run(finds));
 
     let (identity, _rotation) = certificates::obtain(CaConfig {
         address: config.ca.address.clone(),
@@ -100,13 +112,21 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         ttl: None,
     })
     .await;
-    tokio::spawn(publish_roots(hub.clone(), identity.clone(), trust_domain));
+    tasks.spawn(publish_roots(hub.clone(), identity.clone(), trust_domain));
     let tls = server_config(&identity, ClientAuth::Required, &[b"h2"]);
     let routes = tonic::service::Routes::new(Discovery::service(hub, events));
     tracing::info!(address = %config.listen, "serving discovery");
     let settings = grpc::ServeSettings { grace: GRACE, ..grpc::ServeSettings::default() };
-    grpc::serve_with(settings, listener, tls, routes, watch).await;
+    grpc::serve_with(settings, discovery, tls, routes, watch).await;
     Ok(())
+}
+
+/// The recorder keeps every value of its histograms until it is told to fold them.
+async fn upkeep(metrics: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        metrics.run_upkeep();
+    }
 }
 
 /// From events to what is pushed.
@@ -151,7 +171,7 @@ impl Stages {
 
     fn tell(&self, snapshot: &Snapshot) {
         let (standings, files) = self.index.standings();
-        let notes = crate::push::rules::compile::notes(&snapshot.config);
+        let notes = crate::compile::notes(&snapshot.config);
         self.status.tell(Told { standings, files, notes });
     }
 }

@@ -149,6 +149,15 @@ pub struct Pod {
     pub services: Vec<PodService>,
 }
 
+impl Pod {
+    /// Whether it is the same but for how it is doing: its own proxy need not be told anything.
+    #[must_use]
+    pub fn is_same_workload(&self, other: &Self) -> bool {
+        let healthy = |pod: &Self| Self { ready: true, terminating: false, ..pod.clone() };
+        healthy(self) == healthy(other)
+    }
+}
+
 /// One service port that leads to a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodService {

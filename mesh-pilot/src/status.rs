@@ -205,7 +205,9 @@ fn resources(told: &Told, observers: &HashMap<u64, Observers>) -> Vec<ResourceRe
             kind: "File".to_owned(),
             namespace: String::new(),
             name: path.display().to_string(),
-            location: path.display().to_string(),
+            location: problems
+                .first()
+                .map_or_else(|| path.display().to_string(), |p| format!("{}:{}", p.file, p.position.line)),
             state: if errors.is_empty() { State::Accepted } else { State::Refused },
             message: errors.join("; "),
             warnings,

@@ -142,7 +142,7 @@ impl Hub {
     pub fn set_roots(&self, trust_domain: &TrustDomain, mut roots: Vec<Vec<u8>>) {
         roots.sort();
         roots.dedup();
-        let roots = roots.into_iter().map(bytes::Bytes::from).map(Into::into).collect();
+        let roots = roots.into_iter().map(bytes::Bytes::from).collect();
         let bundle = wire::TrustBundle { trust_domain: trust_domain.to_string(), roots };
         let name = ResourceName::new(Kind::TrustBundle, trust_domain.as_str());
         let mut inner = self.inner.lock();
@@ -321,11 +321,13 @@ impl Inner {
             let (Some(id), Some(pod)) = (self.pods.get(key).copied(), self.snapshot.pods.get(key)) else {
                 continue;
             };
-            let pod = pod.clone();
-            let Some(node) = self.streams.get(&id).map(|slot| slot.node.clone()) else { continue };
-            let subject = self.subject(&node, pod);
-            if let Some(slot) = self.streams.get_mut(&id) {
-                slot.stream.set_subject(subject);
+            let Some(slot) = self.streams.get(&id) else { continue };
+            let known = &slot.stream.subject().pod;
+            let pod = if known.is_same_workload(pod) { known.clone() } else { pod.clone() };
+            let subject = self.subject(&slot.node, pod);
+            if let Some(slot) = self.streams.get_mut(&id)
+                && slot.stream.set_subject(subject)
+            {
                 slot.woken();
             }
         }

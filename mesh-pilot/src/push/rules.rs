@@ -4,6 +4,7 @@ use mesh_proto::model::{HostPort, Kind, ResourceName};
 
 use super::resources::{Compiler, Message, destination_dependents, encode, listener_dependents};
 use super::stream::Subject;
+use crate::compile;
 use crate::snapshot::{Config, Snapshot};
 
 /// `compile`, by name.
@@ -60,39 +61,4 @@ impl Compiler for Rules {
 
 fn host_port(name: &ResourceName) -> Option<HostPort> {
     name.name().parse().ok()
-}
-
-/// Replaced by [`crate::compile`] as soon as that lands: until then nothing exists for any viewer.
-#[allow(missing_docs)]
-pub mod compile {
-    use crate::snapshot::*;
-    use mesh_proto::model::HostPort;
-    use mesh_proto::wire::mesh::v1 as wire;
-    pub fn self_config(_: &Config, _: &Pod) -> Option<Compiled<wire::SelfConfig>> {
-        None
-    }
-    pub fn catalogue(_: &Config, _: &Viewer, _: &str) -> Option<Compiled<wire::Catalogue>> {
-        None
-    }
-    pub fn endpoints(_: &Config, _: &EndpointSet) -> Option<Compiled<wire::Endpoints>> {
-        None
-    }
-    pub fn cluster(_: &Config, _: &Viewer, _: &HostPort) -> Option<Compiled<wire::Cluster>> {
-        None
-    }
-    pub fn destination(_: &Config, _: &Viewer, _: &HostPort) -> Option<Compiled<wire::Destination>> {
-        None
-    }
-    pub fn workload(_: &Config, _: &Pod) -> Option<Compiled<wire::Workload>> {
-        None
-    }
-    pub fn listener(_: &Config, _: &Viewer, _: u16) -> Option<Compiled<wire::Listener>> {
-        None
-    }
-    pub fn listener_ports(_: &Config, _: &Viewer) -> Vec<u16> {
-        vec![]
-    }
-    pub fn notes(_: &Config) -> Vec<Note> {
-        vec![]
-    }
 }

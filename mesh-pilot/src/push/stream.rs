@@ -92,14 +92,16 @@ impl Stream {
         &self.subject
     }
 
-    /// The workload changed (labels, say): everything may be another variant now.
-    pub fn set_subject(&mut self, subject: Subject) {
-        if self.subject.viewer == subject.viewer {
-            self.mark(&ResourceName::new(Kind::SelfConfig, "self"));
-        } else {
-            self.stale = true;
-        }
+    /// The workload changed (labels, say): everything may be another variant now. Whether anything is.
+    pub fn set_subject(&mut self, subject: Subject) -> bool {
+        let (viewer, pod) = (self.subject.viewer != subject.viewer, self.subject.pod != subject.pod);
         self.subject = subject;
+        if viewer {
+            self.stale = true;
+        } else if pod {
+            self.mark(&ResourceName::new(Kind::SelfConfig, "self"));
+        }
+        viewer || pod
     }
 
     /// Something about that name changed.

@@ -1,5 +1,7 @@
 //! The rules of `mesh_proto::discovery`, each as a story with fake proxies on the hub.
 
+mod served;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -52,7 +54,7 @@ impl Compiler for Fake {
 }
 
 struct Mesh {
-    hub: Hub,
+    hub: Arc<Hub>,
     world: World,
     snapshot: Snapshot,
 }
@@ -110,7 +112,7 @@ impl Mesh {
             pods: Arc::new(pods),
             loaded: true,
         };
-        let hub = Hub::new(Arc::new(snapshot.clone()), Box::new(Fake(world.clone())));
+        let hub = Arc::new(Hub::new(Arc::new(snapshot.clone()), Box::new(Fake(world.clone()))));
         let mut mesh = Self { hub, world, snapshot };
         for name in ["a:80", "b:80", "c:80"] {
             mesh.set(&format!("destination/{name}"), name);
@@ -121,7 +123,7 @@ impl Mesh {
         mesh
     }
 
-    fn set(&mut self, name: &str, text: &str) {
+    fn set(&self, name: &str, text: &str) {
         self.world.lock().insert(name.to_owned(), text.to_owned());
     }
 
@@ -150,7 +152,7 @@ impl Mesh {
     }
 
     fn proxy(&self, i: u32, wants: &[&str]) -> Proxy<'_> {
-        let mut proxy = Proxy::new(self, self.open("sidecar", i), wants);
+        let proxy = Proxy::new(self, self.open("sidecar", i), wants);
         proxy.start();
         proxy
     }
@@ -171,7 +173,7 @@ impl<'a> Proxy<'a> {
         Self { mesh, id, wants, held: HashMap::new(), bytes: 0 }
     }
 
-    fn start(&mut self) {
+    fn start(&self) {
         let request = DeltaDiscoveryRequest {
             resource_names_subscribe: self.wants.clone(),
             initial_resource_versions: self.held.iter().map(|(k, v)| (k.clone(), v.to_string())).collect(),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::destination_rule::DestinationRule;
@@ -51,11 +52,11 @@ impl Object {
 }
 
 /// Where the fields of an object are in its file. Empty for objects from an API server. Cheap to clone.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Places(pub(super) Arc<HashMap<String, Place>>);
 
 /// Where one field is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// Of its key (of the item itself in lists).
     pub key: Position,

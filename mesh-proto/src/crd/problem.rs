@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::meta::ObjectRef;
 
 /// How bad it is.
@@ -24,7 +26,7 @@ impl fmt::Display for Severity {
 }
 
 /// A place in a file, both numbers from 1. Zeros where there is no file (an object from an API server).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
     /// From 1; 0 = unknown.
     pub line: u32,

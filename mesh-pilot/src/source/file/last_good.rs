@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mesh_proto::crd::object::Places;
 use mesh_proto::crd::{Document, ObjectRef, Origin, Resource, from_value};
 use mesh_proto::model::resource;
 use serde::{Deserialize, Serialize};
@@ -21,14 +22,16 @@ pub struct LastGood {
 
 #[derive(Debug)]
 struct Entry {
-    /// The file that the object came from.
-    file: Arc<str>,
+    /// The file that the object came from, and the places in it: a restart must not change what proxies are told.
+    origin: Origin,
     value: Arc<Value>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct OnDisk {
     file: String,
+    #[serde(default)]
+    places: Places,
     value: Value,
 }
 
@@ -42,11 +45,13 @@ impl LastGood {
             let read = std::fs::read(&path).map_err(|e| e.to_string());
             let read =
                 read.and_then(|text| serde_json::from_slice::<OnDisk>(&text).map_err(|e| e.to_string()));
-            match read
-                .map(|on_disk| (restore(&Arc::from(on_disk.file.as_str()), on_disk.value), on_disk.file))
-            {
-                Ok((Some(resource), file)) => {
-                    let entry = Entry { file: Arc::from(file), value: resource.value };
+            let read = read.map(|on_disk| {
+                let origin = Origin { file: Arc::from(on_disk.file.as_str()), places: on_disk.places };
+                (restore(&origin, on_disk.value), on_disk.file)
+            });
+            match read {
+                Ok((Some(resource), _)) => {
+                    let entry = Entry { origin: resource.origin, value: resource.value };
                     entries.insert(resource.reference, entry);
                 }
                 Ok((None, file)) => tracing::warn!(file, "a last good version is none any more; dropped"),
@@ -59,12 +64,12 @@ impl LastGood {
     /// The last good version of an object.
     pub fn get(&self, reference: &ObjectRef) -> Option<Resource> {
         let entry = self.entries.get(reference)?;
-        restore(&entry.file, (*entry.value).clone())
+        restore(&entry.origin, (*entry.value).clone())
     }
 
     /// The objects whose last good version came from that file.
     pub fn of_file(&self, file: &str) -> Vec<ObjectRef> {
-        self.entries.iter().filter(|(_, entry)| *entry.file == *file).map(|(r, _)| r.clone()).collect()
+        self.entries.iter().filter(|(_, entry)| *entry.origin.file == *file).map(|(r, _)| r.clone()).collect()
     }
 
     /// All objects.
@@ -74,19 +79,23 @@ impl LastGood {
 
     /// Remembers a good version.
     pub fn keep(&mut self, resource: &Resource) {
-        let file = resource.origin.file.clone();
-        let same = |entry: &Entry| entry.file == file && entry.value == resource.value;
+        let origin = resource.origin.clone();
+        let same = |entry: &Entry| entry.origin == origin && entry.value == resource.value;
         if self.entries.get(&resource.reference).is_some_and(same) {
             return;
         }
-        let on_disk = OnDisk { file: file.to_string(), value: (*resource.value).clone() };
+        let on_disk = OnDisk {
+            file: origin.file.to_string(),
+            places: origin.places.clone(),
+            value: (*resource.value).clone(),
+        };
         let written = serde_json::to_vec(&on_disk)
             .map_err(io::Error::other)
             .and_then(|text| write_by_rename(&self.path(&resource.reference), &text));
         if let Err(error) = written {
             tracing::warn!(object = %resource.reference, %error, "cannot keep the last good version");
         }
-        self.entries.insert(resource.reference.clone(), Entry { file, value: resource.value.clone() });
+        self.entries.insert(resource.reference.clone(), Entry { origin, value: resource.value.clone() });
     }
 
     /// Forgets an object that was deleted.
@@ -104,8 +113,8 @@ impl LastGood {
 }
 
 /// Reads a version as it would be read today; what was good for an older build may not be any more.
-fn restore(file: &Arc<str>, value: Value) -> Option<Resource> {
-    match from_value(value, Origin { file: file.clone(), ..Origin::default() }) {
+fn restore(origin: &Origin, value: Value) -> Option<Resource> {
+    match from_value(value, origin.clone()) {
         Document::Accepted(resource) => Some(resource),
         Document::Refused(_) | Document::Ignored(_) => None,
     }

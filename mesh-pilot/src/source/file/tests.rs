@@ -243,7 +243,6 @@ async fn a_change_is_noticed() {
     fs::write(dir.path().join("user/a.yaml"), route("a", "v2")).unwrap();
     let second: Vec<_> = next().await.iter().map(word).collect();
     assert_eq!(second.last().unwrap(), "apply a v2");
-    drop(next);
     drop(finds);
     tokio::time::timeout(limit, task).await.unwrap().unwrap();
 }
