@@ -1,7 +1,7 @@
 //! What is wrong or without effect between objects, each of which is right by itself. With the code of Istio's analyzer
 //! where it has one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use mesh_proto::crd::Targets;
 use mesh_proto::crd::check::unserved;
@@ -12,19 +12,24 @@ use super::listener::{bound, meeting_hosts, name_of};
 use super::policy::{Policy, selects_some};
 use super::routes::{Rules, Scope, backend_name, for_mesh, gateway_name};
 use super::traffic::Rule;
-use crate::snapshot::{Config, Held, Note, Service};
+use crate::snapshot::{Config, Held, Note};
 
 /// Everything that there is to tell, in the order of the objects.
 #[must_use]
 pub fn notes(config: &Config) -> Vec<Note> {
     let mut notes = Notes(Vec::new());
-    for (index, rules) in config.virtual_services.iter().enumerate() {
-        let older = &config.virtual_services[..index];
-        virtual_service(config, rules, older.iter().map(AsRef::as_ref), &mut notes);
+    // By host, so that a large mesh is not compared pair by pair.
+    let mut routed: ByHost<'_, Rules> = HashMap::new();
+    let named =
+        |rule: &'_ std::sync::Arc<Rule>| full(config, &rule.spec.spec.host, &rule.reference.namespace);
+    let rule_hosts: RuleHosts<'_> =
+        config.destination_rules.iter().map(|rule| (named(rule), rule.as_ref())).collect();
+    for rules in config.virtual_services.iter().map(AsRef::as_ref) {
+        virtual_service(config, rules, &mut routed, &rule_hosts, &mut notes);
     }
-    for (index, rule) in config.destination_rules.iter().enumerate() {
-        let older = &config.destination_rules[..index];
-        destination_rule(config, rule, older.iter().map(AsRef::as_ref), &mut notes);
+    let mut ruled: ByHost<'_, Rule> = HashMap::new();
+    for rule in config.destination_rules.iter().map(AsRef::as_ref) {
+        destination_rule(config, rule, &mut ruled, &mut notes);
     }
     for (index, policy) in config.peer_authentications.iter().enumerate() {
         let older = &config.peer_authentications[..index];
@@ -45,6 +50,12 @@ fn unreachable_hosts(config: &Config, notes: &mut Notes) {
     }
 }
 
+/// The objects that name a host, oldest first.
+type ByHost<'a, T> = HashMap<String, Vec<&'a T>>;
+
+/// Every DestinationRule with its host, made full once.
+type RuleHosts<'a> = Vec<(String, &'a Rule)>;
+
 struct Notes(Vec<Note>);
 
 impl Notes {
@@ -59,11 +70,12 @@ impl Notes {
 
 fn virtual_service<'a>(
     config: &Config,
-    rules: &Rules,
-    older: impl Iterator<Item = &'a Rules>,
+    rules: &'a Rules,
+    routed: &mut ByHost<'a, Rules>,
+    rule_hosts: &RuleHosts<'_>,
     notes: &mut Notes,
 ) {
-    duplicate_hosts(config, rules, older, notes);
+    duplicate_hosts(config, rules, routed, notes);
     unknown_gateways(config, rules, notes);
     let owner: &str = &rules.reference.namespace;
     let scope = Scope { config, namespace: owner, port: 0, gateways: &[] };
@@ -72,34 +84,27 @@ fn virtual_service<'a>(
     let tcp = rules.spec.spec.tcp.iter().enumerate();
     let tcp = tcp.flat_map(|(i, r)| r.route.iter().map(move |to| (format!("tcp[{i}]"), &to.destination)));
     for (path, to) in http.chain(tcp) {
-        if let Some(text) = unknown_destination(&scope, owner, to) {
+        if let Some(text) = unknown_destination(&scope, rule_hosts, owner, to) {
             notes.add(rules, format!("{path}: {text} (IST0101)"));
         }
     }
 }
 
 /// A host that an older VirtualService routes already: for sidecars the first one has it, whole.
-fn duplicate_hosts<'a>(
-    config: &Config,
-    rules: &Rules,
-    older: impl Iterator<Item = &'a Rules>,
-    notes: &mut Notes,
-) {
+fn duplicate_hosts<'a>(config: &Config, rules: &'a Rules, routed: &mut ByHost<'a, Rules>, notes: &mut Notes) {
     if !for_mesh(rules) {
         return;
     }
     let spec = &rules.spec.spec;
-    let rivals: Vec<&Rules> = older.filter(|older| for_mesh(older) && covers(older, rules)).collect();
     let hosts: Vec<String> =
         spec.hosts.iter().map(|host| full(config, host, &rules.reference.namespace)).collect();
     let mut lost = BTreeMap::new();
     for host in &hosts {
-        let has = |rival: &&&Rules| {
-            rival.spec.spec.hosts.iter().any(|h| full(config, h, &rival.reference.namespace) == *host)
-        };
-        if let Some(rival) = rivals.iter().find(has) {
+        let rivals = routed.entry(host.clone()).or_default();
+        if let Some(rival) = rivals.iter().find(|rival| covers(rival, rules)) {
             lost.insert(host, *rival);
         }
+        rivals.push(rules);
     }
     let only_mesh = spec.gateways.iter().all(|gateway| gateway == "mesh");
     for (host, rival) in &lost {
@@ -137,7 +142,12 @@ fn unknown_gateways(config: &Config, rules: &Rules, notes: &mut Notes) {
     }
 }
 
-fn unknown_destination(scope: &Scope<'_>, owner: &str, to: &Destination) -> Option<String> {
+fn unknown_destination(
+    scope: &Scope<'_>,
+    rule_hosts: &RuleHosts<'_>,
+    owner: &str,
+    to: &Destination,
+) -> Option<String> {
     let config = scope.config;
     let name = backend_name(scope, owner, to);
     let Some(service) = config.services.get(name.host()) else {
@@ -154,38 +164,37 @@ fn unknown_destination(scope: &Scope<'_>, owner: &str, to: &Destination) -> Opti
             name.port()
         ));
     }
-    if !to.subset.is_empty() && !has_subset(config, &service.spec, &to.subset) {
+    if !to.subset.is_empty() && !has_subset(rule_hosts, &service.spec.host, &to.subset) {
         let host = name.host();
         return Some(format!("{host} has no subset {}: requests for it are answered with 503 NC", to.subset));
     }
     None
 }
 
-fn has_subset(config: &Config, service: &Service, subset: &str) -> bool {
-    config.destination_rules.iter().any(|rule| {
-        names(&full(config, &rule.spec.spec.host, &rule.reference.namespace), &service.host).is_some()
-            && rule.spec.spec.subsets.iter().any(|known| known.name == subset)
-    })
+fn has_subset(rule_hosts: &RuleHosts<'_>, host: &str, subset: &str) -> bool {
+    let mut rules = rule_hosts.iter().filter(|(pattern, _)| names(pattern, host).is_some());
+    rules.any(|(_, rule)| rule.spec.spec.subsets.iter().any(|known| known.name == subset))
 }
 
-fn destination_rule<'a>(
-    config: &Config,
-    rule: &Rule,
-    older: impl Iterator<Item = &'a Rule>,
-    notes: &mut Notes,
-) {
+fn destination_rule<'a>(config: &Config, rule: &'a Rule, ruled: &mut ByHost<'a, Rule>, notes: &mut Notes) {
     let host = full(config, &rule.spec.spec.host, &rule.reference.namespace);
-    if !config.services.keys().any(|service| names(&host, service).is_some()) {
+    let known = config.services.contains_key(host.as_str())
+        || (host.starts_with('*') && config.services.keys().any(|service| names(&host, service).is_some()));
+    if !known {
         notes.add(rule, format!("no service has the host {host} (IST0174)"));
     }
     let selector = &rule.spec.spec.workload_selector;
-    let mut rivals = older.filter(|older| {
-        older.reference.namespace == rule.reference.namespace
-            && older.spec.spec.workload_selector == *selector
-            && full(config, &older.spec.spec.host, &older.reference.namespace) == host
-    });
-    let Some(first) = rivals.next() else { return };
-    let rivals: Vec<&Rule> = std::iter::once(first).chain(rivals).collect();
+    let older = ruled.entry(host).or_default();
+    let rivals: Vec<&Rule> = older
+        .iter()
+        .copied()
+        .filter(|older| {
+            older.reference.namespace == rule.reference.namespace
+                && older.spec.spec.workload_selector == *selector
+        })
+        .collect();
+    older.push(rule);
+    let Some(first) = rivals.first() else { return };
     let spec = &rule.spec.spec;
     let rival_policy = rivals.iter().find(|rival| rival.spec.spec.traffic_policy.is_some());
     let lost_policy = rival_policy.filter(|_| spec.traffic_policy.is_some());

@@ -39,9 +39,16 @@ impl<'a> Header<'a> {
         let (api, kind_name) = (text("apiVersion")?, text("kind")?);
         let (group, version) = api.rsplit_once('/').unwrap_or(("", api));
         let Some(kind) = Kind::of(group, kind_name) else { return Err(unknown_kind(group, kind_name)) };
-        let meta = |field: &str| value.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str);
-        let namespace = meta("namespace").unwrap_or_default();
-        Ok(Self { kind, version, namespace, name: meta("name").filter(|name| !name.is_empty()) })
+        let meta = |field: &str| match value.get("metadata").and_then(|meta| meta.get(field)) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.as_str())),
+            Some(other) => {
+                let message = format!("{other} is not a text");
+                Err(wrong(&format!("metadata.{field}"), message, "a text (in quotes)".to_owned()))
+            }
+        };
+        let namespace = meta("namespace")?.unwrap_or_default();
+        Ok(Self { kind, version, namespace, name: meta("name")?.filter(|name| !name.is_empty()) })
     }
 
     pub(super) fn reference(&self) -> Option<ObjectRef> {

@@ -116,6 +116,7 @@ fn versions_names_and_kinds() {
         ),
         ("networking.istio.io/v1", "apps/v1", "VirtualService is not of the group \"apps\""),
         ("  name: reviews", "  nam: reviews", "metadata.name is missing"),
+        ("  name: reviews", "  name: 12", "metadata.name: 12 is not a text (expected a text (in quotes))"),
         ("  name: reviews", "  name: Reviews", "\"Reviews\" is not a name"),
         ("namespace: shop", "namespace: a.b", "\"a.b\" is not a namespace"),
         ("kind: VirtualService\n", "", "kind is missing"),
