@@ -1,5 +1,8 @@
 //! What stands between the server's codec and the rest of the proxy: a [`Service`] is called once per well-formed request.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -58,6 +61,50 @@ pub trait Record {
 #[must_use]
 pub fn grpc_status(fields: &HeaderMap) -> Option<u32> {
     fields.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// Tells a record how it went, also when the connection ends in the middle and everything is dropped.
+pub(crate) struct Teller {
+    record: Option<Box<dyn Record>>,
+    /// Request body bytes so far.
+    pub(crate) received: Rc<Cell<u64>>,
+    /// Response body bytes so far.
+    pub(crate) sent: u64,
+    /// `grpc-status`, as far as known.
+    pub(crate) grpc_status: Option<u32>,
+}
+
+impl Teller {
+    pub(crate) fn new(
+        record: Option<Box<dyn Record>>,
+        received: Rc<Cell<u64>>,
+        grpc_status: Option<u32>,
+    ) -> Self {
+        Self { record, received, sent: 0, grpc_status }
+    }
+
+    /// The exchange has ended.
+    pub(crate) fn finish(mut self, end: End) {
+        self.tell(end);
+    }
+
+    fn tell(&mut self, end: End) {
+        if let Some(record) = self.record.take() {
+            let outcome = Outcome {
+                bytes_received: self.received.get(),
+                bytes_sent: self.sent,
+                grpc_status: self.grpc_status,
+                end,
+            };
+            record.finish(&outcome);
+        }
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        self.tell(End::ClientGone);
+    }
 }
 
 /// How an exchange ended.

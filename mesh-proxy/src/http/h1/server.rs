@@ -88,13 +88,13 @@ pub(super) enum Next {
 fn begin(core: &Shared, head: RequestHead) -> Result<Request<Body>, BadRequest> {
     let mut inner = core.borrow_mut();
     inner.exchange += 1;
-    inner.received = 0;
+    inner.received.set(0);
     inner.ready.clear();
     inner.interim_allowed = head.version == Version::HTTP_11;
     inner.continued = false;
     let body = match head.framing {
         Framing::Length(length) if length <= inner.incoming.bytes().len() as u64 => {
-            inner.received = length;
+            inner.received.set(length);
             // It is no longer than a slice in memory.
             Body::full(inner.incoming.bytes_mut().split_to(length as usize))
         }

@@ -333,3 +333,35 @@ fn a_reset_stream_ends_the_upstreams_work() {
         assert_eq!(pool.idle(), 0);
     });
 }
+
+/// A client that drops its connection in the middle of answers: each exchange is told how it ended.
+#[test]
+fn a_lost_connection_is_recorded() {
+    run(async {
+        for protocol in [Protocol::Http1, Protocol::Http2] {
+            let (upstream, _) =
+                scripted(vec![vec![("\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome")]])
+                    .await;
+            let (service, _pool) = forwarder(upstream);
+            let address = serve_as(protocol, service.clone(), settings(), &Drain::new()).await;
+            if protocol == Protocol::Http1 {
+                let mut tcp = TcpStream::connect(address).await.unwrap();
+                tcp.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+                let mut some = [0; 20];
+                tcp.read_exact(&mut some).await.unwrap();
+            } else {
+                let tcp = TcpStream::connect(address).await.unwrap();
+                let (mut sender, connection) = ::h2::client::handshake(tcp).await.unwrap();
+                let driver = tokio::task::spawn_local(connection);
+                let (answer, _) = sender.send_request(get("http://a/"), true).unwrap();
+                let mut body = answer.await.unwrap().into_body();
+                assert_eq!(body.data().await.unwrap().unwrap(), "some");
+                driver.abort();
+            }
+            tokio::time::timeout(Duration::from_millis(100), std::future::pending::<()>()).await.unwrap_err();
+            let outcomes = service.outcomes.borrow();
+            assert_eq!(outcomes.len(), 1, "{protocol:?}");
+            assert_eq!((&outcomes[0].end, outcomes[0].bytes_sent), (&crate::http::End::ClientGone, 4));
+        }
+    });
+}

@@ -1,7 +1,7 @@
 //! What the loop of a connection shares with the body of the request that it serves: the stream and its buffers. Borrowed
 //! only inside a poll, never across one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -42,7 +42,7 @@ pub(super) struct Core {
     /// The number of the present exchange; a body of an earlier one reads nothing.
     pub(super) exchange: u64,
     /// Body bytes of the present request.
-    pub(super) received: u64,
+    pub(super) received: Rc<Cell<u64>>,
     /// 1xx may be written: no final head yet, and the client knows 1xx.
     pub(super) interim_allowed: bool,
     /// A 100 was written.
@@ -72,7 +72,7 @@ impl Core {
             decoder: Decoder::Done,
             ready: VecDeque::new(),
             exchange: 0,
-            received: 0,
+            received: Rc::default(),
             interim_allowed: false,
             continued: false,
             body_alive: false,
@@ -134,7 +134,7 @@ impl Core {
             match self.decoder.decode(&mut self.incoming) {
                 Ok(Decoded::Frame(frame)) => {
                     if let Frame::Data(data) = &frame {
-                        self.received += data.len() as u64;
+                        self.received.set(self.received.get() + data.len() as u64);
                     }
                     self.ready.push_back(frame);
                 }
@@ -182,7 +182,7 @@ impl Core {
         Poll::Ready(match result {
             Ok(Some(frame)) => {
                 if let Frame::Data(data) = &frame {
-                    self.received += data.len() as u64;
+                    self.received.set(self.received.get() + data.len() as u64);
                 }
                 Some(Ok(frame))
             }

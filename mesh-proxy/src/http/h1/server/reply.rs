@@ -12,7 +12,7 @@ use crate::http::h1::encode::{self, Connection, Delimit, Encoder};
 use crate::http::h1::head::Framing;
 use crate::http::headers::{self, HeaderCase};
 use crate::http::server::ServerSettings;
-use crate::http::service::{BadRequest, End, Outcome, Reply, Then, Tunnel, grpc_status};
+use crate::http::service::{BadRequest, End, Reply, Teller, Then, Tunnel, grpc_status};
 
 /// How much of an answer waits for the client before its source is asked for more.
 const HIGH: usize = 64 << 10;
@@ -64,27 +64,23 @@ pub(super) async fn send(
         && !drain.is_draining()
         && may_go_on(core, exchange, settings);
     write_head(core, &parts, body.case(), delimit, connection(&parts, &tunnel, keep, exchange));
-    let mut sending = Sending {
-        body,
-        encoder: Encoder::new(match delimit {
-            Delimit::By(framing) => framing,
-            Delimit::Map | Delimit::Nothing => Framing::None,
-        }),
-        sent: 0,
-        grpc_status: record.as_ref().and_then(|_| grpc_status(&parts.headers)),
+    let grpc_status = record.as_ref().and_then(|_| grpc_status(&parts.headers));
+    let received = core.borrow().received.clone();
+    let framing = match delimit {
+        Delimit::By(framing) => framing,
+        Delimit::Map | Delimit::Nothing => Framing::None,
     };
+    let teller = Teller::new(record, received, grpc_status);
+    let mut sending = Sending { body, encoder: Encoder::new(framing), teller };
     headers::recycle(parts.headers);
     let end = poll_fn(|cx| sending.poll(core, cx)).await;
-    let Sending { body, sent, grpc_status, .. } = sending;
+    let Sending { body, teller, .. } = sending;
     drop(body);
     let complete = end == End::Complete;
     if complete && let Some(tunnel) = tunnel {
         tunnel_away(core, tunnel).await;
     }
-    let bytes_received = core.borrow().received;
-    if let Some(record) = record {
-        record.finish(&Outcome { bytes_received, bytes_sent: sent, grpc_status, end });
-    }
+    teller.finish(end);
     finish(core, complete, keep, settings).await
 }
 
@@ -130,7 +126,7 @@ fn may_go_on(core: &Shared, exchange: &Exchange, settings: &ServerSettings) -> b
         return true;
     }
     // A client that waits for 100 and gets a final answer may send the body or not: nobody can tell.
-    let waits = exchange.expects_continue && !core.continued && core.received == 0;
+    let waits = exchange.expects_continue && !core.continued && core.received.get() == 0;
     let short = core.decoder.known_len().is_some_and(|left| left <= settings.drain_body as u64);
     core.failed.is_none() && !waits && (core.body_alive || short)
 }
@@ -204,8 +200,7 @@ fn write_head(
 struct Sending {
     body: Body,
     encoder: Encoder,
-    sent: u64,
-    grpc_status: Option<u32>,
+    teller: Teller,
 }
 
 impl Sending {
@@ -238,9 +233,9 @@ impl Sending {
             match frame {
                 Some(frame) => {
                     match &frame {
-                        Frame::Data(data) => self.sent += data.len() as u64,
+                        Frame::Data(data) => self.teller.sent += data.len() as u64,
                         Frame::Trailers(trailers) => {
-                            self.grpc_status = grpc_status(trailers).or(self.grpc_status);
+                            self.teller.grpc_status = grpc_status(trailers).or(self.teller.grpc_status);
                         }
                     }
                     self.encoder.frame(frame, outgoing)?;

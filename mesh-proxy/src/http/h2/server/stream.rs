@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use ::h2::Reason;
 use ::h2::server::SendResponse;
@@ -18,7 +18,7 @@ use crate::http::h2::send::{Sending, SendingError};
 use crate::http::headers;
 use crate::http::interim::Interim;
 use crate::http::server::ServerSettings;
-use crate::http::service::{BadRequest, End, Outcome, Reply, Service, Then, grpc_status};
+use crate::http::service::{BadRequest, End, Reply, Service, Teller, Then, grpc_status};
 
 /// The sending end, shared by the stream's loop and 1xx answers.
 type Respond = Rc<RefCell<SendResponse<Bytes>>>;
@@ -52,12 +52,8 @@ pub(super) async fn serve<S: Service>(
         // Tunnels over HTTP/2 (RFC 8441, CONNECT) are not spoken: refused where the client can see it.
         Then::Tunnel(_) => status(StatusCode::NOT_IMPLEMENTED),
     };
-    let (outcome, sent, grpc) = send(response, head, &respond).await;
-    if let Some(record) = record {
-        let outcome =
-            Outcome { bytes_received: received.get(), bytes_sent: sent, grpc_status: grpc, end: outcome };
-        record.finish(&outcome);
-    }
+    let teller = Teller::new(record, received, grpc_status(response.headers()));
+    send(response, head, &respond, teller).await;
 }
 
 /// Waits for the service; gives up when the client resets the stream.
@@ -75,8 +71,8 @@ async fn call<S: Service>(service: &S, request: Request<Body>, respond: &Respond
     .await
 }
 
-/// Sends an answer: how that ended, its content bytes, and its gRPC status.
-async fn send(response: Response<Body>, head: bool, respond: &Respond) -> (End, u64, Option<u32>) {
+/// Sends an answer, and tells how that went.
+async fn send(response: Response<Body>, head: bool, respond: &Respond, teller: Teller) {
     let (mut parts, body) = response.into_parts();
     if parts.status.is_informational() {
         parts = status(StatusCode::BAD_GATEWAY).into_parts().0;
@@ -86,25 +82,38 @@ async fn send(response: Response<Body>, head: bool, respond: &Respond) -> (End, 
     let length = length(&parts, bodiless, &body);
     message::clean(&mut parts.headers, length);
     parts.version = http::Version::HTTP_2;
-    let grpc = grpc_status(&parts.headers);
     let stream = match respond.borrow_mut().send_response(Response::from_parts(parts, ()), end) {
         Ok(stream) => stream,
         Err(error) => {
             tracing::debug!(%error, "answer not sent");
-            return (End::ClientGone, 0, grpc);
+            return teller.finish(End::ClientGone);
         }
     };
     if end {
-        return (End::Complete, 0, grpc);
+        return teller.finish(End::Complete);
     }
-    let mut sending = Sending::new(stream, body);
+    let mut sending = Told { sending: Sending::new(stream, body), teller };
     let result = poll_fn(|cx| sending.poll(cx)).await;
-    let end = match result {
+    sending.teller.finish(match result {
         Ok(()) => End::Complete,
         Err(SendingError::Body(error)) => End::UpstreamFailed(error),
         Err(SendingError::Peer(_) | SendingError::Closed) => End::ClientGone,
-    };
-    (end, sending.sent, sending.grpc_status.or(grpc))
+    });
+}
+
+/// A body on its way out, and who is told about it.
+struct Told {
+    sending: Sending,
+    teller: Teller,
+}
+
+impl Told {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendingError>> {
+        let result = self.sending.poll(cx);
+        self.teller.sent = self.sending.sent;
+        self.teller.grpc_status = self.sending.grpc_status.or(self.teller.grpc_status);
+        result
+    }
 }
 
 fn length(parts: &response::Parts, bodiless: bool, body: &Body) -> Length {
