@@ -22,13 +22,17 @@ pub async fn run(args: LogsArgs) -> anyhow::Result<ExitCode> {
     let path = client::log(&args.mesh.name, &args.instance).await?;
     let mut at = print(&path, 0, args.tail)
         .with_context(|| format!("{} has not written anything ({})", args.instance, path.display()))?;
-    while args.follow {
+    if !args.follow {
+        return Ok(ExitCode::SUCCESS);
+    }
+    loop {
         sleep(LOOK).await;
-        let Ok(length) = std::fs::metadata(&path).map(|m| m.len()) else { break };
+        let Ok(length) = std::fs::metadata(&path).map(|m| m.len()) else {
+            return Ok(ExitCode::SUCCESS);
+        };
         // Shorter: the supervisor has cut it.
         at = print(&path, if length < at { 0 } else { at }, None)?;
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints what is there from `from` on, or the last lines; returns where it ended.

@@ -7,22 +7,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mesh_proto::crd::{self, Document, ObjectRef, Problem, Resource};
+use mesh_proto::crd::{self, Document, ObjectRef, Resource};
 
 /// What the files said last.
 #[derive(Debug, Default)]
 pub struct Files {
     paths: Vec<PathBuf>,
     good: BTreeMap<Arc<str>, Vec<Resource>>,
-}
-
-/// What the files say now.
-#[derive(Debug, Default)]
-pub struct Contents {
-    /// One of each object; of two with the same name the first one counts.
-    pub resources: Vec<Resource>,
-    /// What is wrong with the files.
-    pub problems: Vec<Problem>,
 }
 
 impl Files {
@@ -32,14 +23,13 @@ impl Files {
         Self { paths, good: BTreeMap::new() }
     }
 
-    /// Reads all files.
-    pub fn read(&mut self) -> Contents {
-        let mut problems = Vec::new();
+    /// Reads all files: one of each object; of two with the same name the first one counts. What is wrong with them is the
+    /// pilot's to tell.
+    pub fn read(&mut self) -> Vec<Resource> {
         let mut read = BTreeMap::new();
         let mut order = Vec::new();
         for file in self.listing() {
             let documents = crd::parse_file(&file);
-            problems.extend(documents.iter().flat_map(|d| d.problems().iter().cloned()));
             let name: Arc<str> = Arc::from(file.display().to_string());
             let held = self.good.get(&name).map_or(&[][..], Vec::as_slice);
             read.insert(name.clone(), merge(documents, held));
@@ -48,8 +38,7 @@ impl Files {
         self.good = read;
         let mut seen = HashSet::new();
         let all = order.iter().filter_map(|name| self.good.get(name)).flatten();
-        let resources = all.filter(|r| seen.insert(r.reference.clone())).cloned().collect();
-        Contents { resources, problems }
+        all.filter(|r| seen.insert(r.reference.clone())).cloned().collect()
     }
 
     /// The files that are there now. A path that has gone is a deleted file.
@@ -108,8 +97,8 @@ mod tests {
     const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n";
     const ACCOUNT: &str = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: b}\n";
 
-    fn names(contents: &Contents) -> Vec<String> {
-        contents.resources.iter().map(|r| r.reference.to_string()).collect()
+    fn names(resources: &[Resource]) -> Vec<String> {
+        resources.iter().map(|r| r.reference.to_string()).collect()
     }
 
     #[test]
@@ -123,9 +112,7 @@ mod tests {
         assert_eq!(names(&files.read()), both);
         // Half a file: nothing is lost.
         write(&format!("{SERVICE}---\n\"half"));
-        let broken = files.read();
-        assert_eq!(names(&broken), both);
-        assert!(broken.problems.iter().any(Problem::is_error));
+        assert_eq!(names(&files.read()), both);
         // A document that is gone is gone.
         write(ACCOUNT);
         assert_eq!(names(&files.read()), ["ServiceAccount default/b"]);

@@ -49,7 +49,6 @@ pub struct Instance {
     context: Arc<Context>,
     kind: WorkloadKind,
     pub namespace: String,
-    workload: String,
     pub name: String,
     uid: String,
     created: String,
@@ -133,19 +132,27 @@ impl Instance {
         }
     }
 
-    /// Starts the processes in order, then keeps the Pod object true.
+    /// Starts the processes in order and keeps the Pod object true.
     async fn mind(self: Arc<Self>, readiness: Vec<Readiness>) {
-        let sidecar = probe::sidecar(self.at(port::STATUS));
-        let mut verdicts = vec![watch_verdict(sidecar, &self.sidecar)];
+        let mut verdicts = vec![watch_verdict(probe::sidecar(self.at(port::STATUS)), &self.sidecar)];
         let containers = readiness.into_iter().zip(&self.containers);
         verdicts.extend(containers.map(|(readiness, unit)| watch_verdict(readiness, unit)));
         self.sidecar.start();
-        let _ = timeout(SIDECAR_FIRST, verdicts[0].wait_for(Result::is_ok)).await;
+        let starting = self.start_containers(verdicts[0].clone());
+        tokio::join!(starting, self.keep_true(verdicts));
+    }
+
+    /// Applications start when their sidecar can be used, or after a while all the same.
+    async fn start_containers(&self, mut sidecar: watch::Receiver<Verdict>) {
+        let _ = timeout(SIDECAR_FIRST, sidecar.wait_for(Result::is_ok)).await;
         // The services' addresses become variables; without an answer the last known ones do.
         let _ = self.context.pilot_status().await;
         for unit in &self.containers {
             unit.start();
         }
+    }
+
+    async fn keep_true(&self, mut verdicts: Vec<watch::Receiver<Verdict>>) {
         let mut refresh = tokio::time::interval(TOKEN_REFRESH);
         loop {
             let bad = verdicts.iter_mut().find_map(|v| v.borrow_and_update().clone().err());

@@ -85,7 +85,7 @@ impl Plan {
                     );
                 }
                 Object::Pod(p) => {
-                    plan.add(WorkloadKind::Pod, &p.metadata, 1, &p.metadata, &p.spec, &settings)
+                    plan.add(WorkloadKind::Pod, &p.metadata, 1, &p.metadata, &p.spec, &settings);
                 }
                 Object::Gateway(g) => plan.gateways.push(GatewayResource {
                     namespace: g.metadata.namespace.clone(),

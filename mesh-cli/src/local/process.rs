@@ -7,7 +7,8 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::path::PathBuf;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub const MYSELF: &str = "/proc/self/exe";
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 /// The longest pause before a restart.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// How much of a log is looked at for a process's last words.
+const LAST_WORDS: u64 = 400;
 /// A process that ran this long starts again with the first backoff.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -81,8 +84,16 @@ impl Unit {
         let first = Status { state: ProcessState::Waiting, pid: None, restarts: 0, last_exit: None };
         let (status, seen) = watch::channel(first);
         let name: Arc<str> = Arc::from(name);
-        let minder =
-            Minder { name: name.clone(), wish, status, journal, recipe, backoff: FIRST_BACKOFF, starts: 0 };
+        let minder = Minder {
+            name: name.clone(),
+            wish,
+            status,
+            journal,
+            recipe,
+            backoff: FIRST_BACKOFF,
+            starts: 0,
+            log: PathBuf::new(),
+        };
         tokio::spawn(minder.mind());
         Self { name, wanted: Arc::new(wanted), status: seen }
     }
@@ -157,6 +168,7 @@ struct Minder {
     recipe: Recipe,
     backoff: Duration,
     starts: u32,
+    log: PathBuf,
 }
 
 impl Minder {
@@ -207,8 +219,9 @@ impl Minder {
         let _ = timeout(pause, self.wish.changed()).await;
     }
 
-    fn spawn(&self) -> anyhow::Result<Child> {
+    fn spawn(&mut self) -> anyhow::Result<Child> {
         let program = (self.recipe)()?;
+        self.log.clone_from(&program.log);
         let log = File::options().create(true).append(true).open(&program.log)?;
         let mut command = Command::new(&program.program);
         if program.program == *MYSELF {
@@ -255,7 +268,7 @@ impl Minder {
         let _ = killpg(group, Signal::SIGKILL);
         match ended {
             _ if told.is_some() => None,
-            Ok(status) => Some(describe(status)),
+            Ok(status) => Some(describe(status) + &last_words(&self.log)),
             Err(error) => Some(format!("cannot be waited for: {error}")),
         }
     }
@@ -289,6 +302,23 @@ async fn sleep_until(when: Option<Instant>) {
     match when {
         Some(when) => sleep(when.saturating_duration_since(Instant::now())).await,
         None => std::future::pending().await,
+    }
+}
+
+/// The last line that a process wrote: mostly why it ended.
+fn last_words(log: &Path) -> String {
+    let read = || {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS)))?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        std::io::Result::Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    match text.lines().next_back().map(str::trim) {
+        Some(line) if !line.is_empty() => format!(": {line}"),
+        _ => String::new(),
     }
 }
 
@@ -364,10 +394,10 @@ mod tests {
     #[tokio::test]
     async fn what_ends_by_itself_comes_back_and_says_how_it_ended() {
         let f = Fixture::new();
-        let unit = f.unit("exit 3");
+        let unit = f.unit("echo no luck; exit 3");
         unit.start();
         let status = until(&unit, |s| s.restarts == 2).await;
-        assert_eq!(status.last_exit.as_deref(), Some("ended with exit status 3"));
+        assert_eq!(status.last_exit.as_deref(), Some("ended with exit status 3: no luck"));
         unit.stop(Duration::ZERO).await;
         assert_eq!(unit.status().state, ProcessState::Stopped);
     }

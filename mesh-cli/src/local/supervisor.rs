@@ -71,7 +71,7 @@ impl Supervisor {
         if paths.is_empty() {
             paths.push(super::example::write(&context.dir).context("cannot write the example's files")?);
         }
-        let ca = upkeep::unit(&context, "mesh-ca", "ca", |c| ca_config(c));
+        let ca = upkeep::unit(&context, "mesh-ca", "ca", ca_config);
         let (context_of_pilot, user_paths) = (context.clone(), paths.clone());
         let pilot =
             upkeep::unit(&context_of_pilot, "mesh-pilot", "pilot", move |c| pilot_config(c, &user_paths));
@@ -177,9 +177,9 @@ impl Supervisor {
         self.context.journal.tell("up", format!("mesh {} is ready", self.context.name));
     }
 
-    /// Reads the user's files; what is wrong with them is the pilot's to tell.
+    /// Reads the user's files.
     fn read(&self) -> Plan {
-        Plan::of(&self.files.lock().read().resources)
+        Plan::of(&self.files.lock().read())
     }
 
     /// Makes what runs what the files say.

@@ -51,7 +51,6 @@ pub fn build(
     let instance = Instance {
         kind: workload.kind,
         namespace: workload.namespace.clone(),
-        workload: workload.name.clone(),
         name: name.to_owned(),
         uid: parts.uid.to_owned(),
         created: pod::now(),
