@@ -9,7 +9,7 @@ use crate::cmd::request::RequestArgs;
 
 /// Run, look into and explain a mesh.
 #[derive(Debug, Parser)]
-#[command(name = "meshctl", version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "meshctl", version, arg_required_else_help = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -203,5 +203,20 @@ fn mesh_name(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("a mesh's name has lower-case letters, digits and '-', at most 40".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent_and_names_are_directories_names() {
+        Cli::command().debug_assert();
+        assert!(mesh_name("a-1").is_ok());
+        for bad in ["", "..", "a/b", "A", "-a"] {
+            assert!(mesh_name(bad).is_err(), "{bad}");
+        }
     }
 }

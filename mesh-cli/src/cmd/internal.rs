@@ -16,10 +16,7 @@ use crate::local::process::MYSELF;
 /// Whatever ends it.
 pub fn run(internal: Internal) -> anyhow::Result<ExitCode> {
     match internal {
-        Internal::Proxy(file) => {
-            mesh_proxy::config::Config::read(&file.config)?;
-            anyhow::bail!("the proxy has no process of its own in this build");
-        }
+        Internal::Proxy(file) => mesh_proxy::app::run(mesh_proxy::config::Config::read(&file.config)?)?,
         Internal::Pilot(file) => mesh_pilot::run(mesh_pilot::Config::read(&file.config)?)?,
         Internal::Ca(file) => mesh_ca::run(mesh_ca::config::Config::read(&file.config)?)?,
         Internal::Daemon(args) => return super::up::daemon(args),

@@ -273,7 +273,7 @@ impl Minder {
         }
     }
 
-    fn stopped(&mut self) {
+    fn stopped(&self) {
         self.status.send_modify(|status| {
             status.state = ProcessState::Stopped;
             status.pid = None;
