@@ -2,5 +2,8 @@
 
 mod support;
 
+mod drain;
+mod grpc;
 mod http;
 mod mtls;
+mod tcp;

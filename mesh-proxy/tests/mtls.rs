@@ -1,1 +1,206 @@
-//! PeerAuthentication and identities.
+//! PeerAuthentication, identities, and decisions that are revised while connections live.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_proto::model::Kind;
+use mesh_proto::runtime::identity::Identity;
+use mesh_proto::runtime::testing::TestCa;
+use mesh_proto::runtime::tls::{ClientIdentity, Expect, client_config};
+use mesh_proto::wire::mesh::v1::{MtlsMode, Protocol};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::support::client::{self, Connection};
+use crate::support::eventually;
+use crate::support::mesh::{PORT, Pair, Spec, endpoints};
+use crate::support::origin::Origin;
+
+const MODES: [MtlsMode; 3] = [MtlsMode::MtlsStrict, MtlsMode::MtlsPermissive, MtlsMode::MtlsDisable];
+const HTTP: &str = "GET / HTTP/1.1\r\nhost: ratings\r\nconnection: close\r\n\r\n";
+
+/// Opens mTLS to `at` as `identity`, as a sidecar would.
+async fn handshake(
+    at: SocketAddr,
+    identity: &Identity,
+    alpn: &[u8],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let server = "spiffe://cluster.local/ns/default/sa/ratings".parse().unwrap();
+    let config = client_config(
+        ClientIdentity::Mesh(identity),
+        identity.roots_handle().clone(),
+        Expect::Exactly(server),
+        &[alpn],
+    );
+    let name = "outbound_.9080_._.ratings.default.svc.cluster.local".try_into().unwrap();
+    let mut stream = TlsConnector::from(config).connect(name, TcpStream::connect(at).await?).await?;
+    stream.write_all(HTTP.as_bytes()).await?;
+    Ok(stream)
+}
+
+/// What comes back, up to the end.
+async fn answer(stream: std::io::Result<TlsStream<TcpStream>>) -> String {
+    let Ok(mut stream) = stream else { return String::new() };
+    let mut all = Vec::new();
+    let _ = stream.read_to_end(&mut all).await;
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plaintext_and_mtls_under_each_mode() {
+    for mode in MODES {
+        let app = Origin::start("ratings").await;
+        let pair = Pair::start(app.address, Protocol::Http, mode).await;
+        let plain = client::send(pair.ratings.inbound(), HTTP).await;
+        let identity = pair.mesh.ca.identity("default", "reviews");
+        let mesh = answer(handshake(pair.ratings.inbound(), &identity, b"istio-http/1.1").await).await;
+        let served = (plain.is_ok_and(|a| a.status == 200), mesh.starts_with("HTTP/1.1 200"));
+        let expected = match mode {
+            MtlsMode::MtlsStrict => (false, true),
+            MtlsMode::MtlsPermissive => (true, true),
+            MtlsMode::MtlsDisable => (true, false),
+        };
+        assert_eq!(served, expected, "{mode:?}");
+        assert_eq!(app.count(), usize::from(served.0) + usize::from(served.1));
+    }
+}
+
+/// Every first byte that there is, to a STRICT port of every protocol: nothing of it reaches the application.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_plaintext_byte_passes_strict() {
+    for protocol in [Protocol::Auto, Protocol::Http, Protocol::Grpc, Protocol::Tls, Protocol::Tcp] {
+        let app = Origin::start("ratings").await;
+        let pair = Pair::start(app.address, protocol, MtlsMode::MtlsStrict).await;
+        let messages: [&[u8]; 4] = [
+            HTTP.as_bytes(),
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"\x00\x01other",
+            b"\x16\x03\x01\x00\x05hello",
+        ];
+        for bytes in messages {
+            let mut stream = TcpStream::connect(pair.ratings.inbound()).await.unwrap();
+            stream.write_all(bytes).await.unwrap();
+            let mut all = Vec::new();
+            let _ = stream.read_to_end(&mut all).await;
+            // At most a TLS alert comes back.
+            assert!(!all.starts_with(b"HTTP"), "{protocol:?}: {:?}", String::from_utf8_lossy(&all));
+        }
+        assert_eq!(app.connections.load(std::sync::atomic::Ordering::SeqCst), 0, "{protocol:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_valid_certificates_of_the_mesh_are_let_in() {
+    let app = Origin::start("ratings").await;
+    let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsStrict).await;
+    let ca = &pair.mesh.ca;
+    let at = pair.ratings.inbound();
+    let roots = ca.roots_handle();
+    let expired =
+        ca.leaf_for(&"spiffe://cluster.local/ns/default/sa/reviews".parse().unwrap(), Duration::ZERO);
+    let foreign = TestCa::of("other.example").leaf("default", "reviews");
+    let impostor = TestCa::of("cluster.local").leaf("default", "reviews");
+    for (what, leaf) in [("expired", expired), ("foreign", foreign), ("impostor", impostor)] {
+        let identity = Identity::new(leaf, roots.clone());
+        let got = answer(handshake(at, &identity, b"istio-http/1.1").await).await;
+        assert!(got.is_empty(), "{what}: {got}");
+    }
+    let good = answer(handshake(at, &ca.identity("default", "reviews"), b"istio-http/1.1").await).await;
+    assert!(good.starts_with("HTTP/1.1 200"), "{good}");
+    assert_eq!(app.count(), 1);
+}
+
+/// Design §8: a valid certificate of another account behind the endpoint's address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wrong_identity_behind_an_address_is_refused_with_both_names() {
+    let app = Origin::start("ratings").await;
+    let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsPermissive).await;
+    let mut other = Spec::new("impostor", app.address);
+    other.account = "impostor";
+    let impostor = pair.mesh.pod(other).await;
+    let mut all = endpoints(&[&pair.ratings]);
+    all.endpoints[0].address = impostor.inbound().to_string();
+    let name = format!("ratings.default.svc.cluster.local:{PORT}");
+    pair.mesh.pilot.publish(Kind::Endpoints, &name, &all);
+    let answer = client::get(pair.vip(), "ratings", "/").await.unwrap();
+    assert_eq!(answer.status, 503, "{answer:?}");
+    for name in
+        ["spiffe://cluster.local/ns/default/sa/impostor", "spiffe://cluster.local/ns/default/sa/ratings"]
+    {
+        assert!(answer.body.contains(name), "{answer:?}");
+    }
+    assert_eq!(app.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_plaintext_connection_ends_when_the_policy_turns_strict() {
+    let app = Origin::start("ratings").await;
+    let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsPermissive).await;
+    let mut plain = Connection::open(pair.ratings.inbound()).await;
+    assert_eq!(plain.get("ratings", "/").await.unwrap().status, 200);
+    let mut mesh = Connection::open(pair.vip()).await;
+    assert_eq!(mesh.get("ratings", "/").await.unwrap().status, 200);
+
+    pair.authenticate(Protocol::Http, MtlsMode::MtlsStrict);
+    let mut byte = [0];
+    let end = tokio::time::timeout(Duration::from_secs(5), plain.0.read(&mut byte)).await.unwrap();
+    assert!(matches!(end, Ok(0) | Err(_)), "closed, not answered");
+    assert_eq!(mesh.get("ratings", "/").await.unwrap().status, 200, "mTLS goes on");
+    assert!(client::send(pair.ratings.inbound(), HTTP).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_connection_ends_when_its_root_is_not_trusted_any_more() {
+    let app = Origin::start("ratings").await;
+    let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsStrict).await;
+    let identity = pair.mesh.ca.identity("default", "reviews");
+    let open = "GET / HTTP/1.1\r\nhost: ratings\r\n\r\n";
+    let server = "spiffe://cluster.local/ns/default/sa/ratings".parse().unwrap();
+    let config = client_config(
+        ClientIdentity::Mesh(&identity),
+        identity.roots_handle().clone(),
+        Expect::Exactly(server),
+        &[b"istio-http/1.1"],
+    );
+    let tcp = TcpStream::connect(pair.ratings.inbound()).await.unwrap();
+    let mut stream =
+        TlsConnector::from(Arc::clone(&config)).connect("a.b".try_into().unwrap(), tcp).await.unwrap();
+    stream.write_all(open.as_bytes()).await.unwrap();
+    let mut all = Vec::new();
+    while !String::from_utf8_lossy(&all).contains("host: ratings") {
+        assert!(stream.read_buf(&mut all).await.unwrap() > 0);
+    }
+    let other = TestCa::of("cluster.local");
+    let bundle = mesh_proto::wire::mesh::v1::TrustBundle {
+        trust_domain: "cluster.local".into(),
+        roots: vec![other.root_der().to_vec().into()],
+    };
+    pair.mesh.pilot.publish(Kind::TrustBundle, "cluster.local", &bundle);
+    let end = async { while stream.read_buf(&mut all).await.unwrap_or(0) > 0 {} };
+    tokio::time::timeout(Duration::from_secs(5), end).await.expect("the connection ends");
+}
+
+/// Certificates that live for seconds are replaced under load, and nothing is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotation_loses_nothing() {
+    let app = Origin::start("ratings").await;
+    let mesh = crate::support::Mesh::start().await;
+    *mesh.authority.life.lock() = Duration::from_secs(4);
+    let ratings = mesh.pod(Spec::new("ratings", app.address)).await;
+    let reviews = mesh.pod(Spec::new("reviews", app.address)).await;
+    mesh.service(&Pair::service(Protocol::Http, &ratings));
+    let vip = reviews.vip(2, PORT);
+    eventually("the listener opens", || async move { TcpStream::connect(vip).await.is_ok() }).await;
+    let mut connection = Connection::open(vip).await;
+    let started = std::time::Instant::now();
+    while started.elapsed() < Duration::from_secs(6) {
+        assert_eq!(connection.get("ratings", "/").await.unwrap().status, 200);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let certs = client::get(reviews.admin(), "admin", "/certs").await.unwrap().body;
+    let certs: serde_json::Value = serde_json::from_str(&certs).unwrap();
+    assert!(certs["renewals"].as_u64().unwrap() >= 1, "{certs}");
+}

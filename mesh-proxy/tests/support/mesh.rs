@@ -11,6 +11,7 @@ use mesh_proxy::app;
 use mesh_proxy::config::Config;
 use parking_lot::Mutex;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use wire::{MtlsMode, Protocol};
 
@@ -335,5 +336,50 @@ fn facts(name: &str) -> wire::WorkloadFacts {
         canonical_revision: "v1".into(),
         cluster_id: "Kubernetes".into(),
         instance: name.into(),
+    }
+}
+
+/// A client pod `reviews` and a server pod `ratings` with a service on VIP .2.
+pub struct Pair {
+    pub mesh: Mesh,
+    pub reviews: Pod,
+    pub ratings: Pod,
+}
+
+impl Pair {
+    /// `ratings` runs `app` behind a port of `protocol` under `mtls`.
+    pub async fn start(app: SocketAddr, protocol: Protocol, mtls: MtlsMode) -> Self {
+        let mesh = Mesh::start().await;
+        let mut spec = Spec::new("ratings", app);
+        (spec.protocol, spec.mtls) = (protocol, mtls);
+        let ratings = mesh.pod(spec).await;
+        let reviews = mesh.pod(Spec::new("reviews", SocketAddr::from(([127, 0, 0, 1], 1)))).await;
+        mesh.service(&Self::service(protocol, &ratings));
+        let pair = Self { mesh, reviews, ratings };
+        let vip = pair.vip();
+        eventually("the listener opens", || async move { TcpStream::connect(vip).await.is_ok() }).await;
+        pair
+    }
+
+    /// The service of `pod`.
+    pub fn service(protocol: Protocol, pod: &Pod) -> ServiceSpec<'_> {
+        ServiceSpec { name: "ratings", port: PORT, vip: 2, protocol, pods: vec![pod] }
+    }
+
+    /// Where `reviews` reaches `ratings`.
+    pub fn vip(&self) -> SocketAddr {
+        self.reviews.vip(2, PORT)
+    }
+
+    /// Gives the service other routes.
+    pub fn route(&self, protocol: Protocol, http: wire::RouteTable) {
+        self.mesh.routed_service(&Self::service(protocol, &self.ratings), http);
+    }
+
+    /// Changes PeerAuthentication of `ratings`.
+    pub fn authenticate(&self, protocol: Protocol, mtls: MtlsMode) {
+        let mut spec = Spec::new("ratings", self.ratings.inbound());
+        (spec.protocol, spec.mtls) = (protocol, mtls);
+        self.mesh.pilot.publish_self("ratings", &Mesh::self_config(&spec));
     }
 }
