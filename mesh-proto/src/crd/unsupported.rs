@@ -32,9 +32,9 @@ pub fn unsupported(kind: Kind) -> Option<Unsupported> {
         | Kind::Gateway
         | Kind::PeerAuthentication => return None,
         Kind::EnvoyFilter => (
-            "patches Envoy's configuration and there is no Envoy here; use VirtualService retries, timeout and headers \
-             for routes, DestinationRule for connections and outlier detection, Telemetry for logs and metrics, \
-             AuthorizationPolicy with a CUSTOM action for external authorization",
+            "patches Envoy's configuration and there is no Envoy here; use VirtualService retries and timeout for routes, \
+             DestinationRule for connections and balancing, PeerAuthentication for mTLS; VirtualService headers, outlier \
+             detection, Telemetry and AuthorizationPolicy take the rest as they come in force",
             false,
         ),
         Kind::WasmPlugin | Kind::TrafficExtension => (
