@@ -33,6 +33,8 @@ use crate::status::{LiveEvent, Status, Told};
 
 /// Events that a watcher may lag behind before it misses some.
 const EVENTS: usize = 1024;
+/// Seconds that a change takes to be in force at a proxy.
+const BUCKETS: &[f64] = &[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
 /// How long open streams get at the end.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -70,7 +72,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 async fn serve_on(config: Config, discovery: TcpListener, admin: TcpListener) -> anyhow::Result<()> {
     let trust_domain = config.trust_domain()?;
     // A second pilot of the same process (tests) shares the recorder of the first.
-    let recorder = PrometheusBuilder::new().build_recorder();
+    let recorder = PrometheusBuilder::new().set_buckets(BUCKETS)?.build_recorder();
     let metrics = recorder.handle();
     let _ = metrics::set_global_recorder(recorder);
     let mesh = MeshSettings {
@@ -165,7 +167,10 @@ impl Stages {
         for notice in notices {
             let event = LiveEvent::from(notice);
             tracing::info!(kind = event.kind, "{}", event.text);
-            let _ = self.events.send(event);
+            // The first listing is no news, but for what is wrong in it.
+            if was_loaded || event.kind == "refused" {
+                let _ = self.events.send(event);
+            }
         }
     }
 

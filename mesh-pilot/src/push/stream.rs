@@ -200,10 +200,11 @@ impl Stream {
         self.entries.keys()
     }
 
-    /// What was sent and is not yet answered, or not yet sent.
+    /// How many names are not known to be in force in their newest version; all that is to be looked at again is one.
     pub fn pending(&self) -> usize {
         let unanswered = self.entries.values().filter(|entry| entry.answer == Answer::Pending).count();
-        unanswered + self.dirty.iter().filter(|name| self.is_settled(name)).count()
+        let dirty = self.dirty.iter().filter(|name| self.is_settled(name)).count();
+        unanswered + dirty + usize::from(self.stale)
     }
 
     fn is_settled(&self, name: &ResourceName) -> bool {
