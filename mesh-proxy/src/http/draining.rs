@@ -1,7 +1,9 @@
 //! A connection's view of its drain signal.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Waker};
+
+use tokio::task::unconstrained;
 
 use crate::drain::DrainWatch;
 
@@ -28,6 +30,7 @@ impl<'a> Draining<'a> {
         let watch = self.watch;
         let signal = self.signal.get_or_insert_with(|| Box::pin(watch.draining()));
         self.registered = Some(cx.waker().clone());
-        signal.as_mut().poll(cx).is_ready()
+        // Unconstrained: a Pending for want of budget would not have registered the waker.
+        pin!(unconstrained(signal.as_mut())).poll(cx).is_ready()
     }
 }

@@ -1,10 +1,11 @@
 //! A deadline that moves with every request but touches the timer wheel rarely: it sleeps to the earliest deadline it was
 //! given, and looks again when it wakes.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A movable deadline of one task.
@@ -54,7 +55,8 @@ impl Deadline {
             if self.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 return Poll::Pending;
             }
-            if sleep.as_mut().poll(cx).is_pending() {
+            // Unconstrained: a Pending for want of budget would not have registered the waker.
+            if pin!(unconstrained(sleep.as_mut())).poll(cx).is_pending() {
                 self.registered = Some(cx.waker().clone());
                 return Poll::Pending;
             }
@@ -77,6 +79,24 @@ mod tests {
         deadline.set(Duration::from_secs(60));
         poll_fn(|cx| deadline.poll_expired(cx)).await;
         assert_eq!(start.elapsed().as_secs(), 60);
+    }
+
+    /// The first poll of a deadline may come when the task has used up its budget.
+    #[tokio::test(start_paused = true)]
+    async fn wakes_although_the_budget_was_spent() {
+        let start = Instant::now();
+        let mut deadline = Deadline::default();
+        deadline.set(Duration::from_secs(5));
+        let mut spent = false;
+        poll_fn(|cx| {
+            while !spent && tokio::task::coop::has_budget_remaining() {
+                spent |= pin!(tokio::task::consume_budget()).poll(cx).is_pending();
+            }
+            spent = true;
+            deadline.poll_expired(cx)
+        })
+        .await;
+        assert_eq!(start.elapsed().as_secs(), 5);
     }
 
     #[tokio::test(start_paused = true)]
