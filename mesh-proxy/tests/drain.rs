@@ -54,12 +54,11 @@ async fn a_drained_instance_loses_no_request() {
     eventually("load", reached(200)).await;
     let name = format!("ratings.default.svc.cluster.local:{PORT}");
     mesh.pilot.publish(Kind::Endpoints, &name, &endpoints(&[&one]));
-    let drained = client::send(
-        two.admin(),
-        "POST /drain?timeout=10 HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-    )
-    .await
-    .unwrap();
+    let drain = format!(
+        "POST /drain?timeout=10 HTTP/1.1\r\nhost: {}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        two.admin()
+    );
+    let drained = client::send(two.admin(), &drain).await.unwrap();
     assert_eq!(drained.status, 200, "{drained:?}");
     two.stop();
     two.ended().await;
