@@ -71,8 +71,10 @@ fn main() -> anyhow::Result<()> {
     }
     let dir = tempfile::tempdir()?;
     let settings = Settings::from_env(dir.path().to_owned())?;
-    let proxy = build(&["build", "--profile", "dist", "-p", "mesh-proxy", "--bin", "mesh-proxy"], "dist/mesh-proxy")?;
-    let bare = build(&["build", "--release", "-p", "mesh-proxy", "--example", "bare"], "release/examples/bare")?;
+    let proxy =
+        build(&["build", "--profile", "dist", "-p", "mesh-proxy", "--bin", "mesh-proxy"], "dist/mesh-proxy")?;
+    let bare =
+        build(&["build", "--release", "-p", "mesh-proxy", "--example", "bare"], "release/examples/bare")?;
     let backend = peer::backend(&settings)?;
     let certificates = peer::Certificates::make(&settings.dir)?;
     let mesh = mesh::Mesh::start(&settings, &proxy)?;
@@ -83,7 +85,8 @@ fn main() -> anyhow::Result<()> {
     let mut report = report::Report::new(&settings);
     for round in 0..settings.rounds {
         for contender in &mut contenders {
-            let sample = measure::one(&settings, contender).with_context(|| format!("{}, round {round}", contender.name()))?;
+            let sample = measure::one(&settings, contender)
+                .with_context(|| format!("{}, round {round}", contender.name()))?;
             eprintln!("round {:2}  {:28} {}", round + 1, contender.name(), sample);
             report.add(contender.name(), sample);
         }

@@ -42,7 +42,9 @@ pub fn one(settings: &Settings, contender: &Contender) -> anyhow::Result<Sample>
     if text.contains("Socket errors") || text.contains("Non-2xx") {
         bail!("not every request was answered well:\n{text}");
     }
-    let requests: u64 = field(&text, " requests in ").and_then(|n| n.parse().ok()).with_context(|| format!("wrk said:\n{text}"))?;
+    let requests: u64 = field(&text, " requests in ")
+        .and_then(|n| n.parse().ok())
+        .with_context(|| format!("wrk said:\n{text}"))?;
     let rate = text.split("Requests/sec:").nth(1).and_then(|rest| rest.split_whitespace().next());
     if requests == 0 {
         bail!("no request was answered:\n{text}");
@@ -62,7 +64,11 @@ fn field<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
 
 /// Time on a CPU of every thread, in nanoseconds (first field of schedstat). Threads that ended are lost: none of ours do.
 fn cpu_nanos(processes: &[u32]) -> u64 {
-    let threads = processes.iter().filter_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).ok()).flatten().flatten();
+    let threads = processes
+        .iter()
+        .filter_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).ok())
+        .flatten()
+        .flatten();
     let nanos = threads.filter_map(|thread| {
         let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
         text.split_whitespace().next()?.parse::<u64>().ok()

@@ -99,7 +99,9 @@ impl Mesh {
         }
         let mb = rss_mb(&[self.client.pid()]);
         let age = self.started.elapsed().as_secs();
-        Ok(format!("Idle sidecar, dist build, {NAMES} names, {age} s after its start: {mb:.1} MB RSS (goal <= 12 MB)\n"))
+        Ok(format!(
+            "Idle sidecar, dist build, {NAMES} names, {age} s after its start: {mb:.1} MB RSS (goal <= 12 MB)\n"
+        ))
     }
 
     /// Compares `istio_requests_total` with what wrk counted. wrk leaves out what was in flight when it stopped.
@@ -107,14 +109,28 @@ impl Mesh {
         let metrics = SocketAddr::from((Ipv4Addr::new(127, self.network, 1, 1), 15_090));
         let text = get(metrics, "metrics", "/stats/prometheus")?;
         let mut out = String::new();
-        for (service, rows) in [("backend", ["plain: mesh-proxy", "plain: mesh-proxy again"]), ("secure", ["mTLS pair: mesh-proxy", ""])] {
+        for (service, rows) in [
+            ("backend", ["plain: mesh-proxy", "plain: mesh-proxy again"]),
+            ("secure", ["mTLS pair: mesh-proxy", ""]),
+        ] {
             let counted: f64 = text
                 .lines()
-                .filter(|line| line.starts_with("istio_requests_total{") && line.contains(&format!("destination_service_name=\"{service}\"")))
+                .filter(|line| {
+                    line.starts_with("istio_requests_total{")
+                        && line.contains(&format!("destination_service_name=\"{service}\""))
+                })
                 .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
                 .sum();
-            let sent: u64 = report.requests().iter().filter(|(name, _)| rows.contains(name)).map(|(_, count)| count).sum();
-            let _ = writeln!(out, "istio_requests_total for {service}: {counted:.0}; wrk counted {sent} (and left out what was in flight)");
+            let sent: u64 = report
+                .requests()
+                .iter()
+                .filter(|(name, _)| rows.contains(name))
+                .map(|(_, count)| count)
+                .sum();
+            let _ = writeln!(
+                out,
+                "istio_requests_total for {service}: {counted:.0}; wrk counted {sent} (and left out what was in flight)"
+            );
         }
         Ok(out)
     }
@@ -134,7 +150,12 @@ impl Launcher<'_> {
     fn internal(&self, what: &str, config: &Value) -> anyhow::Result<Process> {
         let file = self.config(what, config)?;
         let arguments = ["internal", what, "--config", &file.display().to_string()];
-        Process::start(1, Path::new(env!("CARGO_BIN_EXE_meshctl")), &arguments, &self.settings.dir.join(format!("{what}.log")))
+        Process::start(
+            1,
+            Path::new(env!("CARGO_BIN_EXE_meshctl")),
+            &arguments,
+            &self.settings.dir.join(format!("{what}.log")),
+        )
     }
 
     fn token(&self, name: &str, namespace: &str, account: &str) -> anyhow::Result<PathBuf> {
@@ -152,7 +173,10 @@ impl Launcher<'_> {
     fn ca(&self) -> anyhow::Result<Process> {
         let dir = &self.settings.dir;
         let key = dir.join("token.key");
-        std::fs::write(&key, self.token_key.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}")))?;
+        std::fs::write(
+            &key,
+            self.token_key.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}")),
+        )?;
         let ca = self.internal(
             "ca",
             &json!({
@@ -167,7 +191,9 @@ impl Launcher<'_> {
 
     fn authority(&self, name: &str, namespace: &str, account: &str) -> anyhow::Result<Value> {
         let token = self.token(name, namespace, account)?;
-        Ok(json!({"address": self.address(0, 2, 15_012), "roots": self.settings.dir.join("root.pem"), "token": token}))
+        Ok(
+            json!({"address": self.address(0, 2, 15_012), "roots": self.settings.dir.join("root.pem"), "token": token}),
+        )
     }
 
     fn pilot(&self) -> anyhow::Result<Process> {
@@ -186,7 +212,14 @@ impl Launcher<'_> {
         Ok(pilot)
     }
 
-    fn proxy(&self, program: &Path, block: u8, name: &str, account: &str, inbound: bool) -> anyhow::Result<Process> {
+    fn proxy(
+        &self,
+        program: &Path,
+        block: u8,
+        name: &str,
+        account: &str,
+        inbound: bool,
+    ) -> anyhow::Result<Process> {
         let inbound = if inbound {
             let target = SocketAddr::from(([127, 0, 0, 1], BACKEND_PORT));
             json!([{"listen": self.address(block, 1, PORT), "port": PORT, "target": target}])
@@ -202,8 +235,14 @@ impl Launcher<'_> {
             "state_dir": self.settings.dir.join(name), "workers": 1, "access_log": false, "parent_pid": std::process::id(),
         });
         let file = self.config(name, &config)?;
-        let process = Process::start(0, program, &["--config", &file.display().to_string()], &self.settings.dir.join(format!("{name}.log")))?;
-        wait_for(self.address(block, 1, 15_001).into(), name).with_context(|| tail(&self.settings.dir.join(format!("{name}.log"))))?;
+        let process = Process::start(
+            0,
+            program,
+            &["--config", &file.display().to_string()],
+            &self.settings.dir.join(format!("{name}.log")),
+        )?;
+        wait_for(self.address(block, 1, 15_001).into(), name)
+            .with_context(|| tail(&self.settings.dir.join(format!("{name}.log"))))?;
         Ok(process)
     }
 
@@ -216,7 +255,8 @@ impl Launcher<'_> {
             ("backend-0", "backend", self.address(3, 1, 0), BACKEND_PORT, false),
         ];
         for (name, app, address, port, sidecar) in pods {
-            let annotations = if sidecar { json!({"sidecar.istio.io/status": "injected"}) } else { json!({}) };
+            let annotations =
+                if sidecar { json!({"sidecar.istio.io/status": "injected"}) } else { json!({}) };
             let pod = json!({
                 "apiVersion": "v1", "kind": "Pod",
                 "metadata": {"name": name, "namespace": "default", "uid": name, "labels": {"app": app, "version": "v1"}, "annotations": annotations},

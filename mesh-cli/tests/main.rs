@@ -1,0 +1,14 @@
+//! A whole mesh as real processes, driven as a person drives it: `meshctl up`, YAML files, `meshctl request`, `meshctl status`.
+//!
+//! Each module runs one mesh (starting one takes seconds) and tells a story with it.
+
+mod support;
+
+mod gateway;
+mod identity;
+mod input;
+mod my_service;
+mod protocols;
+mod routing;
+mod survival;
+mod telemetry;
