@@ -17,7 +17,6 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
-use contender::Contender;
 
 /// The run's parameters, from the environment.
 pub struct Settings {

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
@@ -36,14 +36,14 @@ pub struct Mesh {
 struct Launcher<'a> {
     settings: &'a Settings,
     network: u8,
-    token_key: Vec<u8>,
+    token_key: [u8; 32],
 }
 
 impl Mesh {
     /// Starts everything and waits until requests pass.
     pub fn start(settings: &Settings, proxy: &Path) -> anyhow::Result<Self> {
         let network = free_network()?;
-        let launcher = Launcher { settings, network, token_key: rand::random::<[u8; 32]>().to_vec() };
+        let launcher = Launcher { settings, network, token_key: rand::random() };
         for dir in ["pods", "user"] {
             std::fs::create_dir_all(settings.dir.join(dir))?;
         }
@@ -163,10 +163,10 @@ impl Launcher<'_> {
             namespace: namespace.to_owned(),
             service_account: account.to_owned(),
             pod: name.to_owned(),
-            expires: mesh_ca::token::now() + 86_400,
+            expires: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 86_400,
         };
         let file = self.settings.dir.join(format!("{name}.token"));
-        std::fs::write(&file, mesh_ca::token::mint(&self.token_key, &claims))?;
+        std::fs::write(&file, mesh_ca::token::mint(&mesh_ca::token::TokenKey::new(&self.token_key), &claims))?;
         Ok(file)
     }
 

@@ -45,6 +45,8 @@ impl Certificates {
         };
         let mut authority = CertificateParams::new(Vec::new())?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // A leaf whose subject is its issuer's would be taken for self-signed.
+        authority.distinguished_name.push(rcgen::DnType::CommonName, "bench authority");
         let authority_key = KeyPair::generate()?;
         let authority_certificate = authority.self_signed(&authority_key)?;
         let issuer = Issuer::new(authority, authority_key);
