@@ -35,7 +35,10 @@ fn hosts_ports_and_routes() {
         .until("the gateway serves", &["http://shop.example.com/", "--via", "shop"], |a| a["status"] == 200);
     let seen = body(&answer);
     assert_eq!((&seen["workload"], &seen["host"]), (&"web".into(), &"shop.example.com".into()));
-    assert_eq!(seen["peer"], "spiffe://cluster.local/ns/istio-system/sa/istio-ingressgateway-service-account");
+    assert_eq!(
+        seen["peer"],
+        "spiffe://cluster.local/ns/istio-system/sa/istio-ingressgateway-service-account"
+    );
     assert!(body(&via("http://shop.example.com/api/x"))["workload"].as_str().unwrap().starts_with("api-"));
     assert_eq!(via("http://a.wild.example.com/")["status"], 200);
     // Within the server's hosts, but no VirtualService names it; outside of them; another port of the same gateway.

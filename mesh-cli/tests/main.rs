@@ -1,9 +1,12 @@
 //! A whole mesh as real processes, driven as a person drives it: `meshctl up`, YAML files, `meshctl request`, `meshctl status`.
 //!
-//! Each module runs one mesh (starting one takes seconds) and tells a story with it.
+//! Each module runs one mesh (starting one takes seconds) and tells a story with it. `contract` and `discovery` need no
+//! processes: they hold the crates against each other.
 
 mod support;
 
+mod contract;
+mod discovery;
 mod gateway;
 mod identity;
 mod input;

@@ -1,7 +1,7 @@
 //! The harness: a mesh from YAML texts, requests as JSON, waiting with a bound.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -71,16 +71,6 @@ impl Mesh {
         let output = meshctl(&arguments);
         assert!(output.status.success(), "meshctl up failed:\n{}", text(&output));
         mesh
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Where its YAML is.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
     }
 
     /// Writes (or replaces) a file of the user.

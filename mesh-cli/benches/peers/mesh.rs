@@ -166,7 +166,10 @@ impl Launcher<'_> {
             expires: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 86_400,
         };
         let file = self.settings.dir.join(format!("{name}.token"));
-        std::fs::write(&file, mesh_ca::token::mint(&mesh_ca::token::TokenKey::new(&self.token_key), &claims))?;
+        std::fs::write(
+            &file,
+            mesh_ca::token::mint(&mesh_ca::token::TokenKey::new(&self.token_key), &claims),
+        )?;
         Ok(file)
     }
 
