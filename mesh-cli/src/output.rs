@@ -43,7 +43,7 @@ pub fn workloads(mesh: &Mesh) -> String {
             ]);
         }
     }
-    all.to_string()
+    all.trim_fmt()
 }
 
 fn name(workload: &Workload) -> String {
@@ -124,7 +124,7 @@ fn instances(status: &Status) -> String {
             ]);
         }
     }
-    all.to_string()
+    all.trim_fmt()
 }
 
 fn certificate(status: &Status, instance: &str) -> String {
@@ -161,7 +161,7 @@ fn processes(mesh: &Mesh) -> String {
             process.last_exit.clone().unwrap_or_default(),
         ]);
     }
-    all.to_string()
+    all.trim_fmt()
 }
 
 fn resources(resources: &[ResourceStatus]) -> String {
@@ -188,7 +188,7 @@ fn resources(resources: &[ResourceStatus]) -> String {
             why.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; "),
         ]);
     }
-    all.to_string()
+    all.trim_fmt()
 }
 
 fn proxies(status: &Status) -> String {
@@ -206,7 +206,7 @@ fn proxies(status: &Status) -> String {
         ]);
     }
     let metrics = format!("metrics: http://ADDRESS:{}/stats/prometheus of each instance", port::METRICS);
-    format!("{all}\n\n{metrics}")
+    format!("{}\n\n{metrics}", all.trim_fmt())
 }
 
 #[cfg(test)]

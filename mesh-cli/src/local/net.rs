@@ -131,10 +131,11 @@ impl Subnets {
     }
 }
 
-/// Where a container port is served on a pod's address: the port itself, or 8000 + port where it cannot be bound.
+/// Where a container port is served on a pod's address: the port itself, or 8000 + port where low ports cannot be bound.
+/// All low ports of a pod are treated alike, so that one annotation tells the pilot.
 #[must_use]
 pub fn served_port(ip: Ipv4Addr, port: u16) -> u16 {
-    if port >= 1024 || may_bind(ip, port) { port } else { PORT_OFFSET + port }
+    if port >= 1024 || may_bind(ip, 1) { port } else { PORT_OFFSET + port }
 }
 
 /// Whether this user may bind a low port.

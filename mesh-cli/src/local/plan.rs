@@ -96,6 +96,7 @@ impl Plan {
             }
         }
         let services: Vec<&Service> = resources.iter().filter_map(as_service).collect();
+        plan.tell_stand_ins();
         plan.imply(&services);
         plan.built_in();
         plan
@@ -143,13 +144,6 @@ impl Plan {
                 self.notices.push(format!("{about}: container {}: {what}", wanted.name));
             }
         }
-        for container in containers.iter().filter(|c| c.run == Run::StandIn) {
-            self.notices.push(format!(
-                "{about}: container {} has only an image ({}), so the sample application stands in for it; give it a \
-                 `command` to run a program of yours",
-                container.name, container.image
-            ));
-        }
         if !spec.init_containers.is_empty() {
             blocked = Some("initContainers are not run on one machine yet; remove them".to_owned());
         }
@@ -177,6 +171,18 @@ impl Plan {
             containers,
             grace: spec.termination_grace_period_seconds.map_or(GRACE, Duration::from_secs),
             blocked,
+        }
+    }
+
+    /// One line for all of them: most examples have only images.
+    fn tell_stand_ins(&mut self) {
+        let has_one = |w: &&Workload| w.template.containers.iter().any(|c| c.run == Run::StandIn);
+        let named: Vec<&str> = self.workloads.values().filter(has_one).map(|w| w.name.as_str()).collect();
+        if !named.is_empty() {
+            self.notices.push(format!(
+                "images are not run here: the sample application stands in for {}; a container with a `command` runs it",
+                named.join(", ")
+            ));
         }
     }
 

@@ -1,8 +1,10 @@
 //! `endpoints/<host>:<port>` and `workload/<ip>`: who is there. The same for every viewer.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use mesh_proto::crd::Labels;
+use mesh_proto::crd::meta::LOW_PORT_OFFSET;
 use mesh_proto::model::Protocol;
 use mesh_proto::wire::mesh::v1 as wire;
 
@@ -40,7 +42,7 @@ fn endpoint(config: &Config, view: &EndpointView, wanted: &BTreeSet<&str>) -> wi
     let labels = pod.labels.iter().filter(|(key, _)| wanted.contains(key.as_str()));
     wire::Endpoint {
         uid: pod.uid.to_string(),
-        address: view.address.to_string(),
+        address: served_at(pod, view.address).to_string(),
         identity: identity(pod),
         mtls: speaks_mtls(pod, &peer_policy(config, pod), view.address.port()),
         ready: view.ready && !pod.terminating,
@@ -49,6 +51,15 @@ fn endpoint(config: &Config, view: &EndpointView, wanted: &BTreeSet<&str>) -> wi
         labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
         facts: Some(facts(pod)),
     }
+}
+
+/// Where a pod's port is served: another place only for low ports that the local supervisor may not bind.
+fn served_at(pod: &Pod, mut address: SocketAddr) -> SocketAddr {
+    let offset = pod.annotations.get(LOW_PORT_OFFSET).and_then(|offset| offset.parse::<u16>().ok());
+    if let (0..1024, Some(offset)) = (address.port(), offset) {
+        address.set_port(address.port().saturating_add(offset));
+    }
+    address
 }
 
 /// Empty for who has no sidecar: no certificate, so no identity to expect.

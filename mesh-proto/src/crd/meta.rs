@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 /// Where an object without a namespace is.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
+/// A pod's annotation: its ports below 1024 are served at this much more. Written by the local supervisor where it may not
+/// bind them.
+pub const LOW_PORT_OFFSET: &str = "mesh.local/low-port-offset";
+
 /// Labels and annotations.
 pub type Labels = BTreeMap<String, String>;
 

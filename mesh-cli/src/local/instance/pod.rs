@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use mesh_proto::crd::meta::LOW_PORT_OFFSET;
 use serde_json::{Value, json};
 
 use super::Instance;
 use crate::local::api::{InstanceState, WorkloadKind};
 use crate::local::dir;
+use crate::local::net::PORT_OFFSET;
 
 /// Says that the pod has a sidecar: its ports take mTLS.
 const INJECTED: &str = "sidecar.istio.io/status";
@@ -60,6 +62,9 @@ impl Instance {
         let phase = self.phase();
         let mut annotations = self.template.annotations.clone();
         annotations.insert(INJECTED.to_owned(), "injected".to_owned());
+        if self.ports.iter().any(|p| p.port != p.listen.port()) {
+            annotations.insert(LOW_PORT_OFFSET.to_owned(), PORT_OFFSET.to_string());
+        }
         let mut metadata = json!({
             "name": self.name,
             "namespace": self.namespace,

@@ -218,6 +218,26 @@ fn endpoints_say_who_is_there() {
     assert_eq!(facts.instance, "reviews-v1-0");
 }
 
+/// Where the local supervisor may not bind low ports, it serves them elsewhere and says so on the pod.
+#[test]
+fn a_low_port_may_be_served_elsewhere() {
+    let pod = |annotations: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: low, uid: low, labels: {{app: low}}, annotations: \
+             {{{annotations}}}}}, spec: {{containers: [{{name: a, ports: [{{containerPort: 80}}]}}]}}, status: \
+             {{podIP: 10.1.0.9, phase: Running}}}}\n---\n{{apiVersion: v1, kind: Service, metadata: {{name: low}}, \
+             spec: {{selector: {{app: low}}, ports: [{{port: 80, name: a}}, {{port: 81, targetPort: 8081, name: b}}]}}}}\n"
+        )
+    };
+    let addresses = |annotations: &str, port: u16| -> Vec<String> {
+        let endpoints = Mesh::with(&pod(annotations)).endpoints("low", port);
+        endpoints.into_iter().map(|e| e.address).collect()
+    };
+    assert_eq!(addresses("", 80), ["10.1.0.9:80"]);
+    assert_eq!(addresses("mesh.local/low-port-offset: '8000'", 80), ["10.1.0.9:8080"]);
+    assert_eq!(addresses("mesh.local/low-port-offset: '8000'", 81), ["10.1.0.9:8081"]);
+}
+
 /// A refused rule that was to secure connections: nobody reaches its host until it is put right.
 #[test]
 fn a_refused_rule_with_tls_fails_closed() {
