@@ -41,11 +41,10 @@ struct Gateway {
     port: u16,
     ends: Ends,
     closer: Closer,
-    known: RefCell<Option<Known>>,
+    known: RefCell<Option<Rc<Known>>>,
 }
 
 /// What the last request's host came to.
-#[derive(Clone)]
 struct Known {
     host: Option<HeaderValue>,
     generation: u64,
@@ -113,7 +112,7 @@ impl Gateway {
     }
 
     /// The virtual host of a request, from memory where the host is the same and nothing has changed.
-    fn find(&self, head: &Parts) -> Result<Known, Failure> {
+    fn find(&self, head: &Parts) -> Result<Rc<Known>, Failure> {
         let host = head.headers.get(HOST);
         let generation = self.worker.store.generation();
         if let Some(known) = &*self.known.borrow()
@@ -126,7 +125,8 @@ impl Gateway {
         let listener = listeners.iter().find(|l| l.port == self.port).ok_or(Failure::NoRoute)?;
         let name = host.and_then(|h| h.to_str().ok()).unwrap_or_default();
         let virtual_host = listener.find(name).ok_or(Failure::NoRoute)?.clone();
-        let known = Known { host: host.cloned(), generation, virtual_host, me: self.worker.me()? };
+        let me = self.worker.me()?;
+        let known = Rc::new(Known { host: host.cloned(), generation, virtual_host, me });
         *self.known.borrow_mut() = Some(known.clone());
         Ok(known)
     }

@@ -133,35 +133,20 @@ impl Failure {
     /// Status, flag, detail and fault.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        let known = |status, flags, details: &'static str, fault| Verdict {
-            status,
-            flags,
-            details: Cow::Borrowed(details),
-            fault,
-        };
-        let told = |status, flags, details: String, fault| Verdict {
-            status,
-            flags,
-            details: Cow::Owned(details),
-            fault,
-        };
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        let client = |text| told(StatusCode::BAD_REQUEST, Flags::DOWNSTREAM_PROTOCOL, text, Fault::Client);
+        let late = |text| known(StatusCode::GATEWAY_TIMEOUT, Flags::UPSTREAM_TIMEOUT, text, Fault::Upstream);
         match self {
             Self::Malformed(why) => {
                 told(why.status(), Flags::DOWNSTREAM_PROTOCOL, format!("client: {why}"), Fault::Client)
             }
-            Self::ConnectTarget(_) => {
-                told(StatusCode::BAD_REQUEST, Flags::DOWNSTREAM_PROTOCOL, self.to_string(), Fault::Client)
-            }
+            Self::ConnectTarget(_) | Self::Handshake(_) | Self::RequestBody(_) => client(self.to_string()),
             Self::ClientGone => known(
                 StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
                 Flags::DOWNSTREAM_DISCONNECT,
                 "downstream_remote_disconnect",
                 Fault::Client,
             ),
-            Self::Handshake(_) | Self::RequestBody(_) => {
-                told(StatusCode::BAD_REQUEST, Flags::DOWNSTREAM_PROTOCOL, self.to_string(), Fault::Client)
-            }
             Self::PlaintextRefused { .. } | Self::ForeignTls { .. } | Self::FailClosed { .. } => {
                 told(StatusCode::FORBIDDEN, Flags::NONE, format!("policy: {self}"), Fault::Policy)
             }
@@ -172,21 +157,13 @@ impl Failure {
             Self::UnknownHost(_) => {
                 known(StatusCode::BAD_GATEWAY, Flags::DNS_FAILURE, "dns_resolution_failure", Fault::Client)
             }
-            Self::NoBackend => known(unavailable, Flags::NO_CLUSTER, "cluster_not_found", Fault::Route),
+            Self::NoBackend => {
+                known(StatusCode::INTERNAL_SERVER_ERROR, Flags::NO_CLUSTER, "cluster_not_found", Fault::Route)
+            }
             Self::NoEndpoint(why) => Self::no_endpoint(why),
             Self::Send { kind, retried } => Self::send(kind, *retried),
-            Self::RouteTimeout => known(
-                StatusCode::GATEWAY_TIMEOUT,
-                Flags::UPSTREAM_TIMEOUT,
-                "response_timeout",
-                Fault::Upstream,
-            ),
-            Self::PerTryTimeout => known(
-                StatusCode::GATEWAY_TIMEOUT,
-                Flags::UPSTREAM_TIMEOUT,
-                "upstream_per_try_timeout",
-                Fault::Upstream,
-            ),
+            Self::RouteTimeout => late("response_timeout"),
+            Self::PerTryTimeout => late("upstream_per_try_timeout"),
             Self::NoIdentity(_) => told(
                 unavailable,
                 Flags::UPSTREAM_CONNECT_FAILED,
@@ -293,6 +270,16 @@ impl Failure {
         };
         format!("{who}: {self} ({})\n", verdict.details)
     }
+}
+
+/// A verdict whose detail is a fixed word.
+const fn known(status: StatusCode, flags: Flags, details: &'static str, fault: Fault) -> Verdict {
+    Verdict { status, flags, details: Cow::Borrowed(details), fault }
+}
+
+/// A verdict whose detail says more.
+const fn told(status: StatusCode, flags: Flags, details: String, fault: Fault) -> Verdict {
+    Verdict { status, flags, details: Cow::Owned(details), fault }
 }
 
 fn short(details: &str) -> &str {

@@ -294,3 +294,39 @@ async fn a_gateway_routes_by_host() {
     let other = client::get(at, "other.example", "/").await.unwrap();
     assert_eq!(other.status, 404, "{other:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listeners_come_and_go_with_the_catalogue() {
+    let app = Origin::start("ratings").await;
+    let pair = pair(&app).await;
+    let vip = pair.vip();
+    let mut connection = Connection::open(vip).await;
+    assert_eq!(connection.get("ratings", "/").await.unwrap().status, 200);
+    pair.mesh.withdraw("ratings");
+    eventually("the listener closes", || async move { tokio::net::TcpStream::connect(vip).await.is_err() })
+        .await;
+    let gone = client::proxied(pair.reviews.proxy(), "http://ratings/").await.unwrap();
+    assert_eq!(gone.status, 502, "{gone:?}");
+    pair.mesh.announce(&Pair::service(Protocol::Http, &pair.ratings));
+    eventually("the listener opens", || async move { tokio::net::TcpStream::connect(vip).await.is_ok() })
+        .await;
+    assert_eq!(client::get(vip, "ratings", "/").await.unwrap().status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_workers_share_the_ports_and_their_counts_add_up() {
+    let app = Origin::start("ratings").await;
+    let mesh = crate::support::Mesh::start().await;
+    let ratings = mesh.pod(Spec { workers: 4, ..Spec::new("ratings", app.address) }).await;
+    let reviews = mesh.pod(Spec { workers: 4, ..Spec::new("reviews", app.address) }).await;
+    mesh.service(&Pair::service(Protocol::Http, &ratings));
+    let vip = reviews.vip(2, PORT);
+    eventually("the listener opens", || async move { tokio::net::TcpStream::connect(vip).await.is_ok() })
+        .await;
+    for _ in 0..40 {
+        assert_eq!(client::get(vip, "ratings", "/").await.unwrap().status, 200);
+    }
+    let metrics = client::get(reviews.metrics(), "metrics", "/stats/prometheus").await.unwrap().body;
+    let line = metrics.lines().find(|l| l.starts_with("istio_requests_total{")).unwrap().to_owned();
+    assert!(line.ends_with(" 40"), "{line}");
+}

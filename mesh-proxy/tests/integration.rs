@@ -1,5 +1,7 @@
 //! Whole proxies in this process, against a fake pilot and a fake CA that speak the real protocols over real TLS.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 mod drain;

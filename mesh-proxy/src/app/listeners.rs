@@ -200,5 +200,5 @@ async fn follow_policy(worker: &Rc<Worker>) {
 }
 
 async fn park() {
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -4,11 +4,13 @@
 //! or the connection closed before a byte of it reached the application.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use mesh_proto::model::Protocol as Declared;
+use mesh_proto::runtime::svid::Svid;
 use mesh_proto::runtime::tls::{explain, peer};
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
@@ -34,6 +36,9 @@ use crate::worker::{Me, Worker, me};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What a peer showed, leaf first.
+type Chain = Vec<CertificateDer<'static>>;
 
 /// What is known about a connection while it is being let in.
 struct Arrival {
@@ -69,11 +74,19 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, po
     let Some(config) = arrival.worker.store.self_config() else { return };
     match decide(&config, port.port, seen) {
         Decision::Close(failure) => refused(&arrival.worker, &arrival.ends, &failure),
-        Decision::Mtls => arrival.mtls(stream).await,
-        Decision::Http(protocol) => {
-            arrival.http(Io::Plain(stream), Bytes::new(), protocol, None, Vec::new()).await;
+        // Boxed: what serves a connection is not paid for while it is being let in, nor the other way round.
+        Decision::Mtls => {
+            if let Some((arrival, io, chain, peer)) = Box::pin(arrival.handshake(stream)).await {
+                Box::pin(arrival.mtls(io, chain, peer)).await;
+            }
         }
-        Decision::Opaque => arrival.opaque(Io::Plain(stream), Bytes::new(), Vec::new()).await,
+        Decision::Http(protocol) => {
+            let io = Io::Plain(stream);
+            Box::pin(arrival.http(io, Bytes::new(), protocol, None, Vec::new())).await;
+        }
+        Decision::Opaque => {
+            Box::pin(arrival.opaque(Io::Plain(stream), Bytes::new(), Vec::new())).await;
+        }
     }
 }
 
@@ -104,37 +117,40 @@ impl Arrival {
         })
     }
 
-    async fn mtls(mut self, stream: TcpStream) {
+    /// Terminates mTLS; `None` when that failed, which is told.
+    async fn handshake(self, stream: TcpStream) -> Option<(Self, Io, Chain, Svid)> {
         let acceptor = TlsAcceptor::from(self.worker.server_tls.clone());
         let accepted = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
-        let stream = match accepted {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return self.no_handshake(explain(&error)),
-            Err(_) => return self.no_handshake("it took too long".to_owned()),
+        let why = match accepted {
+            Ok(Ok(stream)) => {
+                let io = Io::Server(Box::new(stream));
+                let chain = io.peer_certificates().unwrap_or_default().to_vec();
+                match peer(&chain) {
+                    Ok(peer) => return Some((self, io, chain, peer)),
+                    Err(error) => error.to_string(),
+                }
+            }
+            Ok(Err(error)) => explain(&error),
+            Err(_) => "it took too long".to_owned(),
         };
-        let mut io = Io::Server(Box::new(stream));
-        let chain = io.peer_certificates().unwrap_or_default().to_vec();
-        let peer = match peer(&chain) {
-            Ok(peer) => peer,
-            Err(error) => return self.no_handshake(error.to_string()),
-        };
+        refused(&self.worker, &self.ends, &Failure::Handshake(why));
+        None
+    }
+
+    async fn mtls(mut self, mut io: Io, chain: Chain, peer: Svid) {
         self.ends.mtls = true;
         self.ends.source = me::from_certificate(&peer.id);
         let expires = peer.not_after.min(self.worker.identity.leaf().not_after);
         let told = Peer { client_cert: self.client_cert(&peer.id, &chain), id: peer.id };
         let closer = self.closer.clone();
-        let serving = async {
+        let serving = std::pin::pin!(async {
             match self.protocol(&mut io).await {
                 Some((Some(protocol), first)) => self.http(io, first, protocol, Some(told), chain).await,
                 Some((None, first)) => self.opaque(io, first, chain).await,
                 None => {}
             }
-        };
+        });
         until_expiry(serving, expires, &closer).await;
-    }
-
-    fn no_handshake(self, why: String) {
-        refused(&self.worker, &self.ends, &Failure::Handshake(why));
     }
 
     fn client_cert(
@@ -171,19 +187,12 @@ impl Arrival {
         }
     }
 
-    fn admitted(&self, io: &Io, chain: Vec<CertificateDer<'static>>) -> Admitted {
+    fn admitted(&self, io: &Io, chain: Chain) -> Admitted {
         let through = if io.is_tls() { Through::Mtls } else { Through::Plain };
         Admitted { port: self.port.port, through, chain, closer: self.closer.clone() }
     }
 
-    async fn http(
-        self,
-        io: Io,
-        first: Bytes,
-        protocol: Protocol,
-        peer: Option<Peer>,
-        chain: Vec<CertificateDer<'static>>,
-    ) {
+    async fn http(self, io: Io, first: Bytes, protocol: Protocol, peer: Option<Peer>, chain: Chain) {
         let _entry = self.worker.live.admit(self.admitted(&io, chain));
         let declared = self.me.config.protocol_of(self.port.port);
         let worker = self.worker;
@@ -191,7 +200,7 @@ impl Arrival {
         serve_connection(io, first, protocol, &worker.settings, Rc::new(service), self.watch).await;
     }
 
-    async fn opaque(self, io: Io, first: Bytes, chain: Vec<CertificateDer<'static>>) {
+    async fn opaque(self, io: Io, first: Bytes, chain: Chain) {
         let _entry = self.worker.live.admit(self.admitted(&io, chain));
         let target = direct::application(&self.worker.targets, self.port, MeshAlpn::Tcp);
         match self.worker.pool.connect_raw(&target).await {
@@ -210,9 +219,8 @@ impl Arrival {
 }
 
 /// An mTLS connection lives at most until the earlier certificate expires.
-async fn until_expiry(serving: impl Future<Output = ()>, expires: SystemTime, closer: &Closer) {
+async fn until_expiry(mut serving: Pin<&mut impl Future<Output = ()>>, expires: SystemTime, closer: &Closer) {
     let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
-    let mut serving = std::pin::pin!(serving);
     tokio::select! {
         () = &mut serving => return,
         () = tokio::time::sleep(left) => closer.close(),

@@ -13,6 +13,10 @@ use crate::route::{Outcome, RetryOn, RetryPolicy};
 const REPLAY: usize = 64 << 10;
 
 /// A request that may be needed more than once.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and a box would cost each request"
+)]
 pub enum Sendable {
     /// No copy is kept: it is there again only when an attempt gives it back untouched.
     Once(Option<Request<Body>>),
@@ -32,7 +36,7 @@ impl Sendable {
     }
 
     /// The request for the next attempt; `None` when it cannot be sent again.
-    pub fn next(&mut self) -> Option<Request<Body>> {
+    pub fn take(&mut self) -> Option<Request<Body>> {
         match self {
             Self::Once(request) => request.take(),
             Self::Kept(head, None) => Some(Request::from_parts(Parts::clone(head), Body::empty())),
@@ -50,7 +54,7 @@ impl Sendable {
         }
     }
 
-    /// Whether [`Self::next`] would give a request.
+    /// Whether [`Self::take`] would give a request.
     #[must_use]
     pub fn is_left(&self) -> bool {
         match self {
@@ -127,9 +131,9 @@ mod tests {
         assert!(matches!(Sendable::new(head(), Body::empty(), &istio, false), Sendable::Once(_)));
         assert!(matches!(Sendable::new(head(), Body::empty(), &istio, true), Sendable::Kept(..)));
         let mut kept = Sendable::new(head(), Body::full("x"), &policy(RetryOn::SERVER_ERROR), false);
-        assert!(kept.next().is_some() && kept.is_left() && kept.next().is_some());
+        assert!(kept.take().is_some() && kept.is_left() && kept.take().is_some());
         let mut once = Sendable::new(head(), Body::full("x"), &istio, false);
-        let request = once.next();
+        let request = once.take();
         assert!(request.is_some() && !once.is_left());
         once.give_back(&mut SendError::new(SendErrorKind::ConnectTimeout, request));
         assert!(once.is_left());

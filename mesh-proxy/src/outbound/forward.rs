@@ -160,7 +160,7 @@ impl Onward<'_> {
         request: &mut Sendable,
         attempts: &mut Attempts<'_>,
     ) -> Next {
-        let Some(mut next) = request.next() else {
+        let Some(mut next) = request.take() else {
             return Next::Done(Err(Failure::Bug("an attempt without a request")));
         };
         headers::attempt(next.headers_mut(), attempts.retries + 1);

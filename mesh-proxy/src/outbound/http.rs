@@ -49,11 +49,10 @@ pub struct Outbound {
     pub closer: Closer,
     /// Ends it, and everything else.
     pub watch: DrainWatch,
-    known: RefCell<Option<Known>>,
+    known: RefCell<Option<Rc<Known>>>,
 }
 
 /// What the last request's host came to.
-#[derive(Clone)]
 struct Known {
     host: Option<HeaderValue>,
     generation: u64,
@@ -111,7 +110,7 @@ impl Outbound {
     }
 
     /// The goal of a request, from memory where the host is the same and nothing has changed.
-    async fn find(&self, head: &Parts) -> Result<Known, Failure> {
+    async fn find(&self, head: &Parts) -> Result<Rc<Known>, Failure> {
         let host = head.headers.get(HOST);
         let generation = self.worker.store.generation();
         if let Some(known) = &*self.known.borrow()
@@ -125,7 +124,7 @@ impl Outbound {
             Entry::Vip(vip) => self.ask(Some(*vip), host).await?,
             Entry::Proxy => self.ask(None, host).await?,
         };
-        let known = Known { host: host.cloned(), generation, goal, me: self.worker.me()? };
+        let known = Rc::new(Known { host: host.cloned(), generation, goal, me: self.worker.me()? });
         *self.known.borrow_mut() = Some(known.clone());
         Ok(known)
     }

@@ -67,11 +67,6 @@ impl FakePilot {
         self.state.changed.send_modify(|n| *n += 1);
     }
 
-    pub fn remove(&self, kind: Kind, name: &str) {
-        self.state.held.lock().resources.remove(&ResourceName::new(kind, name));
-        self.state.changed.send_modify(|n| *n += 1);
-    }
-
     /// Publishes `self/self` of a pod.
     pub fn publish_self(&self, pod: &str, message: &wire::SelfConfig) {
         self.state.held.lock().selves.insert(pod.to_owned(), message.encode_to_vec());

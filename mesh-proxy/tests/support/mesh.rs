@@ -38,7 +38,6 @@ pub struct Pod {
     pub name: String,
     pub account: String,
     pub ip: IpAddr,
-    pub index: u8,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
@@ -161,7 +160,6 @@ impl Mesh {
             name: spec.name.into(),
             account: spec.account.into(),
             ip: ip.into(),
-            index,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -176,7 +174,7 @@ impl Mesh {
     pub fn routed_service(&self, spec: &ServiceSpec<'_>, http: wire::RouteTable) {
         let host = host(spec.name);
         let name = format!("{host}:{}", spec.port);
-        let host_port = Some(wire::HostPort { host: host.clone(), port: spec.port.into() });
+        let host_port = Some(wire::HostPort { host, port: spec.port.into() });
         let backend = wire::WeightedBackend { cluster: host_port.clone(), weight: 1, ..Default::default() };
         let destination = wire::Destination {
             name: host_port.clone(),
@@ -197,6 +195,14 @@ impl Mesh {
         self.pilot.publish(Kind::Cluster, &name, &cluster);
         self.pilot.publish(Kind::Destination, &name, &destination);
         self.announce(spec);
+    }
+
+    /// Takes a service out of the catalogue.
+    pub fn withdraw(&self, name: &str) {
+        let mut entries = self.catalogue.lock();
+        entries.retain(|e| e.host != host(name));
+        let catalogue = wire::Catalogue { entries: entries.clone() };
+        self.pilot.publish(Kind::Catalogue, "default", &catalogue);
     }
 
     /// Puts a service into the catalogue, without contents.
