@@ -206,3 +206,60 @@ async fn rotation_loses_nothing() {
     let certs: serde_json::Value = serde_json::from_str(&certs).unwrap();
     assert!(certs["renewals"].as_u64().unwrap() >= 1, "{certs}");
 }
+
+/// The application's own TLS on an undeclared port is not ours to end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn foreign_tls_passes_a_permissive_port_untouched() {
+    let app = Origin::start("ratings").await;
+    let pair = Pair::start(app.address, Protocol::Auto, MtlsMode::MtlsPermissive).await;
+    let identity = pair.mesh.ca.identity("default", "reviews");
+    let expect = Expect::Exactly(identity.id().clone());
+    let config = client_config(ClientIdentity::None, identity.roots_handle().clone(), expect, &[b"http/1.1"]);
+    let mut client = rustls::ClientConnection::new(config, "a.example".try_into().unwrap()).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    let mut stream = TcpStream::connect(pair.ratings.inbound()).await.unwrap();
+    stream.write_all(&hello).await.unwrap();
+    eventually("the hello reaches the application", || {
+        let (app, hello) = (app.clone(), hello.clone());
+        async move { *app.seen.lock() == hello }
+    })
+    .await;
+}
+
+/// Design §3.2, 4: a pod that is dialled by its address gets it, with its own identity expected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_dialled_by_address_is_reached_with_mtls() {
+    let app = Origin::start("ratings").await;
+    let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsStrict).await;
+    let mut workload = mesh_proto::wire::mesh::v1::Workload {
+        address: pair.ratings.ip.to_string(),
+        uid: "ratings".into(),
+        identity: "spiffe://cluster.local/ns/default/sa/ratings".into(),
+        ports: vec![mesh_proto::wire::mesh::v1::WorkloadPort {
+            port: PORT.into(),
+            protocol: Protocol::Http.into(),
+            mtls: true,
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let ip = pair.ratings.ip.to_string();
+    pair.mesh.pilot.publish(Kind::Workload, &ip, &workload);
+    let url = format!("http://{ip}:{PORT}/");
+    let answer = client::proxied(pair.reviews.proxy(), &url).await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.body.contains("URI=spiffe://cluster.local/ns/default/sa/reviews"), "{answer:?}");
+
+    workload.identity = "spiffe://cluster.local/ns/default/sa/other".into();
+    pair.mesh.pilot.publish(Kind::Workload, &ip, &workload);
+    let proxy = pair.reviews.proxy();
+    eventually("the other identity is expected", || {
+        let url = url.clone();
+        async move {
+            let answer = client::proxied(proxy, &url).await.unwrap();
+            answer.status == 503 && answer.body.contains("sa/other") && answer.body.contains("sa/ratings")
+        }
+    })
+    .await;
+}
