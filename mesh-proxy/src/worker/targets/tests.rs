@@ -5,7 +5,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 
 use super::*;
 
-fn view(mtls: bool, identity: &str) -> ClusterView {
+fn view(mtls: bool, identity: &str, tls: wire::UpstreamTls) -> ClusterView {
     let cluster = wire::Cluster {
         name: Some(wire::HostPort { host: "a.default.svc.cluster.local".into(), port: 80 }),
         policy: Some(wire::Policy {
@@ -13,6 +13,7 @@ fn view(mtls: bool, identity: &str) -> ClusterView {
                 kind: Some(wire::load_balancer::Kind::RoundRobin(wire::Empty {})),
             }),
             connect_timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+            tls: tls.into(),
             ..Default::default()
         }),
         ..Default::default()
@@ -35,7 +36,8 @@ fn mtls_exactly_where_the_endpoint_has_it() {
     let targets = Targets::new(identity.clone());
     let of = |view: &ClusterView| targets.of(view, None, &view.endpoints()[0], MeshAlpn::Http1, None);
     let peer = "spiffe://cluster.local/ns/default/sa/a";
-    let mesh = view(true, peer);
+    let auto = wire::UpstreamTls::Auto;
+    let mesh = view(true, peer, auto);
     let target = of(&mesh).unwrap();
     let (config, name) = target.tls.as_ref().unwrap();
     assert_eq!(config.alpn_protocols, [b"istio-http/1.1".to_vec()]);
@@ -44,6 +46,9 @@ fn mtls_exactly_where_the_endpoint_has_it() {
     identity.swap_leaf(ca.leaf("default", "me")).unwrap();
     let renewed = of(&mesh).unwrap();
     assert!(renewed.key != target.key, "connections of before are not used for new requests");
-    assert!(of(&view(false, peer)).unwrap().tls.is_none());
-    assert!(matches!(of(&view(true, "")), Err(Failure::NoIdentity(_))));
+    assert!(of(&view(false, peer, auto)).unwrap().tls.is_none());
+    assert!(of(&view(true, peer, wire::UpstreamTls::Disable)).unwrap().tls.is_none());
+    let demanded = wire::UpstreamTls::IstioMutual;
+    assert!(of(&view(false, peer, demanded)).unwrap().tls.is_some());
+    assert!(matches!(of(&view(false, "", demanded)), Err(Failure::NoIdentity(_))));
 }
