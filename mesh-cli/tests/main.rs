@@ -10,6 +10,7 @@ mod discovery;
 mod gateway;
 mod identity;
 mod input;
+mod lifecycle;
 mod my_service;
 mod protocols;
 mod routing;

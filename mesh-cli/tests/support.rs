@@ -73,6 +73,16 @@ impl Mesh {
         mesh
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the user's files are.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     /// Writes (or replaces) a file of the user.
     pub fn write(&self, file: &str, text: &str) -> PathBuf {
         let path = self.dir.path().join(file);

@@ -103,8 +103,9 @@ pub async fn down(name: &str) -> anyhow::Result<Down> {
         return Ok(Down::Cleared);
     }
     let deadline = Instant::now() + ENDING;
+    let supervisor = dir.holder();
     // A supervisor that is starting or ending has no socket: asked again, until it is gone.
-    while dir.exists() {
+    while dir.exists() || supervisor.is_some_and(runs) {
         if dir.is_locked() {
             let _ = http::post(&Server::Unix(dir.socket()), "/down", Bytes::new(), PATIENCE).await;
         }
@@ -114,6 +115,11 @@ pub async fn down(name: &str) -> anyhow::Result<Down> {
         sleep(LOOK).await;
     }
     Ok(Down::Ended)
+}
+
+/// Whether a process runs; one that only waits for its parent to notice its end does not.
+fn runs(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 fn read<T: DeserializeOwned>(answer: Answer) -> anyhow::Result<T> {

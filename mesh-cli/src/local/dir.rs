@@ -168,6 +168,12 @@ impl StateDir {
         File::open(self.lock_file()).is_ok_and(|file| file.try_lock().is_err())
     }
 
+    /// The supervisor's process, as it wrote it into the lock.
+    #[must_use]
+    pub fn holder(&self) -> Option<i32> {
+        fs::read_to_string(self.lock_file()).ok()?.trim().parse().ok()
+    }
+
     /// Whether there is such a directory.
     #[must_use]
     pub fn exists(&self) -> bool {
