@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::dir::{self, LockedDir};
 use super::http::Server;
 use super::journal::Journal;
-use super::net::{Network, Subnets, port};
+use super::net::{AppPorts, Network, Subnets, port};
 use super::pilot::{PilotStatus, ServiceStatus};
 use super::process::{MYSELF, Program};
 
@@ -35,6 +35,7 @@ pub struct Context {
     pub cluster_domain: String,
     pub cert_ttl: u64,
     pub subnets: Mutex<Subnets>,
+    pub app_ports: Mutex<AppPorts>,
     key: TokenKey,
     services: Mutex<Vec<ServiceStatus>>,
     changes: watch::Sender<u64>,
@@ -54,6 +55,7 @@ impl Context {
         dir::write(&key_file(&dir), hex.as_bytes())?;
         Ok(Self {
             name: name.to_owned(),
+            app_ports: Mutex::new(AppPorts::of(&network)),
             network,
             journal,
             trust_domain: "cluster.local".to_owned(),

@@ -220,7 +220,7 @@ impl Instance {
             unit.remove(Duration::ZERO).await;
         }
         self.phase.send_replace(self.going(InstanceState::Stopped));
-        self.remove_files();
+        self.clean_up();
         self.context.changed();
         self.context.journal.tell("stopped", format!("{} is stopped", self.name));
     }

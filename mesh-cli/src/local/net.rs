@@ -13,6 +13,10 @@ const LOCK_PORT: u16 = 15900;
 const NETWORKS: std::ops::RangeInclusive<u8> = 100..=250;
 /// The instances of a mesh: .0 is the control plane, .255 the cluster addresses of services.
 const INSTANCES: std::ops::RangeInclusive<u8> = 1..=254;
+/// Where the ports of applications begin, and how many each network has: they end below 32768, where the kernel's own
+/// choice begins.
+const APP_PORTS: u16 = 20_000;
+const APP_PORTS_EACH: u16 = 80;
 /// Added to a port under 1024 that this user may not bind.
 pub const PORT_OFFSET: u16 = 8000;
 
@@ -144,16 +148,50 @@ pub fn may_bind(ip: Ipv4Addr, port: u16) -> bool {
     !matches!(TcpListener::bind((ip, port)), Err(error) if error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Ports of 127.0.0.1 for applications, all different. They are held together while being chosen, so that no two are
-/// the same; between here and the application's own bind another program could take one, and then the application fails
-/// and gets restarted.
+/// Ports of 127.0.0.1 for the applications of a mesh.
 ///
-/// # Errors
-/// When there is none.
-pub fn free_ports(count: usize) -> io::Result<Vec<SocketAddrV4>> {
-    let held: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<Result<_, _>>()?;
-    held.iter().map(|l| Ok(SocketAddrV4::new(Ipv4Addr::LOCALHOST, l.local_addr()?.port()))).collect()
+/// Each network has a range of its own, below those that the kernel hands out for outgoing connections: no other mesh takes
+/// one between here and the application's own bind, and no connection happens to sit on it.
+#[derive(Debug)]
+pub struct AppPorts {
+    range: std::ops::Range<u16>,
+    taken: BTreeSet<u16>,
+}
+
+impl AppPorts {
+    /// Those of a network.
+    #[must_use]
+    pub fn of(network: &Network) -> Self {
+        let from = APP_PORTS + u16::from(network.number() - NETWORKS.start()) * APP_PORTS_EACH;
+        Self { range: from..from + APP_PORTS_EACH, taken: BTreeSet::new() }
+    }
+
+    /// Takes free ones; where the range is used up, any that the kernel has.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn take(&mut self, count: usize) -> io::Result<Vec<SocketAddrV4>> {
+        let free = |port: &u16| !self.taken.contains(port) && bind(*port).is_ok();
+        let mut ports: Vec<u16> = self.range.clone().filter(free).take(count).collect();
+        // Held together while being chosen, so that no two are the same.
+        let held: Vec<TcpListener> = (ports.len()..count).map(|_| bind(0)).collect::<Result<_, _>>()?;
+        for listener in &held {
+            ports.push(listener.local_addr()?.port());
+        }
+        self.taken.extend(&ports);
+        Ok(ports.into_iter().map(|port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).collect())
+    }
+
+    /// Gives some back.
+    pub fn give_back(&mut self, ports: impl IntoIterator<Item = u16>) {
+        for port in ports {
+            self.taken.remove(&port);
+        }
+    }
+}
+
+fn bind(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
 }
 
 #[cfg(test)]
@@ -192,8 +230,14 @@ mod tests {
     }
 
     #[test]
-    fn free_ports_differ() {
-        let ports: BTreeSet<_> = free_ports(20).unwrap().into_iter().collect();
-        assert_eq!(ports.len(), 20);
+    fn ports_of_applications_differ_also_between_meshes() {
+        let (one, two) = (Network::take().unwrap(), Network::take().unwrap());
+        let (mut first, mut second) = (AppPorts::of(&one), AppPorts::of(&two));
+        let ports: Vec<_> = first.take(3).unwrap().into_iter().chain(second.take(100).unwrap()).collect();
+        let more = first.take(2).unwrap();
+        let different: BTreeSet<_> = ports.iter().chain(&more).collect();
+        assert_eq!(different.len(), 105);
+        first.give_back([ports[0].port()]);
+        assert_eq!(first.take(1).unwrap(), [ports[0]]);
     }
 }

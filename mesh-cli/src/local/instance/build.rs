@@ -36,7 +36,7 @@ pub fn build(
         anyhow::bail!("{why}");
     }
     let ip = context.network.pod(index);
-    let ports = ports(&workload.template, ip)?;
+    let ports = ports(&context, &workload.template, ip)?;
     let id = format!("{}.{name}", workload.namespace);
     let is_gateway = workload.kind == WorkloadKind::Gateway;
     let gateway = is_gateway.then(|| GatewayAddress {
@@ -76,10 +76,10 @@ fn new_uid() -> String {
 }
 
 /// Every container port gets a free port of loopback for the application; two containers cannot have the same one.
-fn ports(template: &Template, ip: Ipv4Addr) -> anyhow::Result<Vec<api::Port>> {
+fn ports(context: &Context, template: &Template, ip: Ipv4Addr) -> anyhow::Result<Vec<api::Port>> {
     let declared: BTreeMap<u16, &Port> =
         template.containers.iter().flat_map(|c| &c.ports).map(|p| (p.number, p)).collect();
-    let free = net::free_ports(declared.len()).context("no free ports on 127.0.0.1")?;
+    let free = context.app_ports.lock().take(declared.len()).context("no free ports on 127.0.0.1")?;
     let port = |(declared, target): (&Port, SocketAddrV4)| api::Port {
         port: declared.number,
         name: declared.name.clone(),

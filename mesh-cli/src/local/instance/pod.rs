@@ -32,8 +32,9 @@ impl Instance {
         }
     }
 
-    /// What stays on disk after its end: its logs.
-    pub(super) fn remove_files(&self) {
+    /// Gives back what it had; its logs stay.
+    pub(super) fn clean_up(&self) {
+        self.context.app_ports.lock().give_back(self.ports.iter().map(|p| p.target.port()));
         let _ = std::fs::remove_file(self.pod_file());
         let id = self.file_id();
         let _ = std::fs::remove_file(self.context.dir.config_of(&id));
