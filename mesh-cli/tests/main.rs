@@ -3,6 +3,9 @@
 //! Each module runs one mesh (starting one takes seconds) and tells a story with it. `contract` and `discovery` need no
 //! processes: they hold the crates against each other.
 
+// Helpers of tests may unwrap as tests may.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 mod contract;

@@ -44,7 +44,7 @@ pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>)
         match attempt() {
             Ok(value) => return value,
             Err(seen) => {
-                assert!(Instant::now() < until, "{what}: not within {PATIENCE:?}; last seen: {seen}")
+                assert!(Instant::now() < until, "{what}: not within {PATIENCE:?}; last seen: {seen}");
             }
         }
         pause(Duration::from_millis(100));
