@@ -101,7 +101,7 @@ fn ctrl_c_ends_a_mesh_in_the_foreground() {
     let name = format!("fg{}", std::process::id());
     let output = place.path().join("output");
     let mut up = Command::new(env!("CARGO_BIN_EXE_meshctl"))
-        .args(["up", "--name", &name])
+        .args(["up", "--cert-ttl", "6", "--name", &name])
         .arg(place.path().join("base.yaml"))
         .stdin(Stdio::null())
         .stdout(std::fs::File::create(&output).unwrap())
@@ -117,6 +117,10 @@ fn ctrl_c_ends_a_mesh_in_the_foreground() {
     {
         assert!(told.contains(wanted), "no {wanted} in {told}");
     }
+    eventually("a certificate is renewed", || {
+        let told = printed();
+        if told.contains("web-0 has a new certificate") { Ok(()) } else { Err(told) }
+    });
     kill(Pid::from_raw(up.id().cast_signed()), Signal::SIGINT).unwrap();
     assert!(up.wait().unwrap().success(), "{}", printed());
     assert!(printed().contains("has ended"), "{}", printed());

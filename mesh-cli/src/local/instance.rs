@@ -8,7 +8,7 @@ mod pod;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -31,6 +31,11 @@ const DRAIN: Duration = Duration::from_secs(30);
 const SIDECAR_GRACE: Duration = Duration::from_secs(5);
 /// How long applications wait for their sidecar before they start all the same.
 const SIDECAR_FIRST: Duration = Duration::from_secs(15);
+
+/// The shortest and the longest pause before a sidecar is asked again about its certificate.
+const RENEWAL_CHECK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+/// How long it may take to answer.
+const CERTS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a pod ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +144,31 @@ impl Instance {
         verdicts.extend(containers.map(|(readiness, unit)| watch_verdict(readiness, unit)));
         self.sidecar.start();
         let starting = self.start_containers(verdicts[0].clone());
-        tokio::join!(starting, self.keep_true(verdicts));
+        tokio::join!(starting, self.keep_true(verdicts), self.tell_renewals());
+    }
+
+    /// A line for each new certificate of the sidecar. It is asked again when its next renewal is due.
+    async fn tell_renewals(&self) {
+        let server = Server::Tcp(self.at(port::ADMIN));
+        let mut serial = None;
+        loop {
+            let mut pause = RENEWAL_CHECK.0;
+            if let Ok(answer) = http::get(&server, "/certs", CERTS_PATIENCE).await
+                && let Ok(told) = serde_json::from_slice::<serde_json::Value>(&answer.body)
+                && let Some(new) = told["serial"].as_str().map(str::to_owned)
+            {
+                let before = serial.replace(new.clone());
+                if before.is_some_and(|before| before != new) {
+                    let left = told["seconds_left"].as_u64().unwrap_or_default();
+                    let text = format!("{} has a new certificate, good for {left} s", self.name);
+                    self.context.journal.tell("certificate_renewed", text);
+                }
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                let due = told["renewal"]["due"].as_u64().unwrap_or_default();
+                pause = Duration::from_secs(due.saturating_sub(now)).clamp(RENEWAL_CHECK.0, RENEWAL_CHECK.1);
+            }
+            sleep(pause).await;
+        }
     }
 
     /// Applications start when their sidecar can be used, or after a while all the same.

@@ -179,7 +179,13 @@ fn print(event: &Event) {
             anstream::println!("{} {text}", "!".red());
         }
         "notice" => {}
-        "started" | "ready" | "up" | "endpoint_up" | "applied" | "proxy_connected" => {
+        "started"
+        | "ready"
+        | "up"
+        | "endpoint_up"
+        | "applied"
+        | "proxy_connected"
+        | "certificate_renewed" => {
             anstream::println!("{} {text}", "+".green());
         }
         "stopped" | "endpoint_down" | "removed" | "proxy_disconnected" | "killed" => {
