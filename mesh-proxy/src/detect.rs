@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::drain::DrainWatch;
+
 #[cfg(test)]
 mod tests;
 
@@ -100,6 +102,30 @@ pub async fn detect(stream: &TcpStream, limit: Duration) -> io::Result<First> {
             return Ok(First::Other);
         }
         sleep(AGAIN).await;
+    }
+}
+
+/// Like [`detect`]; once a drain has begun, for `linger` more: what was accepted may have a request on its way.
+/// `None`: the drain ends it.
+///
+/// # Errors
+/// When the socket fails.
+pub async fn detect_until(
+    stream: &TcpStream,
+    limit: Duration,
+    drain: &DrainWatch,
+    linger: Duration,
+) -> io::Result<Option<First>> {
+    let over = async {
+        drain.draining().await;
+        if !drain.is_revoked() {
+            sleep(linger).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        first = detect(stream, limit) => first.map(Some),
+        () = over => Ok(None),
     }
 }
 

@@ -56,12 +56,20 @@ pub struct Drain(Arc<Shared>);
 #[derive(Clone)]
 pub struct DrainWatch {
     process: Arc<Shared>,
-    connection: Option<Arc<Signal>>,
+    connection: Option<Arc<Own>>,
 }
 
-/// Ends one connection politely, without ending the others.
+/// Ends one connection, without ending the others.
 #[derive(Clone)]
-pub struct Closer(Arc<Signal>);
+pub struct Closer(Arc<Own>);
+
+/// The signal of one connection.
+#[derive(Default)]
+struct Own {
+    signal: Signal,
+    /// It is not allowed any more: what has not begun is not served.
+    revoked: AtomicBool,
+}
 
 /// Counts as one live connection until dropped.
 pub struct Live(Arc<Shared>);
@@ -127,7 +135,13 @@ impl DrainWatch {
     /// Whether the holder should end: no new work after the present one.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.process.signal.is_raised() || self.connection.as_ref().is_some_and(|c| c.is_raised())
+        self.process.signal.is_raised() || self.connection.as_ref().is_some_and(|c| c.signal.is_raised())
+    }
+
+    /// Whether the connection is not allowed any more: nothing new may begin on it, not even what is on its way.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.connection.as_ref().is_some_and(|c| c.revoked.load(Ordering::Acquire))
     }
 
     /// Resolves when the holder should end.
@@ -137,7 +151,7 @@ impl DrainWatch {
             Some(connection) => {
                 tokio::select! {
                     () = self.process.signal.wait() => {}
-                    () = connection.wait() => {}
+                    () = connection.signal.wait() => {}
                 }
             }
         }
@@ -146,8 +160,8 @@ impl DrainWatch {
     /// A watch for one connection, which ends with this one's signal or by its own [`Closer`].
     #[must_use]
     pub fn for_connection(&self) -> (Closer, Self) {
-        let signal = Arc::new(Signal::default());
-        (Closer(signal.clone()), Self { process: self.process.clone(), connection: Some(signal) })
+        let own = Arc::new(Own::default());
+        (Closer(own.clone()), Self { process: self.process.clone(), connection: Some(own) })
     }
 
     /// Counts the holder as live until the guard is dropped.
@@ -161,12 +175,18 @@ impl DrainWatch {
 impl Closer {
     /// Tells the connection to end after the present request.
     pub fn close(&self) {
-        self.0.raise();
+        self.0.signal.raise();
     }
 
-    /// Resolves when [`Self::close`] was called.
+    /// Tells the connection that it is not allowed any more: the present request is the last one, and none is waited for.
+    pub fn revoke(&self) {
+        self.0.revoked.store(true, Ordering::Release);
+        self.close();
+    }
+
+    /// Resolves when [`Self::close`] or [`Self::revoke`] was called.
     pub async fn closed(&self) {
-        self.0.wait().await;
+        self.0.signal.wait().await;
     }
 }
 

@@ -15,7 +15,7 @@ use http::request::Parts;
 use http::{Request, Response};
 use tokio::net::TcpStream;
 
-use crate::detect::{First, detect};
+use crate::detect::{First, detect_until};
 use crate::drain::Closer;
 use crate::exchange::{Ends, Exchange, reply};
 use crate::http::{BadRequest, Body, Protocol, Reply, Service, serve_connection};
@@ -57,14 +57,11 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, po
     let Ok(me) = worker.me() else { return };
     let (closer, watch) = worker.inbound.for_connection();
     let _live = watch.enter();
-    let first = tokio::select! {
-        first = detect(&stream, SILENCE) => first,
-        () = watch.draining() => return,
-    };
+    let first = detect_until(&stream, SILENCE, &watch, worker.settings.drain_linger).await;
     let protocol = match first {
-        Ok(First::Http2) => Protocol::Http2,
-        Ok(First::Http1 | First::Other | First::Tls) => Protocol::Http1,
-        Ok(First::Silent | First::Closed) | Err(_) => return,
+        Ok(Some(First::Http2)) => Protocol::Http2,
+        Ok(Some(First::Http1 | First::Other | First::Tls)) => Protocol::Http1,
+        Ok(None | Some(First::Silent | First::Closed)) | Err(_) => return,
     };
     let ends = Ends {
         reporter: Reporter::Source,

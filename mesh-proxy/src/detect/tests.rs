@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{First, classify, detect};
+use super::{First, classify, detect, detect_until};
+use crate::drain::Drain;
 
 #[test]
 fn first_bytes() {
@@ -59,4 +60,24 @@ async fn silence_and_an_end_are_told_apart() {
     assert_eq!(detect(&server, Duration::from_millis(5)).await.unwrap(), First::Silent);
     drop(client);
     assert_eq!(detect(&server, Duration::from_secs(5)).await.unwrap(), First::Closed);
+}
+
+/// A connection that was accepted just before a drain has its request on the way: it is waited for, but not for long.
+#[tokio::test]
+async fn a_drain_waits_for_what_is_on_its_way() {
+    const LONG: Duration = Duration::from_secs(3600);
+    let drain = Drain::new();
+    let (closer, watch) = drain.watch().for_connection();
+    drain.begin();
+    let (mut client, server) = pair().await;
+    let (seen, ()) = tokio::join!(detect_until(&server, LONG, &watch, LONG), async {
+        tokio::task::yield_now().await;
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    });
+    assert_eq!(seen.unwrap(), Some(First::Http1));
+    let (_client, silent) = pair().await;
+    assert_eq!(detect_until(&silent, LONG, &watch, Duration::ZERO).await.unwrap(), None);
+    // One that is not allowed any more is not waited for.
+    closer.revoke();
+    assert_eq!(detect_until(&silent, LONG, &watch, LONG).await.unwrap(), None);
 }

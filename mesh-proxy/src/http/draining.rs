@@ -19,6 +19,11 @@ impl<'a> Draining<'a> {
         Self { watch, signal: None, registered: None }
     }
 
+    /// Whether the connection should end without waiting for what is on its way.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.watch.is_revoked()
+    }
+
     /// Whether the connection should end; wakes the task when that changes.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         if self.watch.is_draining() {

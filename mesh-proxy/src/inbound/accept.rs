@@ -21,7 +21,7 @@ use super::decide::{self, Decision, Look, Seen, Through, decide};
 use super::http::{Inbound, Peer};
 use super::live::Admitted;
 use crate::config::InboundPort;
-use crate::detect::{First, detect, detect_read};
+use crate::detect::{First, detect_read, detect_until};
 use crate::drain::{Closer, DrainWatch};
 use crate::exchange::Ends;
 use crate::http::{Protocol, serve_connection};
@@ -96,11 +96,9 @@ impl Arrival {
         let Look::For(limit) = decide::look(&self.me.config, self.port.port) else {
             return Some(Seen::Silent);
         };
-        let first = tokio::select! {
-            first = detect(stream, limit) => first.ok()?,
-            // A silent connection must not hold up a drain.
-            () = self.watch.draining() => return None,
-        };
+        // A silent connection must not hold up a drain for long.
+        let linger = self.worker.settings.drain_linger;
+        let first = detect_until(stream, limit, &self.watch, linger).await.ok()??;
         Some(match first {
             First::Closed => return None,
             First::Silent => Seen::Silent,

@@ -65,7 +65,7 @@ impl Live {
         };
         let refused =
             connections.values().filter(|c| !still_allowed(config, c.port, c.through) || !trusted(c));
-        refused.map(|c| c.closer.close()).count()
+        refused.map(|c| c.closer.revoke()).count()
     }
 
     /// How many live.

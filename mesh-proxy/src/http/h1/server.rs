@@ -145,6 +145,9 @@ impl Core {
         draining: &mut Draining<'_>,
     ) -> Poll<Next> {
         loop {
+            if draining.is_revoked() {
+                return Poll::Ready(Next::End);
+            }
             if scan.ends().is_empty() && self.incoming.bytes().starts_with(b"\r\n") && !self.skipped_line {
                 // RFC 9112 §2.2: one empty line before a request line is ignored.
                 bytes::Buf::advance(self.incoming.bytes_mut(), 2);
@@ -193,6 +196,9 @@ impl Core {
             self.incoming.rest();
             self.outgoing.rest();
             if draining.poll(cx) && !self.lingering {
+                if draining.is_revoked() {
+                    return Poll::Ready(Next::End);
+                }
                 // A request may be on its way: it is still served, and told to be the last.
                 self.lingering = true;
                 self.read_deadline.set(settings.drain_linger);

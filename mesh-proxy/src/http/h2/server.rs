@@ -68,6 +68,10 @@ pub async fn serve<S: Service>(
             while let Poll::Ready(Some(())) = std::pin::Pin::new(&mut streams).poll_next(cx) {}
             state.go_away_if(wishes.close.get(), cx);
             match state.poll_accept(streams.is_empty(), cx) {
+                // The peer was told to go away, and may not be as polite.
+                Poll::Ready(Some((_, mut respond))) if state.draining.is_revoked() => {
+                    respond.send_reset(Reason::REFUSED_STREAM);
+                }
                 Poll::Ready(Some(accepted)) => streams.push(serve_stream(accepted)),
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
@@ -114,7 +118,7 @@ impl State<'_> {
                 if !self.idle.is_set() {
                     self.idle.set(self.settings.idle_timeout);
                 }
-                if self.idle.poll_expired(cx).is_ready() {
+                if self.idle.poll_expired(cx).is_ready() || self.draining.is_revoked() {
                     self.connection.abrupt_shutdown(Reason::NO_ERROR);
                     return Poll::Ready(None);
                 }

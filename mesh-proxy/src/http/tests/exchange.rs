@@ -212,6 +212,32 @@ fn draining_ends_idle_connections_and_closes_after_the_answer() {
     });
 }
 
+/// A connection that policy does not allow any more ends at once: neither is a request waited for, nor one served that has
+/// come meanwhile.
+#[test]
+fn what_is_revoked_begins_nothing_new() {
+    run(async {
+        let service = Recorder::new(Answer::After("ok"));
+        let settings = ServerSettings { drain_linger: Duration::from_secs(3600), ..settings() };
+        let drain = Drain::new();
+        let (closer, watch) = drain.watch().for_connection();
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        let serving = tokio::task::spawn_local(async move {
+            let io = Io::Memory(server);
+            serve_connection(io, Bytes::new(), Protocol::Http1, &settings, service, watch).await;
+        });
+        client.write_all(GET).await.unwrap();
+        let mut got = [0; 40];
+        client.read_exact(&mut got).await.unwrap();
+        closer.revoke();
+        client.write_all(GET).await.unwrap();
+        serving.await.unwrap();
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).await.unwrap();
+        assert!(!rest.contains("HTTP/1.1"), "{rest:?}");
+    });
+}
+
 /// In memory, with paused time: what a slow client gets.
 async fn in_memory(answer: Answer, sent: &[u8]) -> (String, Duration) {
     let (mut client, server) = tokio::io::duplex(1 << 20);
