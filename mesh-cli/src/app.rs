@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 pub use answer::headers as joined_headers;
 use anyhow::Context as _;
+pub use switch::Fault;
 use tokio::net::TcpListener;
 
 /// `meshctl app`.

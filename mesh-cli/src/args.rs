@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::app::AppArgs;
+use crate::app::{AppArgs, Fault};
 use crate::cmd::request::RequestArgs;
 
 /// Run, look into and explain a mesh.
@@ -29,6 +29,8 @@ pub enum Command {
     Stop(StopArgs),
     /// Bring a stopped instance back
     Start(StartArgs),
+    /// Make an instance of the sample application misbehave (without options: show how it does)
+    Fault(FaultArgs),
     /// What an instance, its sidecar, the pilot or the CA has written
     Logs(LogsArgs),
     /// Send requests as an application of a workload would, or to a gateway from outside
@@ -128,6 +130,44 @@ pub struct StartArgs {
     pub mesh: MeshName,
 }
 
+/// `meshctl fault`.
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("what").multiple(true).args(["status", "hang", "slow", "close"]))]
+pub struct FaultArgs {
+    /// An instance (reviews-v2-0)
+    #[arg(value_name = "INSTANCE")]
+    pub instance: String,
+    /// Answer with this status
+    #[arg(long, value_name = "N", conflicts_with_all = ["hang", "close"])]
+    pub status: Option<u16>,
+    /// The share of requests that it happens to, from 0 to 1 [default: 1]
+    #[arg(long, value_name = "R", requires = "what")]
+    pub rate: Option<f64>,
+    /// Never answer
+    #[arg(long, conflicts_with = "close")]
+    pub hang: bool,
+    /// Wait this long before each answer
+    #[arg(long, value_name = "SECONDS")]
+    pub slow: Option<f64>,
+    /// Close the connection instead of answering
+    #[arg(long)]
+    pub close: bool,
+    /// Behave again
+    #[arg(long, conflicts_with_all = ["what", "rate"])]
+    pub clear: bool,
+    #[command(flatten)]
+    pub mesh: MeshName,
+}
+
+impl FaultArgs {
+    /// What is wanted.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        let Self { status, rate, hang, slow, close, .. } = *self;
+        Fault { status, rate, hang, slow, close }
+    }
+}
+
 /// `meshctl logs`.
 #[derive(Debug, Clone, Args)]
 pub struct LogsArgs {
@@ -157,6 +197,9 @@ pub struct ValidateArgs {
 /// `meshctl version`.
 #[derive(Debug, Clone, Args)]
 pub struct VersionArgs {
+    /// Only this mesh (default: all that run here)
+    #[arg(long, value_name = "NAME", value_parser = mesh_name)]
+    pub name: Option<String>,
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -210,6 +253,20 @@ fn mesh_name(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+
+    #[test]
+    fn a_fault_is_one_thing_or_none() {
+        let parse = |words: &str| Cli::try_parse_from(words.split(' '));
+        for good in ["--status 503 --rate 0.5", "--slow 1 --hang", "--clear", "--close --name a", "--slow 2"]
+        {
+            assert!(parse(&format!("meshctl fault a-0 {good}")).is_ok(), "{good}");
+        }
+        assert!(parse("meshctl fault a-0").is_ok());
+        for bad in ["--rate 0.5", "--hang --close", "--status 503 --clear", "--clear --rate 1", "--status x"]
+        {
+            assert!(parse(&format!("meshctl fault a-0 {bad}")).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent_and_names_are_directories_names() {

@@ -1,6 +1,7 @@
 //! One file per command; this one hands each its arguments and the runtime that it wants.
 
 mod down;
+mod fault;
 mod internal;
 mod logs;
 mod operate;
@@ -28,6 +29,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(args) => block_on(status::run(args)),
         Command::Stop(args) => block_on(operate::stop(args)),
         Command::Start(args) => block_on(operate::start(args)),
+        Command::Fault(args) => block_on(fault::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
         Command::Request(args) => block_on(request::run(args)),
         Command::Validate(args) => validate::run(&args),

@@ -10,6 +10,7 @@ pub mod files;
 pub mod http;
 pub mod instance;
 pub mod journal;
+pub mod listener;
 pub mod net;
 pub mod pilot;
 pub mod plan;

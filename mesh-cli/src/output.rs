@@ -98,6 +98,11 @@ pub fn status(status: &Status) {
             println!("\nthe pilot does not answer ({why}); proxies go on with what they have");
         }
     }
+    println!(
+        "protocolDetectionTimeout: {} s (how long plaintext clients of a PERMISSIVE port wait whose server speaks first; \
+         mesh clients never do)",
+        status.detection
+    );
     for notice in &mesh.notices {
         println!("note: {notice}");
     }

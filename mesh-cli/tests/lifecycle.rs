@@ -253,21 +253,47 @@ fn a_roll_out_loses_nothing() {
     assert_eq!(lost, 0, "{lost} of {} lost", statuses.len());
 }
 
-/// A probe that fails keeps traffic away, and says why.
+/// A probe that fails keeps traffic away, and says why; when it passes again, traffic comes back. `meshctl fault` is how an
+/// application is made to fail.
 #[test]
 fn readiness_probes_decide() {
-    let probe = "apiVersion: v1\nkind: Pod\nmetadata: {name: sick, labels: {app: sick}}\nspec:\n  containers:\n  - name: \
-                 sick\n    image: sick\n    ports: [{containerPort: 8080}]\n    readinessProbe: {httpGet: {path: \
-                 /status/503, port: 8080}, periodSeconds: 1}\n";
+    let probe = "apiVersion: v1\nkind: Pod\nmetadata: {name: sick, labels: {app: web}}\nspec:\n  containers:\n  - name: \
+                 sick\n    image: sick\n    ports: [{name: http, containerPort: 8080}]\n    readinessProbe: {httpGet: {path: \
+                 /status/503, port: http}, periodSeconds: 1, failureThreshold: 1}\n";
     let mesh = Mesh::up(&[("base.yaml", BASE)], &[]);
     mesh.write("sick.yaml", probe);
     mesh.status_says("readiness probe of port 8080/status/503 answered 503");
     assert_eq!(state(&mesh, "sick", "sick"), "starting");
+    let answers = |mesh: &Mesh| by_instance(&mesh.request(&["http://web/", "-n", "30"])).contains_key("sick");
+    assert!(!answers(&mesh));
     mesh.write("sick.yaml", &probe.replace("/status/503", "/"));
-    eventually("it is ready", || {
-        let now = state(&mesh, "sick", "sick");
-        if now == "ready" { Ok(()) } else { Err(now) }
-    });
+    let comes_back = || if answers(&mesh) { Ok(()) } else { Err(state(&mesh, "sick", "sick")) };
+    eventually("it gets traffic", comes_back);
+
+    assert!(mesh.must(&["fault", "sick", "--status", "503"]).contains("answers 503"));
+    mesh.status_says("readiness probe of port 8080/ answered 503");
+    let goes = || if answers(&mesh) { Err("it still answers".to_owned()) } else { Ok(()) };
+    eventually("its traffic goes elsewhere", goes);
+    assert!(mesh.must(&["fault", "sick"]).contains("answers 503"), "without options it is shown");
+    assert!(mesh.must(&["fault", "sick", "--clear"]).contains("behaves"));
+    eventually("it gets traffic again", comes_back);
+    let gateway = mesh.run(&["fault", "istio-ingressgateway-0", "--hang"]);
+    assert!(!gateway.status.success() && text(&gateway).contains("no application"), "{}", text(&gateway));
+    says_what_is_wrong(&mesh);
+}
+
+/// A newcomer reads in the status what does not work, and why.
+fn says_what_is_wrong(mesh: &Mesh) {
+    mesh.write("gone.yaml", &command(1, "x").replace("[sh, -c,", "[/no/such/program,"));
+    mesh.status_says("cannot run /no/such/program: No such file or directory");
+    let status = mesh.status();
+    assert!(status["protocolDetectionTimeout"].as_f64().is_some_and(|seconds| seconds > 0.0), "{status}");
+    let resources = status["pilot"]["resources"].as_array().cloned().unwrap_or_default();
+    assert!(!resources.is_empty());
+    for resource in resources.iter().filter(|r| r["state"] != "in_force") {
+        assert_ne!(resource["message"], "", "not in force, and no reason: {resource}");
+    }
+    assert!(mesh.must(&["version"]).contains(&format!("mesh {}:", mesh.name())));
 }
 
 /// Two meshes side by side know nothing of each other.

@@ -28,6 +28,26 @@ pub struct Fault {
     pub close: bool,
 }
 
+impl Fault {
+    /// In words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let mut what = Vec::new();
+        what.extend(self.slow.map(|seconds| format!("waits {seconds} s")));
+        match self {
+            Self { hang: true, .. } => what.push("never answers".to_owned()),
+            Self { close: true, .. } => what.push("closes the connection".to_owned()),
+            Self { status: Some(status), .. } => what.push(format!("answers {status}")),
+            _ => {}
+        }
+        let what = if what.is_empty() { return "behaves".to_owned() } else { what.join(", then ") };
+        match self.rate {
+            Some(rate) if rate < 1.0 => format!("{what}, for {} % of its requests", rate * 100.0),
+            _ => what,
+        }
+    }
+}
+
 /// What to do with one request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
@@ -108,6 +128,13 @@ mod tests {
         let hit = switch.decide(0.2);
         assert_eq!(hit, Verdict { wait: Some(Duration::from_millis(500)), then: Then::Status(503) });
         assert_eq!(switch.decide(0.25), Verdict { wait: None, then: Then::Answer });
+    }
+
+    #[test]
+    fn it_can_be_said() {
+        let fault = Fault { status: Some(503), rate: Some(0.25), slow: Some(0.5), ..Fault::default() };
+        assert_eq!(fault.describe(), "waits 0.5 s, then answers 503, for 25 % of its requests");
+        assert_eq!(Fault::default().describe(), "behaves");
     }
 
     #[test]

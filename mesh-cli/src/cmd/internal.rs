@@ -41,11 +41,11 @@ fn exec(args: ExecArgs) -> anyhow::Error {
                 command.arg0("meshctl");
             }
             let error = command.exec();
-            anyhow::Error::new(error).context(format!(
-                "cannot run {}: is it installed, and is its path right? (it is looked for in PATH; relative paths start \
-                 where `meshctl up` was run)",
+            // One line: the last one of a log is told as the reason of its end.
+            anyhow::anyhow!(
+                "cannot run {}: {error} (it is looked for in PATH; relative paths start where `meshctl up` was run)",
                 program.to_string_lossy()
-            ))
+            )
         }
         Err(error) => error,
     }

@@ -26,7 +26,7 @@ use plan::{Plan, Scheme};
     Examples:\n  \
     meshctl request http://reviews:9080/ -n 100\n  \
     meshctl request http://reviews:9080/ --from frontend -H 'end-user: jason'\n  \
-    meshctl request http://shop.example.com/ --via shop-gateway -o json")]
+    meshctl request http://shop.example.com/ --via shop -o json")]
 pub struct RequestArgs {
     /// What to request: SCHEME://HOST[:PORT][/PATH]; a service of one port may be named without it
     pub url: String,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use mesh_pilot::compile::self_config::PROTOCOL_DETECTION_TIMEOUT;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -11,7 +12,7 @@ use crate::args::{Format, StatusArgs};
 use crate::local::api::{Mesh, ProcessState};
 use crate::local::client;
 use crate::local::http::{self, Server};
-use crate::local::pilot::PilotStatus;
+use crate::local::pilot::{PilotStatus, ResourceStatus};
 use crate::output;
 
 /// How long a proxy may take to answer.
@@ -21,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, Serialize)]
 pub struct Status {
     pub mesh: Mesh,
+    /// How long plaintext clients of a PERMISSIVE port wait whose server speaks first (mesh clients never do), in seconds.
+    #[serde(rename = "protocolDetectionTimeout")]
+    pub detection: f64,
     /// By `namespace/instance`: what the proxy's `/certs` says.
     pub certificates: BTreeMap<String, Value>,
     /// Absent while the pilot does not answer.
@@ -39,10 +43,14 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
     let pilot = Server::Tcp(mesh.pilot_admin);
     let (certificates, pilot) = tokio::join!(certificates(&mesh), PilotStatus::fetch(&pilot));
     let (pilot, pilot_error) = match pilot {
-        Ok(status) => (Some(status), None),
+        Ok(mut status) => {
+            status.resources.iter_mut().for_each(ResourceStatus::explain);
+            (Some(status), None)
+        }
         Err(error) => (None, Some(format!("{error:#}"))),
     };
-    let status = Status { mesh, certificates, pilot, pilot_error };
+    let detection = PROTOCOL_DETECTION_TIMEOUT.as_secs_f64();
+    let status = Status { mesh, detection, certificates, pilot, pilot_error };
     if args.output.output == Format::Json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {

@@ -14,8 +14,13 @@ use crate::local::dir::StateDir;
 /// When the output cannot be written.
 pub async fn run(args: VersionArgs) -> anyhow::Result<ExitCode> {
     let mut running = Vec::new();
-    for name in StateDir::names() {
-        if let Ok(mesh) = client::mesh(&name).await {
+    if let Some(name) = args.name {
+        let version = client::mesh(&name).await?.version;
+        running.push((name, version));
+    } else {
+        for name in StateDir::names() {
+            // One that starts or ends right now has nothing to say.
+            let Ok(mesh) = client::mesh(&name).await else { continue };
             running.push((name, mesh.version));
         }
     }

@@ -69,14 +69,6 @@ pub struct Workload {
     pub instances: Vec<Instance>,
 }
 
-impl Workload {
-    /// The name of its first instance.
-    #[must_use]
-    pub fn instance_name(&self) -> &str {
-        self.instances.first().map_or(self.name.as_str(), |instance| &instance.name)
-    }
-}
-
 /// One replica.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Instance {

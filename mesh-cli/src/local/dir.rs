@@ -28,7 +28,7 @@ pub enum DirError {
     #[error("{0} is too long for a Unix socket; use a shorter --name or XDG_RUNTIME_DIR")]
     TooLong(PathBuf),
     /// The file system refused.
-    #[error("{path}: {source}")]
+    #[error("cannot use {path} (set XDG_RUNTIME_DIR to a directory where you can write)")]
     Io { path: PathBuf, source: io::Error },
 }
 

@@ -128,6 +128,28 @@ impl PilotStatus {
     }
 }
 
+impl ResourceStatus {
+    /// Says why something good is not in force, where the pilot had nothing more to say.
+    pub fn explain(&mut self) {
+        let Observers { acked, subscribed } = self.observers;
+        if self.state != "accepted" || !self.message.is_empty() {
+            return;
+        }
+        self.message = match self.kind.as_str() {
+            "Deployment" | "Pod" | "ConfigMap" | "Secret" | "Namespace" | "ServiceAccount" => {
+                "proxies need nothing of it: it says what runs here".to_owned()
+            }
+            _ if subscribed == 0 => {
+                "no proxy uses it yet: each fetches a host's configuration at its first request".to_owned()
+            }
+            _ => format!(
+                "{} of {subscribed} proxies have not acknowledged it yet",
+                subscribed - acked.min(subscribed)
+            ),
+        };
+    }
+}
+
 impl ServiceStatus {
     /// Name and namespace.
     #[must_use]
@@ -140,6 +162,25 @@ impl ServiceStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_accepted_but_not_in_force_says_why() {
+        let why = |kind: &str, state: &str, acked, subscribed| {
+            let observers = Observers { acked, subscribed };
+            let mut resource = ResourceStatus {
+                kind: kind.to_owned(),
+                state: state.to_owned(),
+                observers,
+                ..ResourceStatus::default()
+            };
+            resource.explain();
+            resource.message
+        };
+        assert!(why("VirtualService", "accepted", 0, 0).contains("no proxy uses it yet"));
+        assert!(why("VirtualService", "accepted", 1, 3).contains("2 of 3 proxies"));
+        assert!(why("Deployment", "accepted", 0, 0).contains("what runs here"));
+        assert_eq!(why("VirtualService", "in_force", 1, 1), "");
+    }
 
     #[test]
     fn a_pod_is_withdrawn_when_no_service_has_it_and_all_proxies_know() {

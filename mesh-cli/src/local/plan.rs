@@ -4,6 +4,7 @@
 //! about them.
 
 mod container;
+mod proxy_config;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -60,6 +61,8 @@ pub struct Template {
     pub service_account: String,
     pub containers: Vec<Container>,
     pub grace: Duration,
+    /// Workers of its proxy if it says (0: one a CPU).
+    pub concurrency: Option<u16>,
     /// Why it cannot run.
     pub blocked: Option<String>,
 }
@@ -147,6 +150,8 @@ impl Plan {
         if !spec.init_containers.is_empty() {
             blocked = Some("initContainers are not run on one machine yet; remove them".to_owned());
         }
+        let (concurrency, not_followed) = proxy_config::concurrency(&pod.annotations);
+        self.notices.extend(not_followed.into_iter().map(|what| format!("{about}: {what}")));
         if spec.host_network {
             self.notices
                 .push(format!("{about}: hostNetwork is not followed: it gets a sidecar as every other pod"));
@@ -169,6 +174,7 @@ impl Plan {
             annotations: pod.annotations.clone(),
             service_account: account.to_owned(),
             containers,
+            concurrency,
             grace: spec.termination_grace_period_seconds.map_or(GRACE, Duration::from_secs),
             blocked,
         }
@@ -219,6 +225,7 @@ impl Plan {
             service_account: account.to_owned(),
             containers: Vec::new(),
             grace: GRACE,
+            concurrency: None,
             blocked: None,
         };
         let gateway =

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::api::ProcessState;
 use super::http::{self, Server};
+use super::listener::foreign_listener;
 use super::plan::{Check, Probe};
 use super::process::Unit;
 
@@ -61,18 +62,22 @@ pub type Verdict = Result<(), String>;
 pub async fn run(readiness: Readiness, unit: Unit, verdict: watch::Sender<Verdict>) {
     let mut status = unit.watch();
     loop {
-        let (state, pid) = {
+        let (state, pid, last_exit) = {
             let status = status.borrow_and_update();
-            (status.state, status.pid)
+            (status.state, status.pid, status.last_exit.clone())
         };
-        tell(&verdict, Err(format!("{} {}", unit.name(), describe(state))));
+        let why = match last_exit {
+            Some(end) if state == ProcessState::Backoff => format!("{} {end}; it starts again", unit.name()),
+            _ => format!("{} {}", unit.name(), describe(state)),
+        };
+        tell(&verdict, Err(why));
         let changed = async {
             let _ = status.wait_for(|s| s.pid != pid || s.state != state).await;
         };
         tokio::select! {
             () = verdict.closed() => return,
             () = changed => {}
-            () = watch_one(&readiness, &verdict), if state == ProcessState::Running => {}
+            () = watch_one(&readiness, pid, &verdict), if state == ProcessState::Running => {}
         }
         if status.has_changed().is_err() {
             return;
@@ -90,7 +95,7 @@ fn describe(state: ProcessState) -> &'static str {
 }
 
 /// Probes one life of a process, until cancelled.
-async fn watch_one(readiness: &Readiness, verdict: &watch::Sender<Verdict>) {
+async fn watch_one(readiness: &Readiness, pid: Option<i32>, verdict: &watch::Sender<Verdict>) {
     let (period, wanted, allowed) = match readiness {
         Readiness::Probe(probe, _) => {
             sleep(probe.delay).await;
@@ -101,7 +106,11 @@ async fn watch_one(readiness: &Readiness, verdict: &watch::Sender<Verdict>) {
     };
     let (mut successes, mut failures, mut once) = (0, 0, false);
     loop {
-        match check(readiness).await {
+        let mut checked = check(readiness).await;
+        if checked.is_ok() && !once {
+            checked = owned(readiness, pid);
+        }
+        match checked {
             Ok(()) => {
                 (successes, failures) = (successes + 1, 0);
                 if successes >= wanted {
@@ -120,6 +129,19 @@ async fn watch_one(readiness: &Readiness, verdict: &watch::Sender<Verdict>) {
             return std::future::pending().await;
         }
         sleep(if once { period } else { EAGER.min(period) }).await;
+    }
+}
+
+/// Whether it was the process itself that answered, and not another program that was first on its port.
+fn owned(readiness: &Readiness, pid: Option<i32>) -> Verdict {
+    let at = match readiness {
+        Readiness::Probe(_, at) => std::slice::from_ref(at),
+        Readiness::Accepts(addresses) => addresses,
+    };
+    let other = |at: &SocketAddrV4| Some((*at, foreign_listener(*at, pid?)?));
+    match at.iter().find_map(other) {
+        None => Ok(()),
+        Some((at, who)) => Err(format!("another program listens on {at}: {who}")),
     }
 }
 
@@ -171,5 +193,40 @@ async fn connect(address: SocketAddrV4, patience: Duration) -> Result<(), String
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no connection in time".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::journal::Journal;
+    use crate::local::process::Program;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn an_answer_of_another_program_is_no_readiness() {
+        let place = tempfile::tempdir().unwrap();
+        let journal = Arc::new(Journal::open(&place.path().join("journal")).unwrap());
+        let log = place.path().join("out");
+        let recipe = move || {
+            Ok(Program {
+                program: "/bin/sleep".into(),
+                arguments: vec!["100".into()],
+                environment: vec![],
+                directory: None,
+                log: log.clone(),
+            })
+        };
+        let unit = Unit::new("it", journal, Box::new(recipe));
+        unit.start();
+        let ours = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = ours.local_addr().unwrap().port();
+        let at = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, port);
+        let (sender, mut verdict) = watch::channel(Ok(()));
+        tokio::spawn(run(Readiness::Accepts(vec![at]), unit.clone(), sender));
+        let told = verdict.wait_for(|v| v.as_ref().is_err_and(|why| why.contains("another program")));
+        let told = timeout(Duration::from_secs(10), told).await.expect("in time").unwrap().clone();
+        assert!(told.unwrap_err().contains(&std::process::id().to_string()));
+        unit.kill().await;
     }
 }

@@ -11,7 +11,7 @@ use crate::snapshot::{Compiled, Config, Pod};
 
 /// How long a plaintext client of a PERMISSIVE port may say nothing before the application is asked to speak first. Mesh
 /// clients speak first always. Long enough that a busy client's TLS hello is not mistaken for silence.
-const PROTOCOL_DETECTION_TIMEOUT: Duration = Duration::from_secs(2);
+pub const PROTOCOL_DETECTION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The workload's identity, ports and merged policy.
 #[must_use]

@@ -10,7 +10,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::local::api::{InstanceState, Mesh, WorkloadKind};
 use crate::local::client;
+use crate::local::http::Server;
 use crate::local::journal::Event;
+use crate::local::pilot::{PilotStatus, ServicePort};
+use crate::local::plan::SYSTEM;
 use crate::local::supervisor::Supervisor;
 use crate::output;
 
@@ -53,7 +56,7 @@ impl Console {
                     print(&event);
                     if event.kind == "up" {
                         late = None;
-                        self.ready(&supervisor.tell());
+                        self.ready(&supervisor.tell()).await;
                         println!("\nCtrl-C stops it. What changes:");
                     }
                     if event.kind == "ended" {
@@ -82,7 +85,7 @@ impl Console {
         loop {
             let mesh = client::mesh(&self.name).await?;
             if mesh.ready {
-                self.ready(&mesh);
+                self.ready(&mesh).await;
                 return Ok(());
             }
             match timeout(deadline.saturating_duration_since(Instant::now()), lines.next()).await {
@@ -98,9 +101,10 @@ impl Console {
                     let mesh = client::mesh(&self.name).await?;
                     self.warn_late(&mesh);
                     anyhow::bail!(
-                        "not everything got ready within {} s; the mesh goes on: see `meshctl status`, stop it with \
-                         `meshctl down`",
-                        patience.as_secs()
+                        "not everything got ready within {} s; the rest runs: see `meshctl status{name}`; stop it with \
+                         `meshctl down{name}`",
+                        patience.as_secs(),
+                        name = self.option(),
                     );
                 }
             }
@@ -108,6 +112,10 @@ impl Console {
     }
 
     fn warn_late(&self, mesh: &Mesh) {
+        println!("\n{}", output::workloads(mesh));
+        for notice in &mesh.notices {
+            println!("note: {notice}");
+        }
         for instance in mesh.workloads.iter().flat_map(|w| &w.instances) {
             if !matches!(instance.state, InstanceState::Ready | InstanceState::Stopped) {
                 let why = instance.reason.as_deref().unwrap_or("no reason known");
@@ -125,7 +133,9 @@ impl Console {
         }
     }
 
-    fn ready(&self, mesh: &Mesh) {
+    async fn ready(&self, mesh: &Mesh) {
+        // Without an answer the hints name fewer commands.
+        let pilot = PilotStatus::fetch(&Server::Tcp(mesh.pilot_admin)).await.unwrap_or_default();
         println!("\n{}", output::workloads(mesh));
         for notice in &mesh.notices {
             println!("note: {notice}");
@@ -133,16 +143,19 @@ impl Console {
         println!(
             "note: an application's own port on 127.0.0.1 stands for the inside of its pod: whoever can open it is in the pod"
         );
-        self.hints(mesh);
+        self.hints(mesh, &pilot);
         println!("\nready after {:.1} s", self.began.elapsed().as_secs_f64());
     }
 
+    /// What commands need to talk to this mesh.
+    fn option(&self) -> String {
+        if self.name == "default" { String::new() } else { format!(" --name {}", self.name) }
+    }
+
     /// A few commands worth trying, with names that are there.
-    fn hints(&self, mesh: &Mesh) {
-        let name = if self.name == "default" { String::new() } else { format!(" --name {}", self.name) };
+    fn hints(&self, mesh: &Mesh, pilot: &PilotStatus) {
+        let name = self.option();
         println!("\nTry:");
-        let mut workloads = mesh.workloads.iter().filter(|w| w.kind == WorkloadKind::Deployment);
-        let with_port = |w: &&crate::local::api::Workload| w.instances.iter().any(|i| !i.ports.is_empty());
         if self.bundled {
             println!(
                 "  meshctl request http://reviews:9080/ -n 20{name}                       # who answers how often"
@@ -156,12 +169,15 @@ impl Console {
             println!(
                 "  meshctl stop reviews-v1-0{name}                                        # drained, nothing is lost"
             );
-        } else if let Some(workload) = workloads.find(with_port) {
-            let port = workload.instances.iter().flat_map(|i| &i.ports).map(|p| p.port).next().unwrap_or(80);
-            let instance = workload.instance_name();
-            println!("  meshctl request http://{}.{}:{port}/ -n 10{name}", workload.name, workload.namespace);
-            println!("  meshctl stop {instance}{name}");
-            println!("  meshctl start {instance}{name}");
+        } else {
+            if let Some(url) = worth_asking(pilot) {
+                println!("  meshctl request {url} -n 10{name}");
+            }
+            let deployment = mesh.workloads.iter().find(|w| w.kind == WorkloadKind::Deployment);
+            if let Some(instance) = deployment.and_then(|w| w.instances.first()) {
+                println!("  meshctl stop {}{name}", instance.name);
+                println!("  meshctl start {}{name}", instance.name);
+            }
         }
         println!("  meshctl status{name}");
         if let Some(path) = mesh.paths.first() {
@@ -169,6 +185,31 @@ impl Console {
         }
         println!("  meshctl down{name}");
     }
+}
+
+/// The URL of a service that has somebody behind it: HTTP before other protocols.
+fn worth_asking(pilot: &PilotStatus) -> Option<String> {
+    let scheme = |protocol: &str| match protocol {
+        "grpc" => Some("grpc"),
+        "http2" => Some("h2c"),
+        "http" | "auto" => Some("http"),
+        "tcp" => Some("tcp"),
+        _ => None,
+    };
+    let alive = pilot.services.iter().filter(|s| s.endpoints.iter().any(|e| e.ready));
+    let mut ports: Vec<(&str, String)> = alive
+        .filter_map(|service| Some((service, service.name()?)))
+        .filter(|(_, (_, namespace))| *namespace != SYSTEM)
+        .flat_map(|(service, (name, namespace))| {
+            let url = move |port: &ServicePort| {
+                let scheme = scheme(&port.protocol)?;
+                Some((scheme, format!("{scheme}://{name}.{namespace}:{}/", port.number)))
+            };
+            service.ports.iter().filter_map(url)
+        })
+        .collect();
+    ports.sort_by_key(|(scheme, _)| *scheme != "http");
+    ports.into_iter().next().map(|(_, url)| url)
 }
 
 /// One line.
@@ -192,5 +233,27 @@ fn print(event: &Event) {
             anstream::println!("{} {text}", "-".yellow());
         }
         _ => anstream::println!("  {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_names_a_service_that_answers() {
+        let service = |host: &str, protocol: &str, ready: bool| {
+            serde_json::json!({"host": format!("{host}.svc.cluster.local"), "vip": "",
+                "ports": [{"number": 80, "protocol": protocol, "name": ""}],
+                "endpoints": [{"uid": "u", "address": "127.9.4.1:8080", "ready": ready}]})
+        };
+        let of = |services: &[serde_json::Value]| {
+            worth_asking(&serde_json::from_value(serde_json::json!({"services": services})).unwrap())
+        };
+        let (dead, db) = (service("dead.default", "http", false), service("db.default", "tcp", true));
+        let (web, gateway) = (service("web.shop", "auto", true), service("gw.istio-system", "http", true));
+        assert_eq!(of(&[dead.clone(), db.clone(), web, gateway]).as_deref(), Some("http://web.shop:80/"));
+        assert_eq!(of(&[dead.clone(), db]).as_deref(), Some("tcp://db.default:80/"));
+        assert_eq!(of(&[dead]), None);
     }
 }

@@ -137,7 +137,7 @@ impl Parts<'_> {
             "metrics": at(port::METRICS),
             "admin": at(port::ADMIN),
             "state_dir": state,
-            "workers": if gateway.is_some() { cpus() } else { 1 },
+            "workers": workers(workload.template.concurrency, gateway.is_some()),
             "access_log": true,
             "parent_pid": std::process::id(),
         });
@@ -281,6 +281,16 @@ fn text(path: &Path) -> anyhow::Result<String> {
     Ok(path.to_str().context("the state directory's path is not UTF-8")?.to_owned())
 }
 
+/// A sidecar has one worker unless the pod says more, a gateway as many as CPUs; 0 is as many as CPUs, as in Istio.
+fn workers(concurrency: Option<u16>, is_gateway: bool) -> usize {
+    match concurrency {
+        Some(0) => cpus(),
+        Some(count) => count.into(),
+        None if is_gateway => cpus(),
+        None => 1,
+    }
+}
+
 fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
@@ -288,6 +298,12 @@ fn cpus() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_says_how_many_workers_its_proxy_has() {
+        assert_eq!((workers(None, false), workers(None, true)), (1, cpus()));
+        assert_eq!((workers(Some(4), false), workers(Some(0), false)), (4, cpus()));
+    }
 
     #[test]
     fn uids_are_version_four_and_differ() {

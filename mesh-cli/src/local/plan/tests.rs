@@ -33,6 +33,21 @@ spec:
 ";
 
 #[test]
+fn a_pod_says_how_many_workers_its_sidecar_has() {
+    let pod = "metadata: {labels: {app: my-service}";
+    let told = "metadata: {labels: {app: my-service}, annotations: {proxy.istio.io/config: '{ \"concurrency\": 4 }'}";
+    assert_eq!(workload(&plan(IMAGE_ONLY), "my-service").template.concurrency, None);
+    let four = plan(&IMAGE_ONLY.replace(pod, told));
+    assert_eq!(workload(&four, "my-service").template.concurrency, Some(4));
+    let more = plan(&IMAGE_ONLY.replace(pod, &told.replace("4", "4, \"drainDuration\": \"5s\"")));
+    assert!(
+        more.notices.iter().any(|n| n.contains("drainDuration is not in force yet")),
+        "{:?}",
+        more.notices
+    );
+}
+
+#[test]
 fn an_image_is_stood_in_for_and_its_service_implied_and_both_are_said() {
     let plan = plan(IMAGE_ONLY);
     let it = workload(&plan, "my-service");
