@@ -9,9 +9,9 @@
 //! `self_config(&Config, &Pod)`; each gives `Option<Compiled<wire type>>`, where `None` is "does not exist for this viewer".
 //! `notes(&Config) -> Vec<Note>` says what is wrong or ineffective between objects, once a configuration change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mesh_proto::crd::{self, ObjectRef, Origin, Restriction};
 use mesh_proto::model::{HostPort, Protocol, SpiffeId, TrustDomain};
@@ -250,6 +250,17 @@ pub struct Config {
     pub restrictions: Vec<Restriction>,
     /// Some DestinationRule has a `workloadSelector`: sidecars' labels are part of the viewer then.
     pub label_scoped: bool,
+    /// [`Self::virtual_services`] by host: made by `compile` when it looks for the first time.
+    pub routed: OnceLock<RoutedHosts>,
+}
+
+/// The VirtualServices of sidecars by the hosts that they name, all in full, as places in [`Config::virtual_services`].
+#[derive(Debug, Clone, Default)]
+pub struct RoutedHosts {
+    /// Names.
+    pub exact: HashMap<String, Vec<usize>>,
+    /// Wildcards, each with its VirtualService.
+    pub wildcards: Vec<(String, usize)>,
 }
 
 impl Config {
@@ -267,6 +278,7 @@ impl Config {
             peer_authentications: Vec::new(),
             restrictions: Vec::new(),
             label_scoped: false,
+            routed: OnceLock::new(),
         }
     }
 }

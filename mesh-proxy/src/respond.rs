@@ -79,8 +79,8 @@ pub enum Failure {
     /// REGISTRY_ONLY, and nobody registered it.
     #[error("nobody registered {0}")]
     Blocked(String),
-    /// Nobody knows this name, and this proxy does not ask DNS.
-    #[error("{0} is neither in the mesh nor an address")]
+    /// Nobody knows this name with this port, and this proxy does not ask DNS.
+    #[error("{0} is neither a host and port of the mesh nor an address")]
     UnknownHost(String),
     /// The route has no backend with a weight.
     #[error("no backend has a weight")]

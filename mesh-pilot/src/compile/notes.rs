@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use mesh_proto::crd::Targets;
 use mesh_proto::crd::check::unserved;
 use mesh_proto::crd::virtual_service::Destination;
+use mesh_proto::crd::{Kind, Targets};
 
 use super::host::{at, full, names};
 use super::listener::{bound, meeting_hosts, name_of};
@@ -36,17 +36,38 @@ pub fn notes(config: &Config) -> Vec<Note> {
         peer_authentication(config, policy, older.iter().map(AsRef::as_ref), &mut notes);
     }
     gateways(config, &mut notes);
-    unreachable_hosts(config, &mut notes);
+    closed(config, &mut notes);
     notes.0
 }
 
-/// What a refused DestinationRule was to secure.
-fn unreachable_hosts(config: &Config, notes: &mut Notes) {
+/// What is closed because the object that was to restrict it is refused.
+fn closed(config: &Config, notes: &mut Notes) {
     for restriction in &config.restrictions {
-        let Targets::Host(host) = &restriction.targets else { continue };
-        let host = full(config, host, &restriction.reference.namespace);
-        let text = format!("{host} cannot be reached until it is put right: it was to secure connections");
-        notes.0.push(Note { reference: restriction.reference.clone(), text, superseded: false });
+        let reference = restriction.reference.clone();
+        let text = match &restriction.targets {
+            Targets::Host(host) => {
+                let host = full(config, host, &reference.namespace);
+                format!("{host} cannot be reached until it is put right: it was to secure connections")
+            }
+            Targets::Workloads(labels) => {
+                let whose = if reference.namespace == config.mesh.root_namespace {
+                    "the mesh".to_owned()
+                } else {
+                    reference.namespace.to_string()
+                };
+                let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                let whom = if labels.is_empty() {
+                    format!("all workloads of {whose}")
+                } else {
+                    format!("workloads of {whose} with {}", labels.join(","))
+                };
+                match reference.kind {
+                    Kind::PeerAuthentication => format!("until it is put right, {whom} take mTLS only"),
+                    _ => format!("as long as it is there, {whom} let nothing in"),
+                }
+            }
+        };
+        notes.0.push(Note { reference, text, superseded: false });
     }
 }
 
@@ -77,6 +98,7 @@ fn virtual_service<'a>(
 ) {
     duplicate_hosts(config, rules, routed, notes);
     unknown_gateways(config, rules, notes);
+    unknown_hosts(config, rules, notes);
     let owner: &str = &rules.reference.namespace;
     let scope = Scope { config, namespace: owner, port: 0, gateways: &[] };
     let http = rules.spec.spec.http.iter().enumerate();
@@ -86,6 +108,8 @@ fn virtual_service<'a>(
     for (path, to) in http.chain(tcp) {
         if let Some(text) = unknown_destination(&scope, rule_hosts, owner, to) {
             notes.add(rules, format!("{path}: {text} (IST0101)"));
+        } else if let Some(text) = ambiguous_port(config, rules, to) {
+            notes.add(rules, format!("{path}: {text} (IST0112)"));
         }
     }
 }
@@ -115,6 +139,31 @@ fn duplicate_hosts<'a>(config: &Config, rules: &'a Rules, routed: &mut ByHost<'a
         } else {
             notes.add(rules, text);
         }
+    }
+}
+
+/// A name of the mesh that no service has: most often a short name that was meant for another namespace.
+fn unknown_hosts(config: &Config, rules: &Rules, notes: &mut Notes) {
+    if !for_mesh(rules) {
+        return;
+    }
+    let owner = &rules.reference.namespace;
+    let domain = format!(".svc.{}", config.mesh.cluster_domain);
+    for written in &rules.spec.spec.hosts {
+        let host = full(config, written, owner);
+        if host.starts_with('*') || !host.ends_with(&domain) || config.services.contains_key(host.as_str()) {
+            continue;
+        }
+        let elsewhere = || {
+            let mut services = config.services.values();
+            services.find(|held| *held.spec.name == **written).map(|held| held.spec.host.clone())
+        };
+        let hint = if written.contains('.') { None } else { elsewhere() };
+        let hint = hint.map(|host| format!("; {host} is another one's")).unwrap_or_default();
+        notes.add(
+            rules,
+            format!("no service has the host {host}: only requests for just that name are routed{hint}"),
+        );
     }
 }
 
@@ -169,6 +218,22 @@ fn unknown_destination(
         return Some(format!("{host} has no subset {}: requests for it are answered with 503 NC", to.subset));
     }
     None
+}
+
+/// Without a port, the port is the one that was asked for: right only where the destination has it.
+fn ambiguous_port(config: &Config, rules: &Rules, to: &Destination) -> Option<String> {
+    let owner = &rules.reference.namespace;
+    let host = full(config, &to.host, owner);
+    let service = config.services.get(host.as_str())?;
+    let itself = rules.spec.spec.hosts.iter().any(|named| full(config, named, owner) == host);
+    if to.port.is_some() || service.spec.ports.len() < 2 || itself {
+        return None;
+    }
+    let ports: Vec<_> = service.spec.ports.iter().map(|port| port.number.to_string()).collect();
+    let ports = ports.join(", ");
+    Some(format!(
+        "{host} has several ports and port.number is not set: requests to other ports than {ports} are answered with 503 NC"
+    ))
 }
 
 fn has_subset(rule_hosts: &RuleHosts<'_>, host: &str, subset: &str) -> bool {

@@ -15,9 +15,9 @@ use mesh_proto::crd::{self, StringMatch};
 use mesh_proto::model::HostPort;
 use mesh_proto::wire::mesh::v1 as wire;
 
-use super::host::{Specificity, Visibility, full, names, visible, visible_service};
+use super::host::{Visibility, full, names, visible, visible_service};
 use super::{on_wire, origin};
-use crate::snapshot::{Config, Held};
+use crate::snapshot::{Config, Held, RoutedHosts};
 
 /// A VirtualService with its place in the configuration.
 pub(super) type Rules = Held<std::sync::Arc<crd::VirtualService>>;
@@ -42,24 +42,35 @@ pub(super) fn visibility(rules: &Rules, namespace: &str) -> Option<Visibility> {
     visible(list, &rules.reference.namespace, namespace)
 }
 
-/// The most specific host of a VirtualService that names `host`.
-pub(super) fn named_by(config: &Config, rules: &Rules, host: &str) -> Option<Specificity> {
-    let mut hosts = rules.spec.spec.hosts.iter();
-    let first =
-        hosts.by_ref().filter_map(|pattern| names(&full(config, pattern, &rules.reference.namespace), host));
-    first.max()
+/// The VirtualService that routes `host` (of a service, or itself a wildcard that only routes have) for clients in
+/// `namespace`. By an index: a configuration change compiles every name that somebody uses, one after the other.
+pub(super) fn select<'a>(config: &'a Config, namespace: &str, host: &str) -> Option<&'a Rules> {
+    let routed = config.routed.get_or_init(|| by_host(config));
+    let exact = routed.exact.get(host).into_iter().flatten().map(|age| (host, *age));
+    let wildcards = routed.wildcards.iter().map(|(pattern, age)| (pattern.as_str(), *age));
+    let candidate = |(pattern, age): (&str, usize)| {
+        let specificity = names(pattern, host)?;
+        let rules: &'a Rules = config.virtual_services.get(age)?;
+        let tier = visibility(rules, namespace)?;
+        Some(((std::cmp::Reverse(specificity), tier, age), rules))
+    };
+    let candidates = exact.chain(wildcards).filter_map(candidate);
+    candidates.min_by_key(|(rank, _)| *rank).map(|(_, rules)| rules)
 }
 
-/// The VirtualService that routes `host` (of a service, or itself a wildcard that only routes have) for clients in
-/// `namespace`.
-pub(super) fn select<'a>(config: &'a Config, namespace: &str, host: &str) -> Option<&'a Rules> {
-    let candidate = |(age, rules): (usize, &'a std::sync::Arc<Rules>)| {
-        let tier = visibility(rules, namespace).filter(|_| for_mesh(rules))?;
-        let specificity = named_by(config, rules, host)?;
-        Some(((std::cmp::Reverse(specificity), tier, age), rules.as_ref()))
-    };
-    let candidates = config.virtual_services.iter().enumerate().filter_map(candidate);
-    candidates.min_by_key(|(rank, _)| *rank).map(|(_, rules)| rules)
+fn by_host(config: &Config) -> RoutedHosts {
+    let mut routed = RoutedHosts::default();
+    for (age, rules) in config.virtual_services.iter().enumerate().filter(|(_, rules)| for_mesh(rules)) {
+        for host in &rules.spec.spec.hosts {
+            let host = full(config, host, &rules.reference.namespace);
+            if host.starts_with('*') {
+                routed.wildcards.push((host, age));
+            } else {
+                routed.exact.entry(host).or_default().push(age);
+            }
+        }
+    }
+    routed
 }
 
 /// For whom rules are made.

@@ -21,7 +21,8 @@ pub use virtual_service::{RETRY_WORDS, body_bytes, retry_words};
 /// Checks one object.
 pub fn object(object: &Object, findings: &mut Findings) {
     match object {
-        Object::Namespace(_) | Object::ServiceAccount(_) | Object::Secret(_) | Object::ConfigMap(_) => {}
+        Object::Namespace(_) | Object::ServiceAccount(_) | Object::Secret(_) => {}
+        Object::ConfigMap(map) => core::config_map(map, findings),
         Object::Service(service) => core::service(service, findings),
         Object::Deployment(deployment) => core::deployment(deployment, findings),
         Object::Pod(pod) => core::pod(&pod.spec, "spec", findings),

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::check;
 use super::decode::decode;
 use super::meta::{Kind, ObjectMeta, ObjectRef};
-use super::object::{Document, Object, Origin, Place, Places, Refused, Resource, Restriction};
+use super::object::{Document, Object, Origin, Place, Places, Refused, Resource, Restriction, Targets};
 use super::problem::{Finding, Findings, Position, Problem, Severity};
 use super::unsupported::{targets, unsupported};
 use super::yaml::{self, Chunk, MAX_BYTES, MAX_DOCUMENTS};
@@ -67,6 +67,13 @@ fn chunk_documents(file: &Arc<str>, chunk: Chunk<'_>) -> Vec<Document> {
                 for problem in &mut refused.problems {
                     problem.object.clone_from(&refused.reference);
                 }
+                // Whom it selects cannot be read: whoever it may be for, if it is of a kind that restricts.
+                refused.restriction = restriction(
+                    refused.reference.as_ref(),
+                    &Value::Null,
+                    refused.origin.location(""),
+                    &refused.problems,
+                );
             }
             vec![document]
         }
@@ -93,16 +100,18 @@ pub fn from_value(value: Value, origin: Origin) -> Document {
         Err(finding) if finding.severity == Severity::Warning => {
             return Document::Ignored(place(finding, None, &origin));
         }
-        Err(finding) => return refuse(None, None, &value, origin, vec![finding]),
+        Err(finding) => return refuse(None, &value, origin, vec![finding]),
     };
     let mut findings = Findings::default();
     header.check(&mut findings);
     let reference = header.reference();
     if let Some(why) = unsupported(header.kind) {
-        findings.error("kind", format!("{} {}", header.kind, why.reason), "");
+        let closed = matches!(targets(header.kind, &value), Some(Targets::Workloads(_)));
+        let then = if closed { "; the workloads that it selects let nothing in" } else { "" };
+        findings.error("kind", format!("{} {}{then}", header.kind, why.reason), "");
     }
     if findings.0.iter().any(|f| f.severity == Severity::Error) {
-        return refuse(reference, Some(header.kind), &value, origin, findings.0);
+        return refuse(reference, &value, origin, findings.0);
     }
     let reference = reference.expect("a name was checked for");
     match decode_kind(header.kind, &reference, &value, &mut findings) {
@@ -110,10 +119,10 @@ pub fn from_value(value: Value, origin: Origin) -> Document {
             let problems = findings.0.into_iter().map(|f| place(f, Some(&reference), &origin)).collect();
             Document::Accepted(Resource { reference, object, origin, value: Arc::new(value), problems })
         }
-        Ok(_) => refuse(Some(reference), Some(header.kind), &value, origin, findings.0),
+        Ok(_) => refuse(Some(reference), &value, origin, findings.0),
         Err(mut mistakes) => {
             mistakes.append(&mut findings.0);
-            refuse(Some(reference), Some(header.kind), &value, origin, mistakes)
+            refuse(Some(reference), &value, origin, mistakes)
         }
     }
 }
@@ -195,21 +204,24 @@ fn place(finding: Finding, object: Option<&ObjectRef>, origin: &Origin) -> Probl
     }
 }
 
-fn refuse(
-    reference: Option<ObjectRef>,
-    kind: Option<Kind>,
-    value: &Value,
-    origin: Origin,
-    findings: Vec<Finding>,
-) -> Document {
+fn refuse(reference: Option<ObjectRef>, value: &Value, origin: Origin, findings: Vec<Finding>) -> Document {
     let problems: Vec<Problem> =
         findings.into_iter().map(|finding| place(finding, reference.as_ref(), &origin)).collect();
-    let restriction = reference.as_ref().zip(kind).and_then(|(reference, kind)| {
-        let targets = targets(kind, value)?;
-        let reason = problems.iter().find(|p| p.is_error()).map(Problem::text).unwrap_or_default();
-        Some(Restriction { reference: reference.clone(), targets, location: origin.location(""), reason })
-    });
+    let restriction = restriction(reference.as_ref(), value, origin.location(""), &problems);
     Document::Refused(Refused { reference, restriction, origin, problems })
+}
+
+/// Who must fail closed while a refused object has no good version.
+fn restriction(
+    reference: Option<&ObjectRef>,
+    value: &Value,
+    location: String,
+    problems: &[Problem],
+) -> Option<Restriction> {
+    let reference = reference?;
+    let targets = targets(reference.kind, value)?;
+    let reason = problems.iter().find(|p| p.is_error()).map(Problem::text).unwrap_or_default();
+    Some(Restriction { reference: reference.clone(), targets, location, reason })
 }
 
 fn unreadable(file: &Arc<str>, position: Position, message: String, expected: String) -> Document {

@@ -9,17 +9,14 @@ use super::object::Targets;
 /// Why objects of a kind are not in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unsupported {
-    /// The reason, and what to do instead.
+    /// The reason, and what to do instead. Whether its targets fail closed is a matter of the object: [`targets`].
     pub reason: &'static str,
-    /// It restricts: whom it selects must fail closed.
-    pub restricts: bool,
 }
 
 /// Whether a kind is not in force, and why.
 #[must_use]
 pub fn unsupported(kind: Kind) -> Option<Unsupported> {
-    let later = "is not in force yet";
-    let (reason, restricts) = match kind {
+    let reason = match kind {
         Kind::Namespace
         | Kind::ServiceAccount
         | Kind::Service
@@ -31,24 +28,18 @@ pub fn unsupported(kind: Kind) -> Option<Unsupported> {
         | Kind::DestinationRule
         | Kind::Gateway
         | Kind::PeerAuthentication => return None,
-        Kind::EnvoyFilter => (
+        Kind::EnvoyFilter => {
             "patches Envoy's configuration and there is no Envoy here; use VirtualService retries and timeout for routes, \
              DestinationRule for connections and balancing, PeerAuthentication for mTLS; VirtualService headers, outlier \
-             detection, Telemetry and AuthorizationPolicy take the rest as they come in force",
-            false,
-        ),
-        Kind::WasmPlugin | Kind::TrafficExtension => (
-            "runs code inside Envoy and there is no Envoy here; use VirtualService or an AuthorizationPolicy with a CUSTOM action",
-            false,
-        ),
-        Kind::AuthorizationPolicy => {
-            ("is not in force yet; the workloads that it selects let nothing in", true)
+             detection, Telemetry and AuthorizationPolicy take the rest as they come in force"
         }
-        Kind::RequestAuthentication => {
-            ("is not in force yet; the workloads that it selects let nothing in", true)
+        Kind::WasmPlugin | Kind::TrafficExtension => {
+            "runs code inside Envoy and there is no Envoy here; use VirtualService or an AuthorizationPolicy with a CUSTOM action"
         }
-        Kind::BackendTLSPolicy => (later, true),
-        Kind::ServiceEntry
+        Kind::AuthorizationPolicy
+        | Kind::RequestAuthentication
+        | Kind::BackendTLSPolicy
+        | Kind::ServiceEntry
         | Kind::Sidecar
         | Kind::WorkloadEntry
         | Kind::WorkloadGroup
@@ -61,9 +52,9 @@ pub fn unsupported(kind: Kind) -> Option<Unsupported> {
         | Kind::TLSRoute
         | Kind::TCPRoute
         | Kind::UDPRoute
-        | Kind::ReferenceGrant => (later, false),
+        | Kind::ReferenceGrant => "is not in force yet",
     };
-    Some(Unsupported { reason, restricts })
+    Some(Unsupported { reason })
 }
 
 /// Whom a refused object of a restricting kind selects. What cannot be read selects everybody in its namespace: that is
@@ -71,7 +62,13 @@ pub fn unsupported(kind: Kind) -> Option<Unsupported> {
 #[must_use]
 pub fn targets(kind: Kind, value: &Value) -> Option<Targets> {
     match kind {
-        Kind::AuthorizationPolicy | Kind::RequestAuthentication | Kind::PeerAuthentication => {
+        Kind::AuthorizationPolicy if only_watches(value) => None,
+        Kind::WasmPlugin | Kind::TrafficExtension if !guards(value) => None,
+        Kind::AuthorizationPolicy
+        | Kind::RequestAuthentication
+        | Kind::PeerAuthentication
+        | Kind::WasmPlugin
+        | Kind::TrafficExtension => {
             let selector = value.pointer("/spec/selector/matchLabels");
             let labels = selector.and_then(|labels| serde_json::from_value::<Labels>(labels.clone()).ok());
             Some(Targets::Workloads(labels.unwrap_or_default()))
@@ -82,6 +79,18 @@ pub fn targets(kind: Kind, value: &Value) -> Option<Targets> {
         }
         _ => None,
     }
+}
+
+/// AUDIT and dry runs never decide: in Istio neither.
+fn only_watches(policy: &Value) -> bool {
+    let text = |path: &str| policy.pointer(path).and_then(Value::as_str);
+    text("/spec/action") == Some("AUDIT") || text("/metadata/annotations/istio.io~1dry-run") == Some("true")
+}
+
+/// A plugin that stands where requests are let in or kept out.
+fn guards(plugin: &Value) -> bool {
+    let phase = plugin.pointer("/spec/phase").and_then(Value::as_str);
+    matches!(phase, Some("AUTHN" | "AUTHZ"))
 }
 
 /// Whether a DestinationRule asks anywhere for connections to be secured.
@@ -110,6 +119,20 @@ mod tests {
         let odd = json!({"spec": {"selector": {"matchLabels": {"app": 1}}}});
         assert_eq!(targets(Kind::AuthorizationPolicy, &odd), Some(Targets::Workloads(Labels::new())));
         assert_eq!(targets(Kind::EnvoyFilter, &policy), None);
+    }
+
+    #[test]
+    fn what_never_keeps_anybody_out_restricts_nobody() {
+        let all = Some(Targets::Workloads(Labels::new()));
+        let action = |action: &str| json!({"spec": {"action": action}});
+        assert_eq!(targets(Kind::AuthorizationPolicy, &action("DENY")), all);
+        assert_eq!(targets(Kind::AuthorizationPolicy, &action("AUDIT")), None);
+        let dry = |text: &str| json!({"metadata": {"annotations": {"istio.io/dry-run": text}}, "spec": {}});
+        assert_eq!(targets(Kind::AuthorizationPolicy, &dry("true")), None);
+        assert_eq!(targets(Kind::AuthorizationPolicy, &dry("false")), all);
+        let phase = |phase: &str| json!({"spec": {"phase": phase}});
+        assert_eq!(targets(Kind::WasmPlugin, &phase("AUTHZ")), all);
+        assert_eq!(targets(Kind::WasmPlugin, &phase("STATS")), None);
     }
 
     #[test]

@@ -123,3 +123,19 @@ fn who_is_behind_an_address() {
     assert_eq!(ports, [(9080, true), (9999, false)]);
     assert_eq!(workload.identity, "spiffe://cluster.local/ns/default/sa/reviews");
 }
+
+/// What fails closed says so.
+#[test]
+fn what_is_closed_is_told() {
+    let bad = |name: &str, rest: &str| policy(name, &format!("{rest}mtls: {{mode: STRIKT}}"));
+    let told = |yaml: &str| Mesh::with(yaml).told();
+    assert_eq!(told(&bad("a", "")), ["a: until it is put right, all workloads of default take mTLS only"]);
+    assert_eq!(
+        told(&bad("istio-system/a", "selector: {matchLabels: {app: x}}, ")),
+        ["a: until it is put right, workloads of the mesh with app=x take mTLS only"]
+    );
+    let authorization = "---\n{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p}, spec: {action: ACTION}}\n";
+    let closed = "p: as long as it is there, all workloads of default let nothing in";
+    assert_eq!(told(&authorization.replace("ACTION", "DENY")), [closed]);
+    assert_eq!(told(&authorization.replace("ACTION", "AUDIT")), [""; 0]);
+}

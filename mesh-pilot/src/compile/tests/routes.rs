@@ -323,3 +323,31 @@ fn what_leads_nowhere_is_told() {
         assert!(told.starts_with(expected), "{told}");
     }
 }
+
+/// A short name is of the own namespace: `reviews` written in another one names nobody.
+#[test]
+fn hosts_of_no_service_are_told() {
+    let told = |name: &str, hosts: &str| Mesh::with(&routes(name, hosts, "reviews.default")).told();
+    assert_eq!(
+        told("money/a", "reviews"),
+        [
+            "a: no service has the host reviews.money.svc.cluster.local: only requests for just that name are routed; \
+          reviews.default.svc.cluster.local is another one's"
+        ]
+    );
+    for fine in ["reviews.default", "example.com", "'*'", "'*.money.svc.cluster.local'", "bank"] {
+        assert_eq!(told("money/a", fine), [""; 0], "{fine}");
+    }
+}
+
+#[test]
+fn destinations_with_several_ports_need_one() {
+    let told = |to: &str| Mesh::with(&routes("a", "reviews", to)).told();
+    let found = told("ratings");
+    assert!(
+        found[0].starts_with("a: http[0]: ratings.default.svc.cluster.local has several ports"),
+        "{found:?}"
+    );
+    assert_eq!(told("ratings, port: {number: 80}"), [""; 0]);
+    assert_eq!(Mesh::with(&routes("a", "ratings", "ratings")).told(), [""; 0]);
+}

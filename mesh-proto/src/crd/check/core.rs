@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::super::problem::Findings;
-use super::super::workload::{Container, Deployment, PodSpec, Probe, Service};
+use super::super::workload::{ConfigMap, Container, Deployment, PodSpec, Probe, Service};
 
 pub(super) fn service(service: &Service, findings: &mut Findings) {
     let spec = &service.spec;
@@ -57,6 +57,14 @@ pub(super) fn service(service: &Service, findings: &mut Findings) {
                 "TCP, UDP or SCTP",
             ),
         }
+    }
+}
+
+/// Istio's own settings lie in a ConfigMap `istio` (or `istio-<revision>`).
+pub(super) fn config_map(map: &ConfigMap, findings: &mut Findings) {
+    let name = &map.metadata.name;
+    if (name == "istio" || name.starts_with("istio-")) && map.data.contains_key("mesh") {
+        findings.warning("data.mesh", "Istio's mesh configuration is not in force yet", "");
     }
 }
 

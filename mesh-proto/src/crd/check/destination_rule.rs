@@ -102,6 +102,13 @@ fn load_balancer(balancer: &LoadBalancer, path: &str, findings: &mut Findings) {
     if simple == Some(SimpleBalancer::LeastConn) {
         findings.warning(format!("{path}.simple"), "LEAST_CONN is the old name", "LEAST_REQUEST");
     }
+    if simple == Some(SimpleBalancer::Passthrough) {
+        findings.warning(
+            format!("{path}.simple"),
+            "PASSTHROUGH chooses nobody: only what is sent to a pod's own address arrives",
+            "LEAST_REQUEST, ROUND_ROBIN or RANDOM for requests to the service's name",
+        );
+    }
     if let Some(hash) = &balancer.consistent_hash {
         consistent_hash(hash, &format!("{path}.consistentHash"), findings);
     }

@@ -119,6 +119,10 @@ fn virtual_services() {
             http("route: [{destination: {host: b}, weight: 0}, {destination: {host: c}}]"),
             vec!["error spec.http[0].route: all weights are 0"],
         ),
+        (
+            http("route: [{destination: {host: b}, weight: 80}, {destination: {host: c}}]"),
+            vec!["warning spec.http[0].route[1]: no weight beside others counts as 0"],
+        ),
         (http("route: [{destination: {host: '*.b'}}]"), vec!["error spec.http[0].route[0].destination.host"]),
         (
             http("route: [{destination: {host: b, port: {}}}]"),
@@ -146,6 +150,10 @@ fn destination_rules() {
     let hash_error = format!("error {at}.consistentHash");
     let hash_error = hash_error.as_str();
     let cases: Vec<(String, Vec<&str>)> = vec![
+        (
+            "{host: a, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH}}}".to_owned(),
+            vec!["warning spec.trafficPolicy.loadBalancer.simple: PASSTHROUGH chooses nobody"],
+        ),
         ("{host: a, subsets: [{name: v1, labels: {version: v1}}]}".into(), vec![]),
         (
             "{host: a, subsets: [{labels: {version: v1}}]}".into(),

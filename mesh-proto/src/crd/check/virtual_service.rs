@@ -262,8 +262,15 @@ fn check_weights(weights: &[Option<i32>], path: &str, findings: &mut Findings) {
             );
         }
     }
-    if weights.len() > 1 && weights.iter().all(|weight| weight.unwrap_or(0) <= 0) {
+    if weights.len() < 2 {
+        return;
+    }
+    if weights.iter().all(|weight| weight.unwrap_or(0) <= 0) {
         findings.error(format!("{path}.route"), "all weights are 0", "a weight above 0");
+        return;
+    }
+    for index in weights.iter().enumerate().filter(|(_, weight)| weight.is_none()).map(|(index, _)| index) {
+        findings.warning(format!("{path}.route[{index}]"), "no weight beside others counts as 0", "a weight");
     }
 }
 

@@ -112,7 +112,7 @@ fn unknown_kind(group: &str, name: &str) -> Finding {
     Finding {
         path: "kind".into(),
         message,
-        expected: format!("one of {}", known.join(", ")),
+        expected: if known.is_empty() { String::new() } else { format!("one of {}", known.join(", ")) },
         severity: Severity::Error,
     }
 }

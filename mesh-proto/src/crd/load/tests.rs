@@ -130,6 +130,24 @@ fn versions_names_and_kinds() {
     }
 }
 
+/// A group of Istio's of which nothing is known: no empty list of what was expected.
+#[test]
+fn unknown_kinds_of_istio_are_refused() {
+    let text = "apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nmetadata: {name: a}\n";
+    assert_eq!(told(text), ["a.yaml:2:7: error: kind: unknown kind IstioOperator"]);
+}
+
+#[test]
+fn settings_of_a_whole_mesh_are_told() {
+    let map = |name: &str, key: &str| {
+        told(&format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{{key}: x}}\n"))
+    };
+    let line = "a.yaml:4:14: warning: ConfigMap default/istio: data.mesh: Istio's mesh configuration is not in force yet";
+    assert_eq!(map("istio", "mesh"), [line]);
+    assert_eq!(map("istio", "other"), [""; 0]);
+    assert_eq!(map("shop", "mesh"), [""; 0]);
+}
+
 #[test]
 fn kinds_of_others_are_left_out_and_told() {
     let document = one("apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: a}\n");
@@ -189,6 +207,47 @@ fn a_refused_policy_says_whom_it_was_to_restrict() {
         "{}",
         refused.problems[0]
     );
+}
+
+/// Of what cannot be read at all, the kind says enough: a typo in YAML must not open what a policy was to close.
+#[test]
+fn a_policy_in_broken_yaml_restricts_everybody_that_it_may_be_for() {
+    let policy = |kind: &str, spec: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata:\n  name: a\n  namespace: shop\nspec:\n{spec}\n"
+        )
+    };
+    let broken =
+        ["  mtls: {mode: STRICT", "\tmtls: {mode: STRICT}", "  mtls: {mode: STRICT}\n  mtls: {mode: STRICT}"];
+    for spec in broken {
+        for kind in ["PeerAuthentication", "AuthorizationPolicy", "RequestAuthentication"] {
+            let Document::Refused(refused) = one(&policy(kind, spec)) else { panic!("{spec}") };
+            let restriction = refused.restriction.unwrap_or_else(|| panic!("{kind} {spec}"));
+            assert_eq!(
+                restriction.targets,
+                super::super::Targets::Workloads(Default::default()),
+                "{kind} {spec}"
+            );
+            assert_eq!(&*restriction.reference.namespace, "shop");
+        }
+        let Document::Refused(refused) = one(&policy("EnvoyFilter", spec)) else { panic!("{spec}") };
+        assert_eq!(refused.restriction, None);
+    }
+}
+
+/// AUDIT only writes down: it is refused, and closes nothing.
+#[test]
+fn only_what_restricts_is_said_to_let_nothing_in() {
+    let policy = |action: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name}\nspec: {{action: {action}}}\n",
+            name = "{name: a}"
+        )
+    };
+    let closes =
+        |action: &str| told(&policy(action))[0].ends_with("the workloads that it selects let nothing in");
+    assert!(closes("DENY"));
+    assert!(!closes("AUDIT"));
 }
 
 #[test]
