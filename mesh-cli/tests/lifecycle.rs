@@ -293,6 +293,9 @@ fn says_what_is_wrong(mesh: &Mesh) {
     for resource in resources.iter().filter(|r| r["state"] != "in_force") {
         assert_ne!(resource["message"], "", "not in force, and no reason: {resource}");
     }
+    assert!(mesh.must(&["logs", "web-0/web"]).contains("listens on"), "a container by its name");
+    let unknown = mesh.run(&["logs", "web-0/nothing"]);
+    assert!(!unknown.status.success() && text(&unknown).contains("web-0/sidecar"), "{}", text(&unknown));
     assert!(mesh.must(&["version"]).contains(&format!("mesh {}:", mesh.name())));
 }
 

@@ -158,7 +158,16 @@ impl Supervisor {
             Some("sidecar") if replicas.wanted().kind == crate::local::api::WorkloadKind::Gateway => {
                 slot.name.clone()
             }
-            Some(process) => format!("{}/{process}", slot.name),
+            Some(process) if process == "sidecar" || containers.iter().any(|c| c.name == process) => {
+                // An only container's log has the instance's name.
+                let only = containers.len() == 1 && process != "sidecar";
+                if only { slot.name.clone() } else { format!("{}/{process}", slot.name) }
+            }
+            Some(process) => {
+                let names = containers.iter().map(|c| c.name.as_str()).chain(["sidecar"]);
+                let names: Vec<String> = names.map(|name| format!("{}/{name}", slot.name)).collect();
+                anyhow::bail!("{name} has no process {process:?}; there are: {}", names.join(", "))
+            }
         };
         Ok(dir.log(&format!("{namespace}.{unit}")))
     }
