@@ -219,6 +219,21 @@ impl Config {
         }
     }
 
+    /// Whether a connection to `address` would come back to one of this proxy's own sockets. Listeners that stand for
+    /// services are no such sockets: what they take is routed on.
+    #[must_use]
+    pub fn is_own_socket(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        let proxy = self.outbound.as_ref().map(|o| o.http_proxy);
+        let own = proxy.into_iter().chain([self.status, self.metrics, self.admin]);
+        own.chain(self.inbound.iter().map(|p| p.listen)).any(|own| {
+            let any = own.ip().is_unspecified() && (ip.is_loopback() || ip == self.pod_ip);
+            // To connect to "any address" is to connect to this machine.
+            let here = ip.is_unspecified() && (own.ip().is_loopback() || own.ip().is_unspecified());
+            own.port() == address.port() && (own.ip() == ip || any || here)
+        })
+    }
+
     /// The identity that this proxy asks the CA for.
     ///
     /// # Errors

@@ -113,7 +113,8 @@ pub fn resolve(
 ) -> Resolved {
     let name = lookup.host.filter(|_| lookup.traffic != Traffic::Tcp).and_then(normalise);
     let literal = name.as_deref().and_then(literal);
-    let orig_dst = lookup.orig_dst.or_else(|| literal.map(|ip| SocketAddr::new(ip, lookup.port)));
+    let dialled = lookup.orig_dst.map(|at| SocketAddr::new(at.ip().to_canonical(), at.port()));
+    let orig_dst = dialled.or_else(|| literal.map(|ip| SocketAddr::new(ip, lookup.port)));
     let name = name.filter(|_| literal.is_none());
 
     // 1: only Gateway API routes of a dialled VIP come before Host.
@@ -213,5 +214,8 @@ pub(crate) fn normalise(host: &str) -> Option<Cow<'_, str>> {
 fn literal(name: &str) -> Option<IpAddr> {
     // Cheaper than trying: a name's last label has a letter, as a rule its last byte is one.
     let last = name.as_bytes().last()?;
-    if last.is_ascii_digit() || name.contains(':') { name.parse().ok() } else { None }
+    let address: IpAddr =
+        if last.is_ascii_digit() || name.contains(':') { name.parse().ok()? } else { return None };
+    // `::ffff:10.0.0.1` reaches what 10.0.0.1 does, and must be known as that.
+    Some(address.to_canonical())
 }

@@ -7,9 +7,9 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, Interest};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::drain::DrainWatch;
 
@@ -22,9 +22,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const LONGEST_METHOD: usize = 24;
 /// How many bytes decide.
 const ENOUGH: usize = 64;
-/// How soon a client that sent too little to decide is looked at again: a peeked socket stays readable, so that waiting
-/// for readiness would spin.
-const AGAIN: Duration = Duration::from_millis(2);
+/// How long a client that has begun may take to send what decides.
+const BEGUN: Duration = Duration::from_secs(10);
 
 /// What the first bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,25 +82,43 @@ fn http1(bytes: &[u8]) -> Option<First> {
 /// # Errors
 /// When the socket fails.
 pub async fn detect(stream: &TcpStream, limit: Duration) -> io::Result<First> {
-    let deadline = Instant::now() + limit;
+    let mut deadline = Instant::now() + limit;
     let mut buffer = [0u8; ENOUGH];
+    let mut seen = 0;
     loop {
         let Ok(peeked) = timeout_at(deadline, stream.peek(&mut buffer)).await else {
             return Ok(First::Silent);
         };
-        match peeked? {
-            0 => return Ok(First::Closed),
-            n => {
-                if let Some(first) = classify(&buffer[..n]) {
-                    return Ok(first);
-                }
-            }
+        let peeked = peeked?;
+        if peeked == 0 {
+            return Ok(First::Closed);
         }
-        if Instant::now() + AGAIN >= deadline {
-            // It spoke, but not enough to be any protocol that we know: bytes.
+        if let Some(first) = classify(&buffer[..peeked]) {
+            return Ok(first);
+        }
+        if seen == 0 {
+            deadline = deadline.min(Instant::now() + BEGUN);
+        }
+        // It spoke, but not enough to be any protocol that we know: bytes.
+        let (ended, grown) = (more(stream, deadline).await?, peeked > seen);
+        if Instant::now() >= deadline || ended && !grown {
             return Ok(First::Other);
         }
-        sleep(AGAIN).await;
+        seen = peeked;
+    }
+}
+
+/// Waits for more than what was peeked, at most until `deadline`. Whether the client has ended its side: then what is
+/// there now is all.
+///
+/// # Errors
+/// When the socket fails.
+pub async fn more(stream: &TcpStream, deadline: Instant) -> io::Result<bool> {
+    // What was only peeked leaves the socket readable: forgotten here, so that nothing but news wakes us.
+    let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+    match timeout_at(deadline, stream.ready(Interest::READABLE)).await {
+        Ok(ready) => Ok(ready?.is_read_closed()),
+        Err(_) => Ok(false),
     }
 }
 

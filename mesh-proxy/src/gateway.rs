@@ -84,7 +84,7 @@ impl Gateway {
         body: Body,
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, Failure> {
-        headers::strip(&mut head.headers);
+        headers::strip_outsider(&mut head.headers);
         self.tell_client(&mut head.headers);
         headers::complete(&self.worker, &mut head.headers, "http");
         if let Some(id) = head.headers.get(&crate::exchange::REQUEST_ID) {
@@ -131,9 +131,9 @@ impl Gateway {
     /// Istio's edge: the client's address is appended, the scheme is what was spoken here.
     fn tell_client(&self, headers: &mut HeaderMap) {
         let address = self.ends.source_ip().to_string();
-        let before = headers.get(&FORWARDED_FOR).map(HeaderValue::as_bytes).unwrap_or_default();
-        let mut all = before.to_vec();
-        if !all.is_empty() {
+        let mut all = Vec::new();
+        for before in headers.get_all(&FORWARDED_FOR) {
+            all.extend_from_slice(before.as_bytes());
             all.push(b',');
         }
         all.extend_from_slice(address.as_bytes());

@@ -82,6 +82,9 @@ pub enum Failure {
     /// Nobody knows this name with this port, and this proxy does not ask DNS.
     #[error("{0} is neither a host and port of the mesh nor an address")]
     UnknownHost(String),
+    /// A socket that a sidecar has for its own pod only.
+    #[error("{0} is a port of the proxy itself: nothing is sent there")]
+    ProxyPort(std::net::SocketAddr),
     /// The route has no backend with a weight.
     #[error("no backend has a weight")]
     NoBackend,
@@ -147,7 +150,10 @@ impl Failure {
                 "downstream_remote_disconnect",
                 Fault::Client,
             ),
-            Self::PlaintextRefused { .. } | Self::ForeignTls { .. } | Self::FailClosed { .. } => {
+            Self::PlaintextRefused { .. }
+            | Self::ForeignTls { .. }
+            | Self::FailClosed { .. }
+            | Self::ProxyPort(_) => {
                 told(StatusCode::FORBIDDEN, Flags::NONE, format!("policy: {self}"), Fault::Policy)
             }
             Self::NoRoute | Self::NoTcpRoute(_) => {

@@ -253,6 +253,16 @@ async fn connect_routes_requests_and_passes_bytes() {
 
     let bad = client::send(pair.reviews.proxy(), "CONNECT ratings HTTP/1.1\r\nhost: ratings\r\n\r\n").await;
     assert_eq!(bad.unwrap().status, 400);
+
+    // What would come back to this proxy, in every spelling, would go round for ever.
+    let own = pair.reviews.ip;
+    for target in [format!("{own}:15001"), format!("[::ffff:{own}]:15001"), format!("[::ffff:{own}]:15000")] {
+        let answer = client::proxied(pair.reviews.proxy(), &format!("http://{target}/")).await.unwrap();
+        assert_eq!(answer.status, 403, "{target}: {answer:?}");
+        let connect = format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\nconnection: close\r\n\r\n");
+        let answer = client::send(pair.reviews.proxy(), &connect).await.unwrap();
+        assert_eq!(answer.status, 403, "{target}: {answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -291,6 +301,13 @@ async fn a_gateway_routes_by_host() {
         assert!(answer.body.contains("URI=spiffe://cluster.local/ns/default/sa/gateway"), "{answer:?}");
         assert!(answer.body.contains("x-forwarded-for: 127.0.0.1"), "{answer:?}");
     }
+    // What an outsider says about itself and the mesh goes no further.
+    let spoofed = "GET / HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\nx-forwarded-client-cert: spoof\r\n\
+                   x-envoy-original-path: /spoof\r\nx-envoy-internal: spoof\r\nx-mesh-peer: spoof\r\n\
+                   x-forwarded-proto: spoof\r\nx-forwarded-for: 6.6.6.6\r\nx-forwarded-for: 7.7.7.7\r\n\r\n";
+    let answer = client::send(at, spoofed).await.unwrap();
+    assert!(answer.status == 200 && !answer.body.contains("spoof"), "{answer:?}");
+    assert!(answer.body.contains("x-forwarded-for: 6.6.6.6,7.7.7.7,127.0.0.1"), "{answer:?}");
     let other = client::get(at, "other.example", "/").await.unwrap();
     assert_eq!(other.status, 404, "{other:?}");
 }

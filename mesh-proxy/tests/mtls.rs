@@ -16,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::support::client::{self, Connection};
 use crate::support::eventually;
-use crate::support::mesh::{PORT, Pair, Spec, endpoints};
+use crate::support::mesh::{Mesh, PORT, Pair, Spec, endpoints};
 use crate::support::origin::Origin;
 
 const MODES: [MtlsMode; 3] = [MtlsMode::MtlsStrict, MtlsMode::MtlsPermissive, MtlsMode::MtlsDisable];
@@ -207,6 +207,49 @@ async fn rotation_loses_nothing() {
     assert!(certs["renewals"].as_u64().unwrap() >= 1, "{certs}");
 }
 
+/// Design §3.3: an mTLS connection lives at most until the earlier certificate expires, whatever goes on in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_without_an_end_ends_with_its_certificate() {
+    let app = Origin::start("ratings").await;
+    app.hang(1);
+    let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsStrict).await;
+    let ca = &pair.mesh.ca;
+    let mut params = ca.leaf_params("spiffe://cluster.local/ns/default/sa/reviews", Duration::ZERO);
+    params.not_after = time::OffsetDateTime::now_utc() + Duration::from_secs(4);
+    let (chain, key) = ca.sign(params);
+    let identity = Identity::new(Leaf::from_der(chain, key).unwrap(), ca.roots_handle());
+    let stream = handshake(pair.ratings.inbound(), &identity, b"istio-http/1.1").await;
+    assert!(stream.is_ok(), "{stream:?}");
+    let end = tokio::time::timeout(Duration::from_secs(30), answer(stream)).await;
+    assert_eq!(end.expect("the connection ends"), "");
+    assert!(!app.seen.lock().is_empty(), "the request had reached the application");
+}
+
+/// A policy that cannot be enforced lets nothing in, and says so where that can be said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_let_in_by_no_policy_is_told_which() {
+    let app = Origin::start("ratings").await;
+    let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsPermissive).await;
+    let mut config = Mesh::self_config(&Spec::new("ratings", app.address));
+    config.deny_all = Some(mesh_proto::wire::mesh::v1::Origin {
+        kind: "AuthorizationPolicy".into(),
+        namespace: "default".into(),
+        name: "nobody".into(),
+        ..Default::default()
+    });
+    pair.mesh.pilot.publish_self("ratings", &config);
+    let vip = pair.vip();
+    eventually("the policy is in force", || async move {
+        let answer = client::get(vip, "ratings", "/").await;
+        answer.is_ok_and(|a| a.status == 403 && a.body.contains("AuthorizationPolicy default/nobody"))
+    })
+    .await;
+    let before = app.count();
+    let plain = client::send(pair.ratings.inbound(), HTTP).await.unwrap();
+    assert_eq!(plain.status, 403, "{plain:?}");
+    assert_eq!(app.count(), before);
+}
+
 /// The application's own TLS on an undeclared port is not ours to end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_tls_passes_a_permissive_port_untouched() {
@@ -250,6 +293,16 @@ async fn a_pod_dialled_by_address_is_reached_with_mtls() {
     let answer = client::proxied(pair.reviews.proxy(), &url).await.unwrap();
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.body.contains("URI=spiffe://cluster.local/ns/default/sa/reviews"), "{answer:?}");
+
+    // Another spelling of the address is no way around mTLS, and a pod's proxy is for that pod only.
+    let mapped = format!("http://[::ffff:{ip}]:{PORT}/");
+    let answer = client::proxied(pair.reviews.proxy(), &mapped).await.unwrap();
+    assert!(answer.body.contains("URI=spiffe://cluster.local/ns/default/sa/reviews"), "{answer:?}");
+    for port in [15000, 15001] {
+        let url = format!("http://{ip}:{port}/");
+        let answer = client::proxied(pair.reviews.proxy(), &url).await.unwrap();
+        assert_eq!(answer.status, 403, "{answer:?}");
+    }
 
     workload.identity = "spiffe://cluster.local/ns/default/sa/other".into();
     pair.mesh.pilot.publish(Kind::Workload, &ip, &workload);

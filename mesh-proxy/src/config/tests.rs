@@ -47,3 +47,23 @@ fn what_is_refused() {
         assert!(error.contains(expected), "{error} should say {expected}");
     }
 }
+
+#[test]
+fn own_sockets_in_every_spelling() {
+    let config = parse(SIDECAR).unwrap();
+    let own = |at: &str| config.is_own_socket(at.parse().unwrap());
+    for at in
+        ["127.9.4.1:15001", "127.9.4.1:15000", "127.9.4.1:9080", "[::ffff:127.9.4.1]:15001", "0.0.0.0:15001"]
+    {
+        assert!(own(at), "{at}");
+    }
+    for at in ["127.9.4.1:80", "127.9.5.1:15001", "127.9.4.2:9080", "10.0.0.1:15001"] {
+        assert!(!own(at), "{at}");
+    }
+    let anywhere = SIDECAR.replace("\"http_proxy\":\"127.9.4.1:15001\"", "\"http_proxy\":\"0.0.0.0:15001\"");
+    let config = parse(&anywhere).unwrap();
+    for at in ["127.0.0.1:15001", "127.9.4.1:15001", "[::]:15001"] {
+        assert!(config.is_own_socket(at.parse().unwrap()), "{at}");
+    }
+    assert!(!config.is_own_socket("10.0.0.1:15001".parse().unwrap()));
+}

@@ -184,6 +184,10 @@ fn the_http_proxy_port() {
             (":9080", Some("10.0.0.1:9080"), "Vip reviews.default.svc.cluster.local:9080"),
             (":8080", Some("10.1.0.2:8080"), "Workload 10.1.0.2:8080"),
             (":8080", Some("10.1.0.9:8080"), "Own 10.1.0.9:8080"),
+            // The same addresses in IPv6's clothes are no way around what is known about them.
+            (":9080", Some("[::ffff:10.0.0.1]:9080"), "Vip reviews.default.svc.cluster.local:9080"),
+            (":8080", Some("[::ffff:10.1.0.2]:8080"), "Workload 10.1.0.2:8080"),
+            (":8080", Some("[::ffff:10.1.0.9]:8080"), "Own 10.1.0.9:8080"),
             (":80", Some("203.0.113.1"), "Outside 203.0.113.1:80"),
             (":80", Some("[2001:db8::1]:80"), "Outside [2001:db8::1]:80"),
             // GAMMA: the authority's VIP is what was dialled.

@@ -1,9 +1,13 @@
 //! First bytes and what they are; bytes stay in the socket.
 
+use std::cell::Cell;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use super::{First, classify, detect, detect_until};
 use crate::drain::Drain;
@@ -80,4 +84,31 @@ async fn a_drain_waits_for_what_is_on_its_way() {
     // One that is not allowed any more is not waited for.
     closer.revoke();
     assert_eq!(detect_until(&silent, LONG, &watch, LONG).await.unwrap(), None);
+}
+
+/// H13: a client that begins and stalls is neither waited for as long as a silent one, nor looked at all the time.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stalls_costs_little_and_not_for_long() {
+    let (mut client, server) = pair().await;
+    client.write_all(b"GE").await.unwrap();
+    let began = Instant::now();
+    let polls = Cell::new(0);
+    let mut detecting = pin!(detect(&server, Duration::from_secs(3600)));
+    let seen = poll_fn(|cx| {
+        polls.set(polls.get() + 1);
+        detecting.as_mut().poll(cx)
+    });
+    assert_eq!(seen.await.unwrap(), First::Other);
+    assert!(began.elapsed() <= Duration::from_secs(11), "{:?}", began.elapsed());
+    assert!(polls.get() < 50, "{}", polls.get());
+}
+
+#[tokio::test]
+async fn a_client_that_ends_in_the_middle_is_not_waited_for() {
+    let (mut client, server) = pair().await;
+    client.write_all(b"GE").await.unwrap();
+    client.shutdown().await.unwrap();
+    let began = Instant::now();
+    assert_eq!(detect(&server, Duration::from_secs(3600)).await.unwrap(), First::Other);
+    assert!(began.elapsed() < Duration::from_secs(5));
 }

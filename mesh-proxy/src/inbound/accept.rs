@@ -37,6 +37,9 @@ use crate::worker::{Me, Worker, me};
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// How long before a certificate's end its connections are asked to end.
+const GOODBYE: Duration = Duration::from_secs(30);
+
 /// What a peer showed, leaf first.
 type Chain = Vec<CertificateDer<'static>>;
 
@@ -199,6 +202,11 @@ impl Arrival {
     }
 
     async fn opaque(self, io: Io, first: Bytes, chain: Chain) {
+        // Requests are told in words; bytes cannot be, and what policy forbids may have become known during a handshake.
+        let config = self.worker.store.self_config();
+        if let Some(failure) = config.map_or(Some(Failure::NotReady), |c| decide::closed(&c)) {
+            return refused(&self.worker, &self.ends, &failure);
+        }
         let _entry = self.worker.live.admit(self.admitted(&io, chain));
         let target = direct::application(&self.worker.targets, self.port, MeshAlpn::Tcp);
         match self.worker.pool.connect_raw(&target).await {
@@ -216,12 +224,16 @@ impl Arrival {
     }
 }
 
-/// An mTLS connection lives at most until the earlier certificate expires.
+/// An mTLS connection lives at most until the earlier certificate expires: it is asked to end a little before, and cut then.
 async fn until_expiry(mut serving: Pin<&mut impl Future<Output = ()>>, expires: SystemTime, closer: &Closer) {
     let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+    let goodbye = GOODBYE.min(left / 4);
     tokio::select! {
         () = &mut serving => return,
-        () = tokio::time::sleep(left) => closer.close(),
+        () = tokio::time::sleep(left - goodbye) => closer.close(),
     }
-    serving.await;
+    // Whoever ends in time is not lost; a stream without an end is.
+    if tokio::time::timeout(goodbye, serving).await.is_err() {
+        tracing::info!("closed: a certificate of this connection has expired");
+    }
 }

@@ -80,12 +80,17 @@ pub fn look(config: &SelfConfig, port: u16) -> Look {
     }
 }
 
-/// What to do with a connection to `port` that began with `seen`.
+/// What to do with a connection to `port` that began with `seen`. Where nothing may be let in ([`closed`]), requests are
+/// still taken, to be told so; bytes cannot be.
 #[must_use]
 pub fn decide(config: &SelfConfig, port: u16, seen: Seen) -> Decision {
-    if let Some(failure) = closed(config) {
-        return Decision::Close(failure);
+    match (admit(config, port, seen), closed(config)) {
+        (Decision::Opaque, Some(failure)) => Decision::Close(failure),
+        (decision, _) => decision,
     }
+}
+
+fn admit(config: &SelfConfig, port: u16, seen: Seen) -> Decision {
     let declared = config.protocol_of(port);
     let mode = config.mtls_of(port);
     match (mode, seen) {

@@ -14,6 +14,9 @@ use crate::respond::Failure;
 use crate::store::{DestinationCell, Workload};
 use crate::worker::Worker;
 
+/// Ports of every sidecar that are for its own pod: admin, outbound and captured inbound.
+const PROXY_PORTS: [u16; 3] = [15000, 15001, 15006];
+
 /// Where to.
 #[derive(Clone)]
 pub enum Goal {
@@ -83,23 +86,34 @@ pub async fn find(worker: &Worker, asked: Asked<'_>) -> Result<Goal, Failure> {
         Resolved::Workload(address, service) => {
             let cell = worker.store.demand_workload(address.ip()).await?;
             let workload = cell.load_full().ok_or(Failure::Bug("a workload that is present is empty"))?;
+            if PROXY_PORTS.contains(&address.port()) && !workload.ports.contains_key(&address.port()) {
+                return Err(Failure::ProxyPort(address));
+            }
             Ok(Goal::Workload(address, workload, service))
         }
         Resolved::Own(address) => {
             let own = worker.own_port(address);
-            own.map(Goal::Own).ok_or_else(|| Failure::UnknownHost(address.to_string()))
+            own.map(Goal::Own).ok_or(Failure::ProxyPort(address))
         }
         Resolved::AskWorkload(_) => Err(Failure::Bug("the pilot's answer about an address was not kept")),
-        Resolved::Passthrough(Outside::Address(address)) => Ok(Goal::Address(address)),
-        Resolved::Passthrough(Outside::Name(name)) => local_name(&name),
+        Resolved::Passthrough(Outside::Address(address)) => outside(worker, address),
+        Resolved::Passthrough(Outside::Name(name)) => outside(worker, local_name(&name)?),
         Resolved::Blocked => Err(Failure::Blocked(name_of(asked))),
     }
 }
 
+/// What is sent outside must not come back to this proxy, or it would go round until nothing is left.
+fn outside(worker: &Worker, address: SocketAddr) -> Result<Goal, Failure> {
+    if worker.config.is_own_socket(address) {
+        return Err(Failure::ProxyPort(address));
+    }
+    Ok(Goal::Address(address))
+}
+
 /// A name that only DNS knows: this proxy asks no DNS, but `localhost` needs none.
-fn local_name(name: &HostPort) -> Result<Goal, Failure> {
+fn local_name(name: &HostPort) -> Result<SocketAddr, Failure> {
     match name.host() {
-        "localhost" => Ok(Goal::Address(SocketAddr::from(([127, 0, 0, 1], name.port())))),
+        "localhost" => Ok(SocketAddr::from(([127, 0, 0, 1], name.port()))),
         _ => Err(Failure::UnknownHost(name.to_string())),
     }
 }

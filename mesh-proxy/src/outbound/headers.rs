@@ -30,6 +30,18 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes what nobody outside of the mesh may say: everything that a proxy of the mesh might believe.
+pub fn strip_outsider(headers: &mut HeaderMap) {
+    strip(headers);
+    let ours = |name: &HeaderName| ["x-envoy-", "x-mesh-"].iter().any(|p| name.as_str().starts_with(p));
+    if headers.keys().any(ours) {
+        let bad: Vec<HeaderName> = headers.keys().filter(|name| ours(name)).cloned().collect();
+        for name in bad {
+            headers.remove(name);
+        }
+    }
+}
+
 /// Sets what a request carries from the first proxy on; returns its id.
 pub fn complete(worker: &Worker, headers: &mut HeaderMap, scheme: &'static str) {
     if !headers.contains_key(&REQUEST_ID) {

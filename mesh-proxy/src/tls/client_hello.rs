@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::MeshAlpn;
+use crate::detect::more;
 
 /// One record of the largest size that TLS allows, with its head; a hello that does not fit is refused.
 const LONGEST: usize = 16 * 1024 + 5;
 /// Where most hellos fit, with a post-quantum key share.
 const USUAL: usize = 4 * 1024;
-const AGAIN: Duration = Duration::from_millis(2);
 
 /// What a client offers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,11 +43,10 @@ pub async fn peek(stream: &TcpStream, limit: Duration) -> io::Result<Option<Clie
     let deadline = Instant::now() + limit;
     let mut buffer = vec![0u8; USUAL];
     let mut seen = 0;
+    let mut ended = false;
     loop {
-        let peeked = timeout_at(deadline, stream.peek(&mut buffer))
-            .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the client hello did not come whole"))??;
-        if peeked == 0 {
+        let peeked = timeout_at(deadline, stream.peek(&mut buffer)).await.map_err(|_| late())??;
+        if peeked == 0 || ended && peeked == seen {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if peeked > seen {
@@ -65,8 +64,15 @@ pub async fn peek(stream: &TcpStream, limit: Duration) -> io::Result<Option<Clie
             buffer.resize(LONGEST, 0);
             continue;
         }
-        sleep(AGAIN).await;
+        ended = more(stream, deadline).await?;
+        if Instant::now() >= deadline {
+            return Err(late());
+        }
     }
+}
+
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the client hello did not come whole")
 }
 
 enum Parsed {

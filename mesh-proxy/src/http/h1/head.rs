@@ -90,6 +90,11 @@ pub fn parse_request(head: &Bytes, ends: &[u32], mut headers: HeaderMap) -> Resu
     if version == Version::HTTP_10 && facts.chunked {
         return Err(BadRequest::TransferEncoding);
     }
+    let posts = method == Method::POST || method == Method::PUT || method == Method::PATCH;
+    if version == Version::HTTP_10 && posts && facts.content_length.is_none() {
+        // RFC 1945 §8.3: its end would be the connection's, which a request cannot have.
+        return Err(BadRequest::Framing);
+    }
     let framing = match facts.content_length {
         _ if facts.chunked => Framing::Chunked,
         Some(0) | None => Framing::None,

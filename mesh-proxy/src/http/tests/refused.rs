@@ -32,6 +32,8 @@ const BAD: &[(&str, &str)] = &[
     ("F2 TE space colon", "POST / HTTP/1.1\nHost: a\nTransfer-Encoding : chunked\n\n0\n\n"),
     ("F2 TE empty", "POST / HTTP/1.1\nHost: a\nTransfer-Encoding:\n\n0\n\n"),
     ("F3 1.0 and TE", "POST / HTTP/1.0\nHost: a\nTransfer-Encoding: chunked\n\n0\n\n"),
+    ("F3 1.0, body without length", "POST / HTTP/1.0\nHost: a\n\nbody"),
+    ("F3 1.0, kept alive", "PUT / HTTP/1.0\nHost: a\nConnection: keep-alive\n\n"),
     ("F12 bare LF after request line", "GET / HTTP/1.1{LF}Host: a\n\n"),
     ("F12 bare LF after field", "GET / HTTP/1.1\nHost: a{LF}X: y\n\n"),
     ("F12 bare LF end", "GET / HTTP/1.1\nHost: a\n{LF}"),

@@ -75,6 +75,7 @@ fn disable_never_terminates() {
 #[test]
 fn a_policy_that_cannot_be_enforced_closes_everything() {
     for mode in [MtlsMode::MtlsStrict, MtlsMode::MtlsPermissive, MtlsMode::MtlsDisable] {
+        let mut opaque = config(mode, Protocol::Tcp);
         let mut config = config(mode, Protocol::Http);
         config.deny_all = Some(std::sync::Arc::new(wire::Origin {
             kind: "AuthorizationPolicy".into(),
@@ -83,7 +84,13 @@ fn a_policy_that_cannot_be_enforced_closes_everything() {
             ..Default::default()
         }));
         for seen in SEEN {
-            assert!(matches!(decide(&config, 80, seen), Decision::Close(Failure::FailClosed { .. })));
+            // Requests are taken, to be answered with 403; no byte is passed on.
+            assert_ne!(decide(&config, 80, seen), Decision::Opaque, "{mode:?} {seen:?}");
+        }
+        opaque.deny_all.clone_from(&config.deny_all);
+        for seen in SEEN {
+            let decision = decide(&opaque, 80, seen);
+            assert!(matches!(decision, Decision::Mtls | Decision::Close(_)), "{mode:?} {seen:?}");
         }
         assert!(!still_allowed(&config, 80, Through::Mtls));
         assert!(!still_allowed(&config, 80, Through::Plain));
