@@ -110,7 +110,10 @@ pub fn normalise_request(parts: &mut request::Parts, max_headers: usize) -> Resu
     } else {
         let path = uri.path_and_query.ok_or(BadRequest::PseudoHeader)?;
         let starts = path.as_str().starts_with('/') || (path == "*" && parts.method == Method::OPTIONS);
-        if !starts {
+        // As strict as over HTTP/1, where such a target would have to be written next.
+        let plain = path.as_str().bytes().all(|b| (0x21..0x7f).contains(&b));
+        let scheme = uri.scheme.is_some_and(|s| s == Scheme::HTTP || s == Scheme::HTTPS);
+        if !starts || !plain || !scheme {
             return Err(BadRequest::Target);
         }
         parts.uri = Uri::from(path);

@@ -78,6 +78,8 @@ fn ambiguous_requests_are_refused() {
             ("http://u@a/", None),
             ("/", None),
             ("http://a/", Some(("host", "a, b"))),
+            ("ftp://a/", None),
+            ("http://a/\u{e9}", None),
         ];
         for (uri, field) in bad {
             let mut request = get(uri);
