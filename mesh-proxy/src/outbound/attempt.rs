@@ -2,6 +2,8 @@
 //!
 //! In: a request, its retry policy, what came of an attempt. Out: the request for another attempt, or none.
 
+use std::time::SystemTime;
+
 use http::request::Parts;
 use http::{Method, Request};
 
@@ -108,9 +110,27 @@ pub fn outcome(kind: &SendErrorKind) -> Option<Outcome> {
     }
 }
 
+/// The failure of an attempt with a certificate that has expired by `now`.
+#[must_use]
+pub fn expired(not_after: SystemTime, now: SystemTime) -> Option<SendErrorKind> {
+    let since = now.duration_since(not_after).ok()?.as_secs();
+    let why =
+        format!("this workload's own certificate expired {since} s ago and the CA has given no new one");
+    Some(SendErrorKind::Tls(why))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_expired_certificate_of_our_own_is_named() {
+        let now = SystemTime::now();
+        let later = now + std::time::Duration::from_secs(7);
+        assert_eq!(expired(later, now), None);
+        let told = expired(now, later).unwrap().to_string();
+        assert!(told.contains("own certificate expired 7 s ago"), "{told}");
+    }
 
     fn policy(on: RetryOn) -> RetryPolicy {
         RetryPolicy { attempts: 2, on, ..RetryPolicy::default() }

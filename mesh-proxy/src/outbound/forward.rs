@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::SET_COOKIE;
 use http::request::Parts;
@@ -15,7 +15,7 @@ use mesh_proto::model::Protocol as Declared;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::attempt::{Sendable, is_stale, outcome};
+use super::attempt::{Sendable, expired, is_stale, outcome};
 use super::{headers, timed};
 use crate::cluster::{ClusterView, Endpoint, Hashed, NoEndpoint, PickContext};
 use crate::exchange::Exchange;
@@ -187,7 +187,8 @@ impl Onward<'_> {
             }
             Err(Some(mut error)) => {
                 request.give_back(&mut error);
-                attempts.after(error, request)
+                let next = attempts.after(error, request);
+                if target.tls.is_some() { self.blame_our_certificate(next) } else { next }
             }
         }
     }
@@ -206,6 +207,18 @@ impl Onward<'_> {
                 let answer = tokio::time::timeout(limit, sending).await;
                 answer.map_err(|_| None)?.map_err(Some)
             }
+        }
+    }
+
+    /// A peer that refuses an expired certificate only closes the connection: the reason is on our side.
+    fn blame_our_certificate(&self, next: Next) -> Next {
+        match next {
+            Next::Done(Err(Failure::Send { kind, retried })) => {
+                let leaf = self.worker.identity.leaf().not_after;
+                let kind = expired(leaf, SystemTime::now()).unwrap_or(kind);
+                Next::Done(Err(Failure::Send { kind, retried }))
+            }
+            next => next,
         }
     }
 
