@@ -134,6 +134,12 @@ pub(super) fn guess_reference(text: &str) -> Option<ObjectRef> {
             in_metadata = inner.starts_with("metadata:");
             api = api.or_else(|| scalar(inner, "apiVersion"));
             kind = kind.or_else(|| scalar(inner, "kind"));
+            // `metadata: {name: a, namespace: b}`
+            let flow = inner.strip_prefix("metadata:").map(str::trim).and_then(|rest| rest.strip_prefix('{'));
+            for field in flow.into_iter().flat_map(|flow| flow.split(['{', '}', ','])).map(str::trim) {
+                name = name.or_else(|| scalar(field, "name"));
+                namespace = namespace.or_else(|| scalar(field, "namespace"));
+            }
         } else if in_metadata && depth > 0 && *indent.get_or_insert(depth) == depth {
             name = name.or_else(|| scalar(inner, "name"));
             namespace = namespace.or_else(|| scalar(inner, "namespace"));

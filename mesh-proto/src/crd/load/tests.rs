@@ -230,6 +230,13 @@ fn a_policy_in_broken_yaml_restricts_everybody_that_it_may_be_for() {
             );
             assert_eq!(&*restriction.reference.namespace, "shop");
         }
+        let flow = policy("AuthorizationPolicy", spec)
+            .replace("metadata:\n  name: a\n  namespace: shop", "metadata: { name: a, namespace: shop }");
+        let Document::Refused(refused) = one(&flow) else { panic!("{spec}") };
+        assert_eq!(
+            refused.restriction.map(|r| r.reference.to_string()).as_deref(),
+            Some("AuthorizationPolicy shop/a")
+        );
         let Document::Refused(refused) = one(&policy("EnvoyFilter", spec)) else { panic!("{spec}") };
         assert_eq!(refused.restriction, None);
     }
