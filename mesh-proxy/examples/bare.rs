@@ -1,7 +1,8 @@
 //! The bare loop on our codec: what a hop costs before routing, policy and telemetry are added.
 //!
-//! `bare` forwards 127.0.0.1:9101 to 127.0.0.1:9000. `bare pair DIR client [h2]` and `bare pair DIR server [h2]` are two of
-//! them with mutual TLS in between (9101 to 9201 to 9000); DIR holds `ca.pem`, `leaf.pem` and `leaf.key`.
+//! `bare [LISTEN UPSTREAM]` forwards 127.0.0.1:9101 to 127.0.0.1:9000, or what it is told. `bare pair DIR client [h2]` and
+//! `bare pair DIR server [h2]` are two of them with mutual TLS in between (9101 to 9201 to 9000; LISTEN and UPSTREAM may be
+//! given at the end); DIR holds `ca.pem`, `leaf.pem` and `leaf.key`.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -93,8 +94,23 @@ fn main() -> anyhow::Result<()> {
             accept: None,
             connect: None,
         },
-        ["pair", dir, side, ref rest @ ..] => pair(Path::new(dir), side, rest.contains(&"h2"))?,
-        _ => anyhow::bail!("usage: bare [pair DIR client|server [h2]]"),
+        ["pair", dir, side, ref rest @ ..] => {
+            let mut wiring = pair(Path::new(dir), side, rest.contains(&"h2"))?;
+            if let [.., listen, upstream] = rest
+                && listen.contains(':')
+            {
+                (wiring.listen, wiring.upstream) = (listen.parse()?, upstream.parse()?);
+            }
+            wiring
+        }
+        [listen, upstream] => Wiring {
+            listen: listen.parse()?,
+            upstream: upstream.parse()?,
+            upstream_protocol: Protocol::Http1,
+            accept: None,
+            connect: None,
+        },
+        _ => anyhow::bail!("usage: bare [pair DIR client|server [h2]] [LISTEN UPSTREAM]"),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, run(wiring))

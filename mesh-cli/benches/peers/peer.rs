@@ -91,7 +91,7 @@ fn local(port: u16) -> SocketAddr {
 /// The bare loop on our own codec: no routing, no policy, no metrics.
 fn bare_plain(settings: &Settings, bare: &Path) -> anyhow::Result<Contender> {
     let entry = local(free_port()?);
-    let arguments = ["plain", "--listen", &entry.to_string(), "--to", &local(BACKEND_PORT).to_string()];
+    let arguments = [&entry.to_string() as &str, &local(BACKEND_PORT).to_string()];
     let process = Process::start(0, bare, &arguments, &settings.dir.join("bare.log"))?;
     wait_for(entry, "the bare loop")?;
     Ok(Contender::new("plain: bare loop", entry, vec![process]))
@@ -101,9 +101,9 @@ fn bare_pair(settings: &Settings, certificates: &Certificates, bare: &Path) -> a
     let (entry, middle) = (local(free_port()?).to_string(), local(free_port()?).to_string());
     let certs = certificates.dir.display().to_string();
     let backend = local(BACKEND_PORT).to_string();
-    let server = ["server", "--certs", &certs, "--listen", &middle, "--to", &backend];
+    let server = ["pair", &certs, "server", &middle, &backend];
     let server = Process::start(0, bare, &server, &settings.dir.join("bare-server.log"))?;
-    let client = ["client", "--certs", &certs, "--listen", &entry, "--to", &middle];
+    let client = ["pair", &certs, "client", &entry, &middle];
     let client = Process::start(0, bare, &client, &settings.dir.join("bare-client.log"))?;
     let entry = entry.parse()?;
     wait_for(entry, "the bare pair")?;
