@@ -272,6 +272,7 @@ impl Proxy {
     }
 }
 
+#[allow(clippy::too_many_lines)] // one story, told in its order
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_keep_the_rules() {
     let ca = TestCa::new();

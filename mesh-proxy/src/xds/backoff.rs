@@ -10,7 +10,7 @@ use rand::RngExt as _;
 /// The first wait, before jitter.
 const FIRST: Duration = Duration::from_millis(200);
 /// The longest wait.
-const LONGEST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(3);
 
 /// The state between two tries.
 #[derive(Debug, Default)]
