@@ -40,7 +40,7 @@ mod tests {
     fn grows_to_the_limit_and_starts_again() {
         let mut backoff = Backoff::default();
         let mut rng = rand::rng();
-        for expected in [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000] {
+        for expected in [200, 400, 800, 1600, 3000, 3000] {
             let wait = backoff.next(&mut rng).as_millis();
             assert!((expected / 2..=expected).contains(&wait), "{wait} ms where {expected} is the most");
         }
