@@ -34,7 +34,8 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
         ports: ports(pod).into_iter().map(port).collect(),
         protocol_detection_timeout: Some(on_wire(PROTOCOL_DETECTION_TIMEOUT)),
         outbound_policy: wire::OutboundPolicy::OutboundAllowAny.into(),
-        access_log: true,
+        // MeshConfig's accessLogFile is empty by default; who starts a proxy may switch its log on (the local mesh does).
+        access_log: false,
         cluster_domain: config.mesh.cluster_domain.to_string(),
         requires: Vec::new(),
         deny_all: deny_all(config, pod),
