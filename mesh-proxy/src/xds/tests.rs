@@ -361,16 +361,16 @@ async fn never_hammers_and_hurries_only_for_somebody_who_waits() {
     let tries = || nobody.0.swap(0, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(60)).await;
     let first = tries();
-    assert!((8..=20).contains(&first), "{first} tries in the first minute");
+    assert!((20..=46).contains(&first), "{first} tries in the first minute");
     tokio::time::sleep(Duration::from_secs(60)).await;
     let later = tries();
-    assert!((5..=13).contains(&later), "{later} tries in the second minute");
-    // Somebody waits two seconds: a try in that time, or two.
+    assert!((19..=42).contains(&later), "{later} tries in the second minute");
+    // Somebody waits two seconds: it is tried at least once in that time.
     for number in 0..5 {
         let name = HostPort::new("cold.test", 80 + number);
         assert!(matches!(store.demand(&name).await, Err(Demand::Timeout(_))));
         let hurried = tries();
-        assert!((1..=2).contains(&hurried), "{hurried} tries in two seconds");
+        assert!((1..=4).contains(&hurried), "{hurried} tries in two seconds");
         tokio::time::sleep(Duration::from_secs(20)).await;
         tries();
     }
