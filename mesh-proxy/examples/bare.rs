@@ -125,6 +125,7 @@ async fn run(wiring: Wiring) -> anyhow::Result<()> {
         key,
         address: wiring.upstream,
         tls: tls.transpose()?,
+        source: None,
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
         max_requests: None,

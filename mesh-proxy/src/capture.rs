@@ -1,9 +1,14 @@
-//! Listening sockets: how traffic comes to a worker.
+//! How traffic comes to a worker: listening sockets, and what the kernel's rules bring there.
 //!
-//! In: addresses. Out: accepted sockets, given to a closure. Each worker has its own sockets (`SO_REUSEPORT` where there is
-//! more than one), so that a connection stays where it was accepted.
+//! In: addresses. Out: accepted sockets, given to a closure, and for captured ones the address that the client dialled.
+//! Each worker has its own sockets (`SO_REUSEPORT` where there is more than one), so that a connection stays where it was
+//! accepted.
 
+pub mod addresses;
+pub mod application;
 pub mod listener;
+pub mod original;
 pub mod vips;
 
+pub use application::Application;
 pub use listener::{accept_loop, bind};

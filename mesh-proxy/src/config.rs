@@ -94,6 +94,19 @@ pub struct Outbound {
     pub vips: Option<Vips>,
 }
 
+/// Where the kernel brings the pod's captured traffic. An unspecified address means both families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capture {
+    /// What the application opens (Istio: 15001).
+    pub outbound: SocketAddr,
+    /// What comes to the application (Istio: 15006).
+    pub inbound: SocketAddr,
+    /// Inbound comes by TPROXY instead of REDIRECT: the application sees its client's address. Needs `CAP_NET_ADMIN`.
+    #[serde(default)]
+    pub tproxy: bool,
+}
+
 /// A gateway's listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -125,9 +138,12 @@ pub struct Config {
     /// The workload's ports.
     #[serde(default)]
     pub inbound: Vec<InboundPort>,
-    /// The application's way out; absent for gateways.
+    /// The application's explicit way out; absent for gateways, and where everything is captured.
     #[serde(default)]
     pub outbound: Option<Outbound>,
+    /// The pod's rules bring all of its traffic here.
+    #[serde(default)]
+    pub capture: Option<Capture>,
     /// Gateways only.
     #[serde(default)]
     pub gateway: Option<Gateway>,
@@ -214,7 +230,9 @@ impl Config {
         let missing = |field| InvalidConfig::Missing { kind: self.node.kind, field };
         match self.node.kind {
             NodeKind::Router if self.gateway.is_none() => Err(missing("gateway")),
-            NodeKind::Sidecar if self.outbound.is_none() => Err(missing("outbound")),
+            NodeKind::Sidecar if self.outbound.is_none() && self.capture.is_none() => {
+                Err(missing("outbound or capture"))
+            }
             NodeKind::Router | NodeKind::Sidecar => Ok(self),
         }
     }
@@ -225,7 +243,8 @@ impl Config {
     pub fn is_own_socket(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
         let proxy = self.outbound.as_ref().map(|o| o.http_proxy);
-        let own = proxy.into_iter().chain([self.status, self.metrics, self.admin]);
+        let captured = self.capture.iter().flat_map(|c| [c.outbound, c.inbound]);
+        let own = proxy.into_iter().chain(captured).chain([self.status, self.metrics, self.admin]);
         own.chain(self.inbound.iter().map(|p| p.listen)).any(|own| {
             let any = own.ip().is_unspecified() && (ip.is_loopback() || ip == self.pod_ip);
             // To connect to "any address" is to connect to this machine.

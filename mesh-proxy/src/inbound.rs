@@ -6,6 +6,7 @@
 //! ```
 
 pub mod accept;
+pub mod captured;
 pub mod client_cert;
 pub mod decide;
 pub mod http;

@@ -14,13 +14,14 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-mod connect;
+pub mod connect;
 pub mod error;
 pub mod key;
 mod slot;
 #[cfg(test)]
 mod tests;
 
+pub use connect::Source;
 pub use error::{SendError, SendErrorKind};
 pub use key::PoolKey;
 
@@ -40,6 +41,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// TLS, where it is used. The configuration verifies the peer's identity.
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// The address to connect from; `None`: the kernel's choice.
+    pub source: Option<Source>,
     /// TCP and TLS handshakes together.
     pub connect_timeout: Duration,
     /// How long a connection may lie idle.

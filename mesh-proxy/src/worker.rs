@@ -15,7 +15,8 @@ use mesh_proto::runtime::tls::{ClientAuth, server_config};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::config::{Config, InboundPort};
+use crate::capture::{Application, addresses};
+use crate::config::Config;
 use crate::drain::DrainWatch;
 use crate::http::ServerSettings;
 use crate::inbound::live::Live;
@@ -120,7 +121,25 @@ impl Worker {
 
     /// The application's own address for what is dialled at one of this pod's ports.
     #[must_use]
-    pub fn own_port(&self, address: SocketAddr) -> Option<InboundPort> {
-        self.config.inbound.iter().find(|p| p.port == address.port() || p.listen == address).copied()
+    pub fn own_port(&self, address: SocketAddr) -> Option<Application> {
+        let mut ports = self.config.inbound.iter();
+        let declared = ports.find(|p| p.port == address.port() || p.listen == address);
+        let captured = || {
+            self.config.capture.as_ref()?;
+            let sockets_of_ours = self.config.is_own_socket(address);
+            (!sockets_of_ours).then(|| Application::captured(address, None))
+        };
+        declared.map(|port| Application::from(*port)).or_else(captured)
+    }
+
+    /// Whether a connection to `address` would come back to one of this proxy's own sockets, whichever of the pod's
+    /// addresses that is.
+    #[must_use]
+    pub fn is_own_socket(&self, address: SocketAddr) -> bool {
+        let captured = self.config.capture.iter().flat_map(|c| [c.outbound, c.inbound]);
+        let mut same_port = captured.filter(|own| own.port() == address.port());
+        // The kernel is asked only where the port says that it may be: that costs a socket.
+        let mut here = || same_port.any(|own| own.ip().is_unspecified()) && addresses::is_own(address.ip());
+        self.config.is_own_socket(address) || here()
     }
 }

@@ -15,7 +15,8 @@ use tokio::task::{LocalSet, spawn_local};
 
 use super::ports;
 use crate::capture::vips::{self, Vip};
-use crate::capture::{accept_loop, bind};
+use crate::capture::{accept_loop, bind, original};
+use crate::config::Capture;
 use crate::drain::{Closer, DrainWatch};
 use crate::worker::{Shared, Worker};
 use crate::{gateway, inbound, outbound};
@@ -56,7 +57,7 @@ fn open_fixed(worker: &Rc<Worker>) -> anyhow::Result<()> {
         let listener = listen(worker, port.listen).with_context(context)?;
         let serving = worker.clone();
         accept(listener, worker.inbound.clone(), move |stream, peer| {
-            spawn_local(inbound::accept::serve(serving.clone(), stream, peer, port));
+            spawn_local(inbound::accept::serve(serving.clone(), stream, peer, port.into()));
         });
     }
     if let Some(outbound) = worker.config.outbound {
@@ -65,6 +66,36 @@ fn open_fixed(worker: &Rc<Worker>) -> anyhow::Result<()> {
         let serving = worker.clone();
         accept(listener, worker.outbound.clone(), move |stream, peer| {
             spawn_local(outbound::listen::proxy(serving.clone(), stream, peer));
+        });
+    }
+    match worker.config.capture {
+        Some(capture) => open_captured(worker, capture),
+        None => Ok(()),
+    }
+}
+
+/// Opens the sockets to which the pod's rules bring its traffic.
+fn open_captured(worker: &Rc<Worker>, capture: Capture) -> anyhow::Result<()> {
+    let shared = worker.config.workers.get() > 1;
+    let open = |at: SocketAddr, tproxy| -> anyhow::Result<Option<TcpListener>> {
+        let what = if tproxy { " for TPROXY (needs CAP_NET_ADMIN)" } else { "" };
+        let listener =
+            original::bind(at, shared, tproxy).with_context(|| format!("capture at {at}{what}"))?;
+        Ok(listener.map(TcpListener::from_std).transpose()?)
+    };
+    for at in original::families(capture.outbound) {
+        // TPROXY works on what comes in; what leaves is redirected always.
+        let Some(listener) = open(at, false)? else { continue };
+        let serving = worker.clone();
+        accept(listener, worker.outbound.clone(), move |stream, peer| {
+            spawn_local(outbound::captured::serve(serving.clone(), stream, peer));
+        });
+    }
+    for at in original::families(capture.inbound) {
+        let Some(listener) = open(at, capture.tproxy)? else { continue };
+        let serving = worker.clone();
+        accept(listener, worker.inbound.clone(), move |stream, peer| {
+            spawn_local(inbound::captured::serve(serving.clone(), stream, peer, capture));
         });
     }
     Ok(())

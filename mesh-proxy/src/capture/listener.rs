@@ -23,6 +23,11 @@ const OUT_OF_FILES: Duration = Duration::from_millis(50);
 /// What the kernel says.
 pub fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    listen(socket, address, shared)
+}
+
+/// Binds `socket`, which may have options already, and listens.
+pub(super) fn listen(socket: Socket, address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     socket.set_reuse_address(true)?;
     if shared {
         socket.set_reuse_port(true)?;

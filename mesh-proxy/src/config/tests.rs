@@ -49,6 +49,20 @@ fn what_is_refused() {
 }
 
 #[test]
+fn where_everything_is_captured_no_port_is_named() {
+    let capture = r#""capture":{"outbound":"0.0.0.0:15001","inbound":"0.0.0.0:15006"}"#;
+    let outbound = &SIDECAR[SIDECAR.find("\"outbound\"").unwrap()..SIDECAR.find(",\n \"status\"").unwrap()];
+    let config = parse(&SIDECAR.replace(outbound, capture)).unwrap();
+    assert!(!config.capture.unwrap().tproxy);
+    for at in ["127.9.4.1:15001", "127.9.4.1:15006", "127.0.0.1:15001", "[::1]:15006"] {
+        assert!(config.is_own_socket(at.parse().unwrap()), "{at}");
+    }
+    assert!(!config.is_own_socket("10.0.0.1:15001".parse().unwrap()));
+    let neither = parse(&SIDECAR.replace(outbound, "\"capture\":null")).unwrap_err().to_string();
+    assert!(neither.contains("outbound or capture"), "{neither}");
+}
+
+#[test]
 fn own_sockets_in_every_spelling() {
     let config = parse(SIDECAR).unwrap();
     let own = |at: &str| config.is_own_socket(at.parse().unwrap());

@@ -193,6 +193,10 @@ pub struct Catalogue {
     vips: HashMap<IpAddr, Ports>,
     /// Longest prefix first.
     ranges: Vec<(IpNet, Ports)>,
+    /// What the names on a port speak.
+    spoken: HashMap<u16, Protocol>,
+    /// Some name is only a route's, on any port.
+    routes_only: bool,
     entries: usize,
 }
 
@@ -231,6 +235,11 @@ impl Catalogue {
             None => self.names.entry(entry.host.as_str().into()).or_default(),
         };
         ports.add(entry);
+        self.routes_only |= ports.any.is_some();
+        for port in &entry.ports {
+            let spoken = self.spoken.entry(port.name.port()).or_insert(port.protocol);
+            *spoken = both(*spoken, port.protocol);
+        }
         if entry.kind == EntryKind::EntryHeadless {
             self.pod_names.entry(format!(".{}", entry.host).into()).or_default().add(entry);
         }
@@ -275,6 +284,19 @@ impl Catalogue {
     /// Every VIP with each of its ports: where a sidecar listens for its application.
     pub fn vips(&self) -> impl Iterator<Item = (IpAddr, u16)> {
         self.vips.iter().flat_map(|(ip, ports)| ports.ports.iter().map(|p| (*ip, p.name.port())))
+    }
+
+    /// How bytes to an address that nobody knows are to be taken on this port: opaque, unless a name could be meant.
+    #[must_use]
+    pub fn spoken_on(&self, port: u16) -> Protocol {
+        match self.spoken.get(&port) {
+            Some(Protocol::Tcp) => Protocol::Tcp,
+            Some(Protocol::Tls) => Protocol::Tls,
+            Some(_) => Protocol::Auto,
+            // Hosts that only a VirtualService has are asked for on HTTP's own port.
+            None if self.routes_only && port == 80 => Protocol::Auto,
+            None => Protocol::Tcp,
+        }
     }
 
     /// How many names there are, without aliases.
@@ -340,6 +362,15 @@ impl Catalogue {
     pub(super) fn by_range(&self, ip: IpAddr, port: u16) -> Option<Arc<ServicePort>> {
         let holding = self.ranges.iter().filter(|(range, _)| range.contains(&ip));
         holding.filter_map(|(_, ports)| ports.find(port, true)).next()
+    }
+}
+
+/// What covers both: bytes have no name, so that they say nothing about another's address.
+fn both(one: Protocol, other: Protocol) -> Protocol {
+    match (one, other) {
+        (Protocol::Tcp, same) | (same, Protocol::Tcp) => same,
+        (one, other) if one == other => one,
+        _ => Protocol::Auto,
     }
 }
 

@@ -389,3 +389,36 @@ fn what_is_no_catalogue_is_refused_by_name() {
         assert!(Namespace::parse("x", wire::Catalogue { entries: vec![entry] }).is_err(), "{what}");
     }
 }
+
+#[test]
+fn bytes_to_nobody_wait_for_a_name_only_where_one_could_be_meant() {
+    let speaking = |host: &str, port: u32, protocol: Protocol| {
+        let mut entry = entry(host, EntryKind::EntryService, &[], &[port]);
+        entry.ports[0].protocol = protocol.into();
+        entry
+    };
+    let entries = vec![
+        speaking("db.test", 3306, Protocol::Tcp),
+        speaking("web.test", 8080, Protocol::Http),
+        speaking("tls.test", 443, Protocol::Tls),
+        speaking("db2.test", 443, Protocol::Tcp),
+        speaking("tls2.test", 8443, Protocol::Tls),
+        speaking("web2.test", 8443, Protocol::Http2),
+    ];
+    let catalogue = Catalogue::build("default", "cluster.local", [&namespace("default", entries)]);
+    let cases = [
+        (3306, Protocol::Tcp),
+        (8080, Protocol::Auto),
+        (443, Protocol::Tls),
+        (8443, Protocol::Auto),
+        (80, Protocol::Tcp),
+        (22, Protocol::Tcp),
+    ];
+    for (port, expected) in cases {
+        assert_eq!(catalogue.spoken_on(port), expected, "{port}");
+    }
+    // Hosts that only routes have.
+    assert_eq!(world(false).spoken_on(22), Protocol::Tcp);
+    let route = namespace("a", vec![entry("only.test", EntryKind::EntryRouteOnly, &[], &[])]);
+    assert_eq!(Catalogue::build("a", "cluster.local", [&route]).spoken_on(80), Protocol::Auto);
+}

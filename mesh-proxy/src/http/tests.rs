@@ -266,6 +266,7 @@ pub(super) fn target(address: SocketAddr, protocol: Protocol) -> Target {
         key: PoolKey::new(cluster, Arc::from(address.to_string()), protocol, 0, None),
         address,
         tls: None,
+        source: None,
         connect_timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_secs(60),
         max_requests: None,

@@ -20,7 +20,7 @@ use super::client_cert;
 use super::decide::{self, Decision, Look, Seen, Through, decide};
 use super::http::{Inbound, Peer};
 use super::live::Admitted;
-use crate::config::InboundPort;
+use crate::capture::Application;
 use crate::detect::{First, detect_read, detect_until};
 use crate::drain::{Closer, DrainWatch};
 use crate::exchange::Ends;
@@ -47,14 +47,14 @@ type Chain = Vec<CertificateDer<'static>>;
 struct Arrival {
     worker: Rc<Worker>,
     me: Rc<Me>,
-    port: InboundPort,
+    port: Application,
     ends: Ends,
     closer: Closer,
     watch: DrainWatch,
 }
 
 /// Serves one connection to `port`.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, port: InboundPort) {
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, port: Application) {
     let Ok(me) = worker.me() else {
         tracing::info!(%remote, port = port.port, "closed: this proxy has no configuration yet");
         return;
@@ -67,7 +67,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, po
         destination: me.party.clone(),
         service: me.service(port.port).clone(),
         mtls: false,
-        local: stream.local_addr().ok(),
+        local: port.dialled().or(stream.local_addr().ok()),
         remote: Some(remote),
         server_name: Rc::from(""),
     };

@@ -12,7 +12,7 @@ use http::{HeaderMap, Request, Response};
 use mesh_proto::model::{Protocol as Declared, SpiffeId};
 
 use super::decide;
-use crate::config::InboundPort;
+use crate::capture::Application;
 use crate::drain::Closer;
 use crate::exchange::{Ends, Exchange, reply};
 use crate::http::{BadRequest, Body, Reply, Service};
@@ -28,7 +28,7 @@ use crate::worker::me::{self, PEER};
 /// One connection.
 pub struct Inbound {
     worker: Rc<Worker>,
-    port: InboundPort,
+    port: Application,
     declared: Declared,
     ends: RefCell<Ends>,
     peer: Option<Peer>,
@@ -50,7 +50,7 @@ impl Inbound {
     #[must_use]
     pub fn new(
         worker: Rc<Worker>,
-        port: InboundPort,
+        port: Application,
         declared: Declared,
         ends: Ends,
         peer: Option<Peer>,

@@ -9,9 +9,9 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use mesh_proto::model::HostPort;
 
+use crate::capture::Application;
 use crate::cluster::{LoadBalancer, Policy, UpstreamTls};
-use crate::config::InboundPort;
-use crate::pool::Target;
+use crate::pool::{Source, Target};
 use crate::respond::Failure;
 use crate::store::Workload;
 use crate::tls::MeshAlpn;
@@ -62,6 +62,7 @@ pub fn workload(
         carries,
         policy: &policy(),
         greeting,
+        source: None,
     };
     Ok(targets.make(&recipe))
 }
@@ -69,24 +70,36 @@ pub fn workload(
 /// To an address outside of the mesh, as it is.
 #[must_use]
 pub fn outside(targets: &Targets, address: SocketAddr, carries: MeshAlpn) -> Target {
-    plain(targets, "passthrough", address, carries)
+    plain(targets, "passthrough", address, None, carries)
 }
 
 /// To the application beside us.
 #[must_use]
-pub fn application(targets: &Targets, port: InboundPort, carries: MeshAlpn) -> Target {
-    plain(targets, "inbound", port.target, carries)
+pub fn application(targets: &Targets, port: Application, carries: MeshAlpn) -> Target {
+    plain(targets, "inbound", port.target, port.source, carries)
 }
 
-fn plain(targets: &Targets, name: &str, address: SocketAddr, carries: MeshAlpn) -> Target {
+fn plain(
+    targets: &Targets,
+    name: &str,
+    address: SocketAddr,
+    source: Option<Source>,
+    carries: MeshAlpn,
+) -> Target {
+    // One client's connections never carry another's requests: the application tells clients by their addresses.
+    let uid = match source {
+        Some(Source::Transparent(client)) => format!("{address} for {client}"),
+        Some(Source::Own(_)) | None => address.to_string(),
+    };
     targets.make(&Recipe {
         cluster: &HostPort::new(name, address.port()),
         subset: None,
-        uid: &Arc::from(address.to_string()),
+        uid: &Arc::from(uid),
         address,
         expect: None,
         carries,
         policy: &policy(),
         greeting: None,
+        source,
     })
 }

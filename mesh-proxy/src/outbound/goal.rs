@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use mesh_proto::model::HostPort;
 
-use crate::config::InboundPort;
+use crate::capture::Application;
 use crate::destination::{Lookup, Outside, Resolved, ServicePort, Traffic};
 use crate::respond::Failure;
 use crate::store::{DestinationCell, Workload};
@@ -25,7 +25,7 @@ pub enum Goal {
     /// One workload of the mesh and no other.
     Workload(SocketAddr, Arc<Workload>, Option<HostPort>),
     /// This workload's own application.
-    Own(InboundPort),
+    Own(Application),
     /// Outside of the mesh.
     Address(SocketAddr),
 }
@@ -104,7 +104,7 @@ pub async fn find(worker: &Worker, asked: Asked<'_>) -> Result<Goal, Failure> {
 
 /// What is sent outside must not come back to this proxy, or it would go round until nothing is left.
 fn outside(worker: &Worker, address: SocketAddr) -> Result<Goal, Failure> {
-    if worker.config.is_own_socket(address) {
+    if worker.is_own_socket(address) {
         return Err(Failure::ProxyPort(address));
     }
     Ok(Goal::Address(address))

@@ -52,36 +52,47 @@ pub async fn proxy(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
 
 /// Serves one connection to the listener that stands for `vip`.
 pub async fn vip(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, vip: SocketAddr) {
-    let Ok(mut ends) = ends(&worker, &stream, peer) else { return };
+    let Ok(ends) = ends(&worker, &stream, peer) else { return };
     let (closer, watch) = worker.outbound.for_connection();
     let _live = watch.enter();
     let service = match worker.store.resolve(&goal::lookup(bytes_at(vip))) {
         crate::destination::Resolved::Service(service, _) => service,
         _ => return tcp::refused(&worker, &ends, &Failure::Blocked(vip.to_string())),
     };
+    speaking(&worker, stream, vip, service.protocol, (ends, closer, watch)).await;
+}
+
+/// Serves a connection to `vip`, whose port declares a protocol.
+pub(super) async fn speaking(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    vip: SocketAddr,
+    declared: Declared,
+    (mut ends, closer, watch): (Ends, Closer, DrainWatch),
+) {
     let http = |protocol| (protocol, Entry::Vip(vip));
-    let (protocol, entry) = match service.protocol {
-        Declared::Tcp => return forward(&worker, stream, bytes_at(vip), ends, &closer).await,
-        Declared::Tls => return opaque_tls(&worker, stream, vip, &mut ends, &closer).await,
+    let (protocol, entry) = match declared {
+        Declared::Tcp => return forward(worker, stream, bytes_at(vip), ends, &closer).await,
+        Declared::Tls => return opaque_tls(worker, stream, vip, &mut ends, &closer).await,
         Declared::Http | Declared::Http2 | Declared::Grpc => match detect(&stream, HTTP_SILENCE).await {
             Ok(First::Http2) => http(Protocol::Http2),
             Ok(First::Silent | First::Closed) | Err(_) => return,
             Ok(_) => http(Protocol::Http1),
         },
-        Declared::Auto => match detect(&stream, detection(&worker)).await {
+        Declared::Auto => match detect(&stream, detection(worker)).await {
             Ok(First::Http1) => http(Protocol::Http1),
             Ok(First::Http2) => http(Protocol::Http2),
-            Ok(First::Tls) => return opaque_tls(&worker, stream, vip, &mut ends, &closer).await,
+            Ok(First::Tls) => return opaque_tls(worker, stream, vip, &mut ends, &closer).await,
             Ok(First::Other | First::Silent) => {
-                return forward(&worker, stream, bytes_at(vip), ends, &closer).await;
+                return forward(worker, stream, bytes_at(vip), ends, &closer).await;
             }
             Ok(First::Closed) | Err(_) => return,
         },
     };
-    serve(worker, stream, protocol, entry, ends, (closer, watch)).await;
+    serve(worker.clone(), stream, protocol, entry, ends, (closer, watch)).await;
 }
 
-fn bytes_at(vip: SocketAddr) -> Asked<'static> {
+pub(super) fn bytes_at(vip: SocketAddr) -> Asked<'static> {
     Asked { vip: Some(vip), host: None, traffic: Traffic::Tcp }
 }
 
@@ -164,7 +175,7 @@ pub async fn inside_tunnel(service: Rc<Outbound>, mut client: Io, first: Bytes, 
 }
 
 /// What is known about a connection of the application.
-fn ends(worker: &Worker, stream: &TcpStream, peer: SocketAddr) -> Result<Ends, Failure> {
+pub(super) fn ends(worker: &Worker, stream: &TcpStream, peer: SocketAddr) -> Result<Ends, Failure> {
     let me = worker.me()?;
     Ok(Ends {
         reporter: Reporter::Source,

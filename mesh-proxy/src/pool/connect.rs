@@ -1,12 +1,28 @@
-//! Opens connections: TCP, then TLS where the target has it.
+//! Opens connections: TCP, from a given address where the target has one, then TLS where it has it.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 
-use tokio::net::TcpStream;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use crate::io::Io;
 use crate::pool::{SendErrorKind, Target};
+
+/// The mark of what the proxy itself sends under TPROXY (Istio's): the rules let it pass.
+pub const MARK: u32 = 1337;
+
+/// The address that a connection is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// One of this machine's.
+    Own(IpAddr),
+    /// A client's, which is not ours (TPROXY). Needs `CAP_NET_ADMIN`.
+    Transparent(IpAddr),
+}
 
 /// Connects within the target's time.
 pub(super) async fn connect(target: &Target) -> Result<Io, SendErrorKind> {
@@ -17,8 +33,11 @@ pub(super) async fn connect(target: &Target) -> Result<Io, SendErrorKind> {
 }
 
 async fn handshakes(target: &Target) -> Result<Io, SendErrorKind> {
-    let tcp = TcpStream::connect(target.address)
-        .await
+    let opened = match target.source {
+        None => TcpStream::connect(target.address).await,
+        Some(source) => from(source, target.address).await,
+    };
+    let tcp = opened
         .and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
         .map_err(|error| SendErrorKind::ConnectFailed(error.kind()))?;
     let Some((config, name)) = &target.tls else { return Ok(Io::Plain(tcp)) };
@@ -27,6 +46,38 @@ async fn handshakes(target: &Target) -> Result<Io, SendErrorKind> {
         Ok(tls) => Ok(Io::Client(Box::new(tls))),
         Err(error) => Err(SendErrorKind::Tls(tls_text(&error))),
     }
+}
+
+async fn from(source: Source, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = bound(source, to).inspect_err(|error| {
+        tracing::warn!(?source, %to, %error, "cannot connect from this address");
+    })?;
+    TcpSocket::from_std_stream(socket.into()).connect(to).await
+}
+
+fn bound(source: Source, to: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    let ip = match source {
+        Source::Own(ip) => ip,
+        Source::Transparent(ip) => {
+            transparent(&socket, to)?;
+            socket.set_mark(MARK)?;
+            ip
+        }
+    };
+    // Only saves ports: they are then chosen per destination, so that 28,000 connections are no limit.
+    let _ = setsockopt(&socket, IpBindAddressNoPort, &true);
+    socket.bind(&SocketAddr::new(ip, 0).into())?;
+    Ok(socket)
+}
+
+/// Lets `socket` have addresses that are not this machine's. `of`: of which family it is.
+///
+/// # Errors
+/// Without `CAP_NET_ADMIN`.
+pub fn transparent(socket: &Socket, of: SocketAddr) -> io::Result<()> {
+    if of.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }
 }
 
 /// The verifier's own words, without the layers around them.

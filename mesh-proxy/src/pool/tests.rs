@@ -41,6 +41,7 @@ fn target(address: SocketAddr, tls: u64) -> Target {
         key: PoolKey::new("a.test:80".parse().unwrap(), Arc::from("uid"), Protocol::Http1, tls, None),
         address,
         tls: None,
+        source: None,
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(10),
         max_requests: None,

@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cluster::{ClusterView, Endpoint, Policy, UpstreamTls};
 use crate::http::Protocol;
-use crate::pool::{PoolKey, Target};
+use crate::pool::{PoolKey, Source, Target};
 use crate::respond::Failure;
 use crate::tls::{MeshAlpn, mesh_sni};
 
@@ -75,6 +75,8 @@ pub struct Recipe<'a> {
     pub policy: &'a Policy,
     /// Who we are, for the peer's metrics.
     pub greeting: Option<&'a (HeaderName, HeaderValue)>,
+    /// The address to connect from; `None`: the kernel's choice. Part of what `uid` tells apart.
+    pub source: Option<Source>,
 }
 
 impl Targets {
@@ -118,6 +120,7 @@ impl Targets {
             carries,
             policy,
             greeting,
+            source: None,
         };
         let target = Rc::new(self.make(&recipe));
         let entry = Entry {
@@ -157,6 +160,7 @@ impl Targets {
             address: recipe.address,
             greeting: if tls.is_some() { recipe.greeting.cloned() } else { None },
             tls,
+            source: recipe.source,
             connect_timeout: recipe.policy.connect_timeout,
             idle_timeout: recipe.policy.idle_timeout,
             max_requests: recipe.policy.max_requests_per_connection.map(Into::into),
