@@ -9,6 +9,7 @@ macro_rules! strict {
     ($($(#[$doc:meta])* pub struct $name:ident { $($(#[$field_doc:meta])* pub $field:ident: $type:ty,)* })+) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
         pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
     )+};
@@ -23,6 +24,8 @@ pub mod meta;
 pub mod object;
 pub mod peer_authentication;
 pub mod problem;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod unsupported;
 pub mod values;
 pub mod virtual_service;

@@ -186,6 +186,7 @@ impl fmt::Debug for ObjectRef {
 
 /// The part of Kubernetes' ObjectMeta that the mesh uses. Other fields are ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct ObjectMeta {
     /// Unique in its namespace and kind.
@@ -218,6 +219,7 @@ impl ObjectMeta {
 
 /// Istio's `selector: {matchLabels}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkloadSelector {
     /// All of them must hold.
