@@ -1,0 +1,113 @@
+{{- /* "" for the release without a revision, -<revision> for others. */}}
+{{- define "mesh.suffix" -}}
+{{- if and .Values.revision (ne .Values.revision "default") }}-{{ .Values.revision }}{{ end }}
+{{- end }}
+
+{{- define "mesh.revision" -}}
+{{- .Values.revision | default "default" }}
+{{- end }}
+
+{{- define "mesh.tag" -}}
+{{- .Values.global.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- /* (list . "pilot"): a whole reference as it is, a name with hub and tag. */}}
+{{- define "mesh.image" -}}
+{{- $root := index . 0 }}{{ $image := index . 1 }}
+{{- if contains "/" $image }}{{ $image }}{{ else }}{{ $root.Values.global.hub }}/{{ $image }}:{{ include "mesh.tag" $root }}{{ end }}
+{{- end }}
+
+{{- /* (list . "mesh-pilot"): what a Deployment and its Service select; never changed, a Deployment's cannot be. */}}
+{{- define "mesh.selector" -}}
+app: {{ index . 1 }}
+{{- if eq (index . 1) "mesh-pilot" }}
+istio.io/rev: {{ include "mesh.revision" (index . 0) }}
+{{- end }}
+{{- end }}
+
+{{- /* (list . "mesh-pilot"): what every object has. */}}
+{{- define "mesh.labels" -}}
+{{- $root := index . 0 }}{{ $app := index . 1 -}}
+app: {{ $app }}
+istio.io/rev: {{ include "mesh.revision" $root }}
+app.kubernetes.io/name: {{ $app }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: mesh
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "mesh.caAddress" -}}
+{{- .Values.global.caAddress | default (printf "mesh-ca.%s.svc:15012" .Release.Namespace) }}
+{{- end }}
+
+{{- define "mesh.trustDomain" -}}
+{{- (.Values.meshConfig).trustDomain | default "cluster.local" }}
+{{- end }}
+
+{{- define "mesh.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 1337
+runAsGroup: 1337
+fsGroup: 1337
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "mesh.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- /* (list . .Values.pilot "mesh-pilot"): where pods go. */}}
+{{- define "mesh.placement" -}}
+{{- $root := index . 0 }}{{ $one := index . 1 }}{{ $app := index . 2 }}
+{{- with $root.Values.global.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $root.Values.global.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with $one.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $one.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $one.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+topologySpreadConstraints:
+{{- with $one.topologySpreadConstraints }}
+  {{- toYaml . | nindent 2 }}
+{{- else }}
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- include "mesh.selector" (list $root $app) | nindent 8 }}
+{{- end }}
+{{- end }}
+
+{{- /* (list . .Values.pilot): the environment that both servers read. */}}
+{{- define "mesh.env" -}}
+{{- $root := index . 0 }}{{ $one := index . 1 }}
+- name: POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: POD_NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+- name: TRUST_DOMAIN
+  value: {{ include "mesh.trustDomain" $root | quote }}
+- name: CLUSTER_DOMAIN
+  value: {{ $root.Values.global.proxy.clusterDomain | quote }}
+- name: MESH_LOG
+  value: {{ $root.Values.global.logging.level | quote }}
+{{- range $name, $value := $one.env }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,48 @@
+{{- /* No caBundle in either: the pilot writes it and keeps it in step with the authority; an upgrade leaves it as it is. */}}
+
+{{- /* root, name, namespace (expressions), object (expressions). */}}
+{{- define "mesh.injector" }}
+  - name: {{ .name }}
+    clientConfig:
+      service: {name: mesh-pilot{{ include "mesh.suffix" .root }}, namespace: {{ .root.Release.Namespace }}, path: /inject, port: 443}
+    rules:
+      - {apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [pods], scope: Namespaced}
+    failurePolicy: Fail
+    matchPolicy: Equivalent
+    sideEffects: None
+    admissionReviewVersions: [v1]
+    reinvocationPolicy: {{ .root.Values.sidecarInjectorWebhook.reinvocationPolicy }}
+    timeoutSeconds: {{ .root.Values.sidecarInjectorWebhook.timeoutSeconds }}
+    namespaceSelector:
+      matchExpressions:
+        {{- range .namespace }}
+        - {{ . }}
+        {{- end }}
+        # A cluster must be able to start without us, and we without ourselves.
+        - {key: kubernetes.io/metadata.name, operator: NotIn, values: [kube-system, kube-public, kube-node-lease, local-path-storage, {{ .root.Release.Namespace }}]}
+    objectSelector:
+      matchExpressions:
+        {{- range .object }}
+        - {{ . }}
+        {{- end }}
+{{- end }}
+
+{{- /* root, name, object (an expression). */}}
+{{- define "mesh.validator" }}
+  - name: {{ .name }}
+    clientConfig:
+      service: {name: mesh-pilot{{ include "mesh.suffix" .root }}, namespace: {{ .root.Release.Namespace }}, path: /validate, port: 443}
+    rules:
+      - apiGroups: [networking.istio.io, security.istio.io, telemetry.istio.io, extensions.istio.io]
+        apiVersions: ["*"]
+        operations: [CREATE, UPDATE]
+        resources: ["*"]
+    failurePolicy: Fail
+    matchPolicy: Equivalent
+    sideEffects: None
+    admissionReviewVersions: [v1]
+    timeoutSeconds: 5
+    objectSelector:
+      matchExpressions:
+        - {{ .object }}
+{{- end }}
