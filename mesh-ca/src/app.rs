@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use mesh_proto::runtime::identity::{Identity, RootsHandle};
+use arc_swap::ArcSwap;
+use mesh_proto::runtime::certificates::authority_id;
+use mesh_proto::runtime::identity::{Identity, Roots, RootsHandle};
 use mesh_proto::runtime::tls::{ClientAuth, server_config};
 use mesh_proto::runtime::{crypto, drain, grpc, log, shutdown};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use crate::admin;
-use crate::attest::Attestor;
-use crate::authority::{Authority, Limits, write_public};
+use crate::attest::{Attestor, Tokens};
+use crate::authority::{Authority, Limits, Policy, write_public};
 use crate::config::Config;
 use crate::server::{Service, counters};
 use crate::token::TokenKey;
@@ -30,19 +33,20 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     crypto::install_provider();
     log::init("mesh-ca");
     shutdown::die_with_parent(config.parent_pid)?;
+    runtime()?.block_on(serve(config))
+}
+
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("mesh-ca")
         .enable_all()
         .build()
-        .context("starting the runtime")?
-        .block_on(serve(config))
+        .context("starting the runtime")
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    let metrics = recorder.handle();
-    metrics::set_global_recorder(recorder).context("metrics")?;
+    let metrics = metrics()?;
     let ca = Ca::open(&config)?;
     let bind =
         async |address| TcpListener::bind(address).await.with_context(|| format!("listening on {address}"));
@@ -50,7 +54,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(listen = %config.listen, trust_domain = %config.trust_domain, "signing");
     let (drain, watch) = drain::channel();
     let serving = tokio::spawn(ca.serve(listener, watch.clone()));
-    tokio::spawn(admin::serve(admin, metrics, watch));
+    tokio::spawn(admin::serve(admin, metrics, admin::Ready::default(), watch));
+    until_signal(drain, serving).await
+}
+
+/// Waits for a signal, then for the calls that are open.
+pub(crate) async fn until_signal(drain: drain::Drain, serving: JoinHandle<()>) -> anyhow::Result<()> {
     let signal = shutdown::signal().await.context("listening for signals")?;
     tracing::info!(signal, "ending");
     drain.start();
@@ -60,10 +69,30 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Starts the counters of this process.
+pub(crate) fn metrics() -> anyhow::Result<PrometheusHandle> {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).context("metrics")?;
+    Ok(handle)
+}
+
+/// The authority that signs now: it is replaced when its signing certificate is. Cheap to clone; clones are the same.
+#[derive(Debug, Clone)]
+pub struct Signing(Arc<ArcSwap<Authority>>);
+
+impl Signing {
+    /// The authority that signs now.
+    #[must_use]
+    pub fn load(&self) -> Arc<Authority> {
+        self.0.load_full()
+    }
+}
+
 /// An authority that is ready to serve.
 #[derive(Debug)]
 pub struct Ca {
-    authority: Arc<Authority>,
+    signing: Signing,
     attestor: Attestor,
     identity: Identity,
 }
@@ -75,36 +104,89 @@ impl Ca {
     /// When state, token key or root cannot be used.
     pub fn open(config: &Config) -> anyhow::Result<Self> {
         let limits = Limits { default: config.leaf_ttl, max: config.max_leaf_ttl };
-        let authority = Authority::open(&config.state_dir, config.trust_domain.clone(), limits)
+        let own = authority_id(&config.trust_domain);
+        let authority = Authority::open(&config.state_dir, Policy { own: own.clone(), limits, dns: None })
             .with_context(|| format!("opening the authority in {}", config.state_dir.display()))?;
-        let tokens = config.local_token_key.as_deref().map(TokenKey::read).transpose()?;
+        let tokens = match &config.local_token_key {
+            Some(path) => Tokens::Local(TokenKey::read(path)?),
+            None => Tokens::None,
+        };
         write_public(&config.root_out, &authority.root_pem()).context("writing the root")?;
-        let end = authority.not_after().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-        metrics::gauge!(counters::ROOT_EXPIRY).set(end);
-        metrics::gauge!(counters::CHAIN_EXPIRY).set(end);
+        Self::new(authority, Attestor::new(own, tokens))
+    }
+
+    /// Signs with `authority` for those whom `attestor` knows.
+    ///
+    /// # Errors
+    /// When the authority has expired.
+    pub fn new(authority: Authority, attestor: Attestor) -> anyhow::Result<Self> {
+        let identity = Identity::new(authority.own_leaf()?, RootsHandle::new(authority.roots()?));
+        tell_expiry(&authority);
         for counter in
             [counters::CSR, counters::SUCCESS, counters::DENIED, counters::CSR_INVALID, counters::SIGN_FAILED]
         {
             metrics::counter!(counter).increment(0);
         }
-        let identity = Identity::new(authority.own_leaf()?, RootsHandle::new(authority.roots()?));
-        let attestor = Attestor::new(config.trust_domain.clone(), tokens);
-        Ok(Self { authority: Arc::new(authority), attestor, identity })
+        let signing = Signing(Arc::new(ArcSwap::from_pointee(authority)));
+        Ok(Self { signing, attestor, identity })
+    }
+
+    /// What changes the authority while it serves.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { signing: self.signing.clone(), identity: self.identity.clone() }
     }
 
     /// Serves the certificate service until the drain starts and all calls are done.
     pub async fn serve(self, listener: TcpListener, drain: drain::Watch) {
         let tls = server_config(&self.identity, ClientAuth::Optional, &[b"h2"]);
-        let routes = tonic::service::Routes::new(Service::new(self.authority.clone(), self.attestor));
+        let routes = tonic::service::Routes::new(Service::new(self.signing.clone(), self.attestor));
         tokio::select! {
             () = grpc::serve(listener, tls, routes, drain) => {}
-            () = renew(&self.authority, &self.identity) => {}
+            () = renew(&self.signing, &self.identity) => {}
         }
     }
 }
 
+/// Changes a [`Ca`] that serves.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    signing: Signing,
+    identity: Identity,
+}
+
+impl Handle {
+    /// The authority that signs now.
+    #[must_use]
+    pub fn signing(&self) -> Arc<Authority> {
+        self.signing.load()
+    }
+
+    /// From here on, certificates of these roots prove who a caller is.
+    pub fn trust(&self, roots: Roots) {
+        self.identity.swap_roots(roots);
+    }
+
+    /// From here on, `authority` signs, and our own leaf is one of its own.
+    ///
+    /// # Errors
+    /// When it has expired; then the one before goes on.
+    pub fn sign_with(&self, authority: Authority) -> anyhow::Result<()> {
+        self.identity.swap_leaf(authority.own_leaf()?)?;
+        tell_expiry(&authority);
+        self.signing.0.store(Arc::new(authority));
+        Ok(())
+    }
+}
+
+fn tell_expiry(authority: &Authority) {
+    let end = authority.not_after().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+    metrics::gauge!(counters::ROOT_EXPIRY).set(end);
+    metrics::gauge!(counters::CHAIN_EXPIRY).set(end);
+}
+
 /// Keeps our own leaf fresh: a new one at half of its life. Never ends.
-async fn renew(authority: &Authority, identity: &Identity) {
+async fn renew(signing: &Signing, identity: &Identity) {
     let mut since = SystemTime::now();
     loop {
         let life = identity.leaf().not_after.duration_since(since).unwrap_or_default();
@@ -113,7 +195,7 @@ async fn renew(authority: &Authority, identity: &Identity) {
             tokio::time::sleep(left.min(RENEWAL_TICK)).await;
             continue;
         }
-        let renewed = authority.own_leaf().map_err(|e| e.to_string());
+        let renewed = signing.load().own_leaf().map_err(|e| e.to_string());
         match renewed.and_then(|leaf| identity.swap_leaf(leaf).map_err(|e| e.to_string())) {
             Ok(()) => since = SystemTime::now(),
             Err(error) => {

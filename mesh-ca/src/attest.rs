@@ -5,9 +5,29 @@
 use std::time::SystemTime;
 
 use mesh_proto::model::{InvalidIdentity, SpiffeId, TrustDomain};
-use mesh_proto::runtime::certificates::authority_id;
 
+use crate::kubernetes::review::{NotReviewed, Rejected, Reviewer};
 use crate::token::{self, InvalidToken, TokenKey};
+
+/// Why a caller gets nothing now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAttested {
+    /// The fault is the caller's: asking again is no use.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// Nobody can say whether the proof is good: the caller should ask again.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl From<NotReviewed> for NotAttested {
+    fn from(error: NotReviewed) -> Self {
+        match error {
+            NotReviewed::Rejected(rejected) => Self::Denied(Denied::Rejected(rejected)),
+            NotReviewed::Unavailable(why) => Self::Unavailable(why),
+        }
+    }
+}
 
 /// Why a caller gets nothing. The fault is the caller's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +44,9 @@ pub enum Denied {
     /// The token is not accepted.
     #[error(transparent)]
     Token(#[from] InvalidToken),
+    /// The API server does not accept the token.
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
     /// This authority has no key for tokens.
     #[error("this authority accepts no tokens")]
     NoTokens,
@@ -55,53 +78,91 @@ pub struct Credentials<'a> {
     pub certificate: Option<&'a SpiffeId>,
 }
 
+/// Who tells what a token is worth.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
+pub enum Tokens {
+    /// No token is accepted.
+    None,
+    /// The supervisor of a local mesh made it, with this key.
+    Local(TokenKey),
+    /// It is a service account's: the API server is asked.
+    Reviewed(Reviewer),
+}
+
+/// A caller that proved who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Its identity.
+    pub id: SpiffeId,
+    /// The pod that its token was made for: for the log.
+    pub pod: Option<String>,
+}
+
 /// Decides who is calling.
 #[derive(Debug)]
 pub struct Attestor {
-    domain: TrustDomain,
-    tokens: Option<TokenKey>,
+    /// The authority itself: nobody else is.
+    own: SpiffeId,
+    tokens: Tokens,
 }
 
 impl Attestor {
-    /// For identities of `domain`; tokens are accepted only with a key.
+    /// For identities of the trust domain of `own`, the authority's identity.
     #[must_use]
-    pub fn new(domain: TrustDomain, tokens: Option<TokenKey>) -> Self {
-        Self { domain, tokens }
+    pub fn new(own: SpiffeId, tokens: Tokens) -> Self {
+        Self { own, tokens }
     }
 
-    /// The caller's identity.
+    /// The caller.
     ///
     /// # Errors
-    /// When it is not proven.
-    pub fn attest(&self, credentials: Credentials<'_>, now: SystemTime) -> Result<SpiffeId, Denied> {
+    /// When its identity is not proven.
+    pub async fn attest(&self, credentials: Credentials<'_>, now: SystemTime) -> Result<Caller, NotAttested> {
         let token = match credentials.authorization {
             [] => None,
-            [one] => Some(self.token(one, now)?),
-            _ => return Err(Denied::SeveralTokens),
+            [one] => Some(self.token(one, now).await?),
+            _ => return Err(Denied::SeveralTokens.into()),
         };
-        let id = match (token, credentials.certificate) {
-            (None, None) => return Err(Denied::None),
-            (Some(token), Some(certificate)) if token != *certificate => {
-                return Err(Denied::Disagree { token, certificate: certificate.clone() });
+        let caller = match (token, credentials.certificate) {
+            (None, None) => return Err(Denied::None.into()),
+            (Some(token), Some(certificate)) if token.id != *certificate => {
+                return Err(Denied::Disagree { token: token.id, certificate: certificate.clone() }.into());
             }
             (Some(token), _) => token,
-            (None, Some(certificate)) => certificate.clone(),
+            (None, Some(certificate)) => Caller { id: certificate.clone(), pod: None },
         };
-        if *id.trust_domain() != self.domain {
-            return Err(Denied::OtherTrustDomain(id, self.domain.clone()));
+        if caller.id.trust_domain() != self.own.trust_domain() {
+            return Err(Denied::OtherTrustDomain(caller.id, self.own.trust_domain().clone()).into());
         }
-        if id == authority_id(&self.domain) {
-            return Err(Denied::Authority(id));
+        if caller.id == self.own {
+            return Err(Denied::Authority(caller.id).into());
         }
-        Ok(id)
+        Ok(caller)
     }
 
-    fn token(&self, authorization: &[u8], now: SystemTime) -> Result<SpiffeId, Denied> {
-        let key = self.tokens.as_ref().ok_or(Denied::NoTokens)?;
-        let text = std::str::from_utf8(authorization).map_err(|_| Denied::NotBearer)?;
-        let token = text.strip_prefix("Bearer ").ok_or(Denied::NotBearer)?;
-        let claims = token::verify(key, token, now)?;
-        Ok(SpiffeId::new(&self.domain, &claims.namespace, &claims.service_account)?)
+    async fn token(&self, authorization: &[u8], now: SystemTime) -> Result<Caller, NotAttested> {
+        let bearer = || {
+            let text = std::str::from_utf8(authorization).ok()?;
+            text.strip_prefix("Bearer ")
+        };
+        let domain = self.own.trust_domain();
+        match &self.tokens {
+            Tokens::None => Err(Denied::NoTokens.into()),
+            Tokens::Local(key) => {
+                let token = bearer().ok_or(Denied::NotBearer)?;
+                let claims = token::verify(key, token, now).map_err(Denied::Token)?;
+                let id = SpiffeId::new(domain, &claims.namespace, &claims.service_account)
+                    .map_err(Denied::Identity)?;
+                Ok(Caller { id, pod: Some(claims.pod) })
+            }
+            Tokens::Reviewed(reviewer) => {
+                let account = reviewer.review(bearer().ok_or(Denied::NotBearer)?).await?;
+                let id =
+                    SpiffeId::new(domain, &account.namespace, &account.name).map_err(Denied::Identity)?;
+                Ok(Caller { id, pod: account.pod })
+            }
+        }
     }
 }
 
@@ -124,58 +185,70 @@ mod tests {
         format!("Bearer {}", mint(key, &claims)).into_bytes()
     }
 
-    #[test]
-    fn every_way_to_prove_oneself_and_not() {
+    fn attestor(tokens: Tokens) -> Attestor {
+        Attestor::new(id("spiffe://td/ns/istio-system/sa/mesh-ca"), tokens)
+    }
+
+    async fn ask(
+        attestor: &Attestor,
+        authorization: &[&[u8]],
+        certificate: Option<&SpiffeId>,
+    ) -> Result<SpiffeId, Denied> {
+        match attestor.attest(Credentials { authorization, certificate }, SystemTime::now()).await {
+            Ok(caller) => Ok(caller.id),
+            Err(NotAttested::Denied(denied)) => Err(denied),
+            Err(NotAttested::Unavailable(why)) => panic!("{why}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn every_way_to_prove_oneself_and_not() {
         let key = TokenKey::new(&[1; 32]);
-        let attestor = Attestor::new("td".parse().unwrap(), Some(key.clone()));
+        let attestor = attestor(Tokens::Local(key.clone()));
         let (a, b) = (id("spiffe://td/ns/default/sa/a"), id("spiffe://td/ns/default/sa/b"));
         let token = bearer(&key, "default", "a", u64::MAX);
-        let ask = |authorization: &[&[u8]], certificate: Option<&SpiffeId>| {
-            attestor.attest(Credentials { authorization, certificate }, SystemTime::now())
+        let ask = async |authorization: &[&[u8]], certificate: Option<&SpiffeId>| {
+            ask(&attestor, authorization, certificate).await
         };
-        assert_eq!(ask(&[&token], None), Ok(a.clone()));
-        assert_eq!(ask(&[], Some(&b)), Ok(b.clone()));
-        assert_eq!(ask(&[&token], Some(&a)), Ok(a.clone()));
-        assert_eq!(ask(&[], None), Err(Denied::None));
-        assert_eq!(ask(&[&token, &token], None), Err(Denied::SeveralTokens));
+        assert_eq!(ask(&[&token], None).await, Ok(a.clone()));
+        assert_eq!(ask(&[], Some(&b)).await, Ok(b.clone()));
+        assert_eq!(ask(&[&token], Some(&a)).await, Ok(a.clone()));
+        assert_eq!(ask(&[], None).await, Err(Denied::None));
+        assert_eq!(ask(&[&token, &token], None).await, Err(Denied::SeveralTokens));
         assert_eq!(
-            ask(&[&token], Some(&b)),
+            ask(&[&token], Some(&b)).await,
             Err(Denied::Disagree { token: a.clone(), certificate: b.clone() })
         );
         // A bad token is not made good by a certificate.
-        assert_eq!(ask(&[b"Bearer x"], Some(&a)), Err(Denied::Token(InvalidToken::Malformed)));
+        assert_eq!(ask(&[b"Bearer x"], Some(&a)).await, Err(Denied::Token(InvalidToken::Malformed)));
         for bad in [&b"Basic x"[..], b"", b"bearer\xff", &token["Bearer ".len()..]] {
-            assert_eq!(ask(&[bad], None), Err(Denied::NotBearer));
+            assert_eq!(ask(&[bad], None).await, Err(Denied::NotBearer));
         }
         let expired = bearer(&key, "default", "a", 1);
-        assert_eq!(ask(&[&expired], None), Err(Denied::Token(InvalidToken::Expired)));
+        assert_eq!(ask(&[&expired], None).await, Err(Denied::Token(InvalidToken::Expired)));
         let foreign = bearer(&TokenKey::new(&[2; 32]), "default", "a", u64::MAX);
-        assert_eq!(ask(&[&foreign], None), Err(Denied::Token(InvalidToken::Signature)));
+        assert_eq!(ask(&[&foreign], None).await, Err(Denied::Token(InvalidToken::Signature)));
         for (namespace, account) in [("default", "../a"), ("a/sa/b", "c"), ("", "a"), ("default", "A")] {
             let odd = bearer(&key, namespace, account, u64::MAX);
-            assert!(matches!(ask(&[&odd], None), Err(Denied::Identity(_))), "{namespace} {account}");
+            assert!(matches!(ask(&[&odd], None).await, Err(Denied::Identity(_))), "{namespace} {account}");
         }
         let other = id("spiffe://other/ns/default/sa/a");
-        assert!(matches!(ask(&[], Some(&other)), Err(Denied::OtherTrustDomain(..))));
+        assert!(matches!(ask(&[], Some(&other)).await, Err(Denied::OtherTrustDomain(..))));
     }
 
-    #[test]
-    fn nobody_becomes_the_authority() {
+    #[tokio::test]
+    async fn nobody_becomes_the_authority() {
         let key = TokenKey::new(&[1; 32]);
-        let attestor = Attestor::new("td".parse().unwrap(), Some(key.clone()));
+        let attestor = attestor(Tokens::Local(key.clone()));
         let token = bearer(&key, "istio-system", "mesh-ca", u64::MAX);
-        let by_token = Credentials { authorization: &[&token], certificate: None };
-        assert!(matches!(attestor.attest(by_token, SystemTime::now()), Err(Denied::Authority(_))));
+        assert!(matches!(ask(&attestor, &[&token], None).await, Err(Denied::Authority(_))));
         let own = id("spiffe://td/ns/istio-system/sa/mesh-ca");
-        let by_certificate = Credentials { authorization: &[], certificate: Some(&own) };
-        assert!(matches!(attestor.attest(by_certificate, SystemTime::now()), Err(Denied::Authority(_))));
+        assert!(matches!(ask(&attestor, &[], Some(&own)).await, Err(Denied::Authority(_))));
     }
 
-    #[test]
-    fn without_a_key_no_token_counts() {
-        let attestor = Attestor::new("td".parse().unwrap(), None);
+    #[tokio::test]
+    async fn without_a_key_no_token_counts() {
         let token = bearer(&TokenKey::new(&[1; 32]), "default", "a", u64::MAX);
-        let shown = Credentials { authorization: &[&token], certificate: None };
-        assert_eq!(attestor.attest(shown, SystemTime::now()), Err(Denied::NoTokens));
+        assert_eq!(ask(&attestor(Tokens::None), &[&token], None).await, Err(Denied::NoTokens));
     }
 }

@@ -1,14 +1,14 @@
 //! The signing certificate and what it signs: an attested identity and a key in, a chain out.
 //!
-//! Where the signing certificate comes from is [`store`]'s affair. Source of the leaf's form: the SPIFFE X509-SVID
+//! Where the signing certificate comes from is [`store`]'s and [`material`]'s affair. Source of the leaf's form: the SPIFFE X509-SVID
 //! specification §4.
 
+pub mod material;
 mod store;
 
 use std::time::{Duration, SystemTime};
 
 use mesh_proto::model::{SpiffeId, TrustDomain};
-use mesh_proto::runtime::certificates::authority_id;
 use mesh_proto::runtime::identity::{InvalidCertificate, Leaf, Roots, RootsHandle, pem};
 use mesh_proto::runtime::tls::{self, InvalidSvid, Role};
 use rcgen::{
@@ -18,6 +18,7 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use time::OffsetDateTime;
 
+use material::Material;
 pub use store::{OpenError, write_public};
 
 /// Certificates are dated back for peers whose clock is slow.
@@ -51,13 +52,14 @@ pub struct Issued {
 
 /// Signs leaves of one trust domain.
 pub struct Authority {
-    domain: TrustDomain,
+    policy: Policy,
     issuer: Issuer<'static, KeyPair>,
-    /// From the signing certificate to the root.
+    /// From the signing certificate towards the root.
     chain: Vec<CertificateDer<'static>>,
-    /// The end of the first certificate of the chain to end.
+    /// The root that the chain leads to, and others that are trusted beside it.
+    roots: Vec<CertificateDer<'static>>,
+    /// The end of the first certificate to end of those that a leaf needs.
     not_after: SystemTime,
-    limits: Limits,
 }
 
 /// How long leaves live.
@@ -69,9 +71,24 @@ pub struct Limits {
     pub max: Duration,
 }
 
+/// What is signed for whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// The authority's own identity: nobody else gets it.
+    pub own: SpiffeId,
+    /// How long leaves live.
+    pub limits: Limits,
+    /// DNS names in the leaves of one identity, beside the identity: what callers that know no SPIFFE (the API server
+    /// calling a webhook) look for. Never from a request.
+    pub dns: Option<(SpiffeId, Vec<String>)>,
+}
+
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority").field("domain", &self.domain).field("not_after", &self.not_after).finish()
+        f.debug_struct("Authority")
+            .field("own", &self.policy.own)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
     }
 }
 
@@ -80,12 +97,18 @@ impl Authority {
     ///
     /// # Errors
     /// When what is kept there cannot be used. A new root never takes the place of one that cannot be read.
-    pub fn open(state_dir: &std::path::Path, domain: TrustDomain, limits: Limits) -> Result<Self, OpenError> {
-        let kept = store::open(state_dir, &domain)?;
-        let signing = kept.chain.first().expect("a kept chain is not empty");
-        let issuer = Issuer::from_ca_cert_der(signing, kept.key)?;
-        let not_after = store::not_after(&kept.chain)?;
-        let authority = Self { domain, issuer, chain: kept.chain, not_after, limits };
+    pub fn open(state_dir: &std::path::Path, policy: Policy) -> Result<Self, OpenError> {
+        Self::new(store::open(state_dir, policy.own.trust_domain())?, policy)
+    }
+
+    /// The authority that signs with `material`.
+    ///
+    /// # Errors
+    /// When what it would sign is not good.
+    pub fn new(material: Material, policy: Policy) -> Result<Self, OpenError> {
+        let not_after = material.not_after()?;
+        let issuer = Issuer::from_ca_cert_der(&material.signing, material.key)?;
+        let authority = Self { policy, issuer, chain: material.chain, roots: material.roots, not_after };
         authority.prove()?;
         Ok(authority)
     }
@@ -118,12 +141,17 @@ impl Authority {
         if now >= self.not_after {
             return Err(SignError::RootExpired);
         }
-        let life = asked.unwrap_or(self.limits.default).min(self.limits.max);
+        let life = asked.unwrap_or(self.policy.limits.default).min(self.policy.limits.max);
         let not_after = (now + life).min(self.not_after);
         let mut params = CertificateParams::default();
         // No subject: the SAN becomes critical.
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
+        if let Some((_, names)) = self.policy.dns.as_ref().filter(|(whose, _)| whose == id) {
+            for name in names {
+                params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+            }
+        }
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -134,7 +162,7 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         let leaf = params.signed_by(key, &self.issuer)?;
         let mut chain = vec![leaf.pem()];
-        chain.extend(self.chain.iter().map(|c| pem(c)));
+        chain.extend(self.chain.iter().chain(self.roots.first()).map(|c| pem(c)));
         let serial = serial.iter().map(|b| format!("{b:02x}")).collect();
         Ok(Issued { chain, not_after, serial, leaf: leaf.der().clone() })
     }
@@ -145,26 +173,38 @@ impl Authority {
     /// As [`Authority::sign`].
     pub fn own_leaf(&self) -> Result<Leaf, SignError> {
         let key = KeyPair::generate()?;
-        let issued = self.sign(&authority_id(&self.domain), &key, None, SystemTime::now())?;
+        let issued = self.sign(&self.policy.own, &key, None, SystemTime::now())?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let mut chain = vec![issued.leaf];
         // Peers have the root; only what is between is shown.
-        chain.extend_from_slice(&self.chain[..self.chain.len() - 1]);
+        chain.extend_from_slice(&self.chain);
         Ok(Leaf::from_der(chain, key)?)
     }
 
-    /// The root that everyone must trust, as PEM.
+    /// The roots that everyone must trust, as PEM.
     #[must_use]
     pub fn root_pem(&self) -> String {
-        self.chain.last().map(|root| pem(root)).unwrap_or_default()
+        self.roots.iter().map(|root| pem(root)).collect()
     }
 
-    /// The root that everyone must trust.
+    /// The roots that everyone must trust, the one of what is signed now first.
+    #[must_use]
+    pub fn root_certificates(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
+    /// The roots that everyone must trust.
     ///
     /// # Errors
-    /// When it cannot be a root.
+    /// When one cannot be a root.
     pub fn roots(&self) -> Result<Roots, InvalidCertificate> {
-        Roots::none().with_domain(&self.domain, self.chain.last().cloned().into_iter().collect())
+        Roots::none().with_domain(self.domain(), self.roots.clone())
+    }
+
+    /// The trust domain of everything that is signed.
+    #[must_use]
+    pub fn domain(&self) -> &TrustDomain {
+        self.policy.own.trust_domain()
     }
 
     /// When the first certificate of our own chain ends.

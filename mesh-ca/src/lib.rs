@@ -1,7 +1,7 @@
 //! The SPIFFE certificate authority: attests callers, signs, owns its root.
 //!
 //! A call goes `server → attest → csr → authority`: who is calling, for which key, and the certificate. The identity is
-//! the attested caller's; nothing that the caller writes into its request names it.
+//! the attested caller's; nothing that the caller writes into its request names it. [`kubernetes`] is the same on a cluster.
 
 pub mod admin;
 pub mod app;
@@ -9,6 +9,7 @@ pub mod attest;
 pub mod authority;
 pub mod config;
 pub mod csr;
+pub mod kubernetes;
 pub mod server;
 pub mod token;
 

@@ -10,9 +10,14 @@ use super::*;
 
 const LIMITS: Limits = Limits { default: Duration::from_secs(3600), max: Duration::from_secs(7200) };
 
+fn policy() -> Policy {
+    let own = mesh_proto::runtime::certificates::authority_id(&"cluster.local".parse().unwrap());
+    Policy { own, limits: LIMITS, dns: None }
+}
+
 fn open(dir: &Path) -> Result<Authority, OpenError> {
     mesh_proto::runtime::crypto::install_provider();
-    Authority::open(dir, "cluster.local".parse().unwrap(), LIMITS)
+    Authority::open(dir, policy())
 }
 
 fn id() -> SpiffeId {
@@ -173,4 +178,42 @@ fn refuses_what_cannot_have_been_meant() {
     std::fs::write(dir.path().join("root-cert.pem"), ca.root_pem()).unwrap();
     std::fs::remove_file(dir.path().join("cert-chain.pem")).unwrap();
     assert!(open(dir.path()).is_err());
+}
+
+#[test]
+fn dns_names_are_for_one_identity_only() {
+    let dir = tempfile::tempdir().unwrap();
+    mesh_proto::runtime::crypto::install_provider();
+    let pilot: SpiffeId = "spiffe://cluster.local/ns/istio-system/sa/mesh-pilot".parse().unwrap();
+    let names = vec!["mesh-pilot.istio-system.svc".to_owned(), "mesh-pilot.istio-system".to_owned()];
+    let policy = Policy { dns: Some((pilot.clone(), names.clone())), ..policy() };
+    let authority = Authority::open(dir.path(), policy).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let dns_of = |id: &SpiffeId| {
+        let issued = authority.sign(id, &key, None, SystemTime::now()).unwrap();
+        let (_, parsed) = x509_parser::parse_x509_certificate(&issued.leaf).unwrap();
+        let san = parsed.subject_alternative_name().unwrap().unwrap().value;
+        let names = san.general_names.iter().filter_map(|name| match name {
+            x509_parser::extensions::GeneralName::DNSName(name) => Some((*name).to_owned()),
+            _ => None,
+        });
+        (names.collect::<Vec<_>>(), tls::peer(std::slice::from_ref(&issued.leaf)).unwrap().id)
+    };
+    assert_eq!(dns_of(&pilot), (names, pilot));
+    let other: SpiffeId = "spiffe://cluster.local/ns/default/sa/mesh-pilot".parse().unwrap();
+    assert_eq!(dns_of(&other), (vec![], other));
+}
+
+#[test]
+fn several_roots_are_trusted_and_the_one_that_signs_comes_first() {
+    let dir = tempfile::tempdir().unwrap();
+    plug(dir.path());
+    let root = std::fs::read_to_string(dir.path().join("root-cert.pem")).unwrap();
+    let old = mesh_proto::runtime::testing::TestCa::new().root_pem();
+    std::fs::write(dir.path().join("root-cert.pem"), format!("{old}{root}")).unwrap();
+    let authority = open(dir.path()).unwrap();
+    assert_eq!(authority.root_certificates().len(), 2);
+    assert_eq!(authority.roots().unwrap().domains().next().unwrap().1.certificates.len(), 2);
+    let issued = authority.sign(&id(), &KeyPair::generate().unwrap(), None, SystemTime::now()).unwrap();
+    assert_eq!(issued.chain.len(), 3);
 }
