@@ -30,9 +30,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{- /* (list . "proxy"): a whole reference as it is, a name with hub and tag. */}}
 {{- define "gateway.image" -}}
-{{- if contains "/" .Values.image.name }}{{ .Values.image.name }}
-{{- else }}{{ .Values.image.hub }}/{{ .Values.image.name }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- $root := index . 0 }}{{ $image := index . 1 }}
+{{- if contains "/" $image }}{{ $image }}{{ else }}{{ $root.Values.global.hub }}/{{ $image }}:{{ $root.Values.global.tag | default $root.Chart.AppVersion }}{{ end }}
 {{- end }}
 
 {{- define "gateway.pilot" -}}
