@@ -1,3 +1,20 @@
-//! The end-to-end harness: a kind cluster, the charts and the images, put together and watched.
+//! The end-to-end harness: a cluster, the images and the charts, put together and watched.
 //!
-//! The cluster suite arrives with Kubernetes support. Until then `tests/main.rs` says why it skips.
+//! It drives `kubectl` and `helm` as a user would. Each test has a temporary namespace ([`namespace::test`]) with
+//! [`workload`]s of the sample application in it, and sends from a [`client`] in a pod. On failure the namespace is
+//! [`dump`]ed. `e2e/run` brings the cluster up, loads the images and installs the mesh; the suite alone skips without them.
+
+pub mod client;
+pub mod cluster;
+pub mod dump;
+pub mod eventually;
+pub mod images;
+pub mod install;
+pub mod namespace;
+pub mod pki;
+pub mod workload;
+
+pub use client::{Answer, Client, Report};
+pub use cluster::Cluster;
+pub use eventually::{eventually, pause};
+pub use namespace::{Company, Namespace, test};
