@@ -206,6 +206,14 @@ impl Namespace {
         self.client_with(name, "    labels: {sidecar.istio.io/inject: \"false\"}\n").await
     }
 
+    /// A pod to send from, in the mesh, in a locality (`region.zone`).
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub async fn client_in(&self, name: &str, locality: &str) -> anyhow::Result<Client> {
+        self.client_with(name, &format!("    labels: {{istio-locality: {locality}}}\n")).await
+    }
+
     async fn client_with(&self, name: &str, labels: &str) -> anyhow::Result<Client> {
         self.apply(&workload::client(name, labels)).await?;
         self.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=180s"]).await?;

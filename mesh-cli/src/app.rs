@@ -9,6 +9,7 @@ mod calls;
 mod grpc;
 mod http;
 mod switch;
+mod tally;
 mod tcp;
 mod websocket;
 
@@ -37,7 +38,7 @@ pub struct AppArgs {
     #[arg(long, env = "APP_LISTEN", default_value = "127.0.0.1")]
     listen: IpAddr,
     /// The name that answers carry
-    #[arg(long, env = "POD_NAME", default_value = "app")]
+    #[arg(long, env = "POD_NAME", default_value_t = own_name())]
     instance: String,
     /// The workload's name [default: the instance's]
     #[arg(long, env = "WORKLOAD")]
@@ -54,6 +55,14 @@ pub struct AppArgs {
     /// The proxy for calls
     #[arg(long, env = "HTTP_PROXY")]
     http_proxy: Option<String>,
+    /// A TCP address that is told the `x-tally-id` of each request as it begins, one a line
+    #[arg(long, env = "TALLY", value_name = "HOST:PORT")]
+    tally: Option<String>,
+}
+
+/// In a container that names nothing else, the container's.
+fn own_name() -> String {
+    std::env::var("HOSTNAME").unwrap_or_else(|_| "app".to_owned())
 }
 
 /// Who answers: the same in every answer of one instance.
@@ -75,10 +84,11 @@ pub struct App {
     switch: switch::Switch,
     calls: calls::Calls,
     greeting: Option<String>,
+    tally: tally::Tally,
 }
 
 impl App {
-    fn new(args: &AppArgs) -> anyhow::Result<Self> {
+    fn new(args: &AppArgs, tally: tally::Tally) -> anyhow::Result<Self> {
         let workload = args.workload.clone().unwrap_or_else(|| args.instance.clone());
         Ok(Self {
             whoami: Whoami {
@@ -90,6 +100,7 @@ impl App {
             switch: switch::Switch::default(),
             calls: calls::Calls::new(&args.calls, args.http_proxy.as_deref())?,
             greeting: args.tcp_greeting.clone(),
+            tally,
         })
     }
 }
@@ -108,7 +119,8 @@ pub fn run(args: AppArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: AppArgs) -> anyhow::Result<()> {
-    let app = Arc::new(App::new(&args)?);
+    let (tally, teller) = tally::Tally::start(args.tally.as_deref());
+    let app = Arc::new(App::new(&args, tally)?);
     let (stop, stopping) = tokio::sync::watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
     for (ports, tcp) in [(&args.ports, false), (&args.tcp_ports, true)] {
@@ -126,6 +138,10 @@ async fn serve(args: AppArgs) -> anyhow::Result<()> {
     stop_signal().await?;
     let _ = stop.send(true);
     let _ = tokio::time::timeout(std::time::Duration::from_secs(5), servers.join_all()).await;
+    drop(app);
+    if let Some(teller) = teller {
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), teller).await;
+    }
     Ok(())
 }
 
@@ -169,8 +185,13 @@ pub mod testing {
             namespace: "default".to_owned(),
         };
         let calls = calls::Calls::new(&[], None).unwrap();
-        let app =
-            App { whoami, switch: switch::Switch::default(), calls, greeting: greeting.map(str::to_owned) };
+        let app = App {
+            whoami,
+            switch: switch::Switch::default(),
+            calls,
+            greeting: greeting.map(str::to_owned),
+            tally: tally::Tally::default(),
+        };
         let app = Arc::new(app);
         let (stop, stopping) = tokio::sync::watch::channel(false);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -87,6 +87,7 @@ async fn handle(request: Request<Incoming>, app: Arc<App>, routes: Routes) -> Re
     if request.uri().path() == "/fault" {
         return Ok(signed(&app, fault(request, &app).await));
     }
+    app.tally.count(request.headers());
     let verdict = app.switch.decide(rand::random());
     if let Some(wait) = verdict.wait {
         tokio::time::sleep(wait).await;

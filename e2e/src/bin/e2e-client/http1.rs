@@ -33,7 +33,7 @@ impl Connection {
         let mut byte = [0_u8; 1];
         let read = self.io.read(&mut byte);
         // Nothing to read at once is what an idle connection has.
-        matches!(tokio::time::timeout(std::time::Duration::ZERO, read).await, Err(_))
+        tokio::time::timeout(std::time::Duration::ZERO, read).await.is_err()
     }
 
     /// One exchange.

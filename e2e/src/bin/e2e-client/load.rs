@@ -138,7 +138,7 @@ async fn worker(
         let id = format!("{}-{number}-{sequence}", args.prefix);
         let ask = Ask {
             method: args.method.clone(),
-            headers: vec![("x-e2e-id".to_owned(), id.clone())],
+            headers: vec![("x-tally-id".to_owned(), id.clone())],
             body: args.data.clone(),
         };
         let at = started.elapsed();

@@ -1,6 +1,6 @@
 //! The suite's client: raw sockets that never retry, in a pod of each test's namespace (and outside, for gateways).
 //!
-//! In: a command line (`wait`, `request`, `load`, `collect`, `counted`). Out: JSON on standard output. It knows nothing of
+//! In: a command line (`wait`, `request`, `load`, `collect`, `counted`, `sniff`). Out: JSON on standard output. It knows nothing of
 //! the mesh: what it sends is captured by its pod's sidecar as any program's traffic is.
 
 mod collect;
@@ -8,6 +8,7 @@ mod http1;
 mod http2;
 mod load;
 mod request;
+mod sniff;
 mod target;
 
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ enum Cli {
     Collect(collect::CollectArgs),
     /// Asks a collector what it counted
     Counted(collect::CountedArgs),
+    /// Looks for a canary in an address's packets
+    Sniff(sniff::SniffArgs),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             ended = terminated() => ended,
         },
         Cli::Counted(args) => collect::ask(args).await,
+        Cli::Sniff(args) => sniff::run(&args),
     }
 }
 

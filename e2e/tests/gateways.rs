@@ -1,0 +1,240 @@
+//! Item 8: ingress and egress gateways from `charts/gateway`, an address in use, certificates that come, change and go live.
+
+use anyhow::{Context as _, ensure};
+use e2e::images::{hub, tag};
+use e2e::install::chart;
+use e2e::pki::{Authority, Leaf};
+use e2e::workload::App;
+use e2e::{Client, Cluster, Company, Namespace, eventually, test};
+
+/// Where a gateway is reached from here: its load balancer's address or, where nobody hands those out, a node's port.
+pub async fn address(cluster: &Cluster, namespace: &str, service: &str, port: u16) -> anyhow::Result<String> {
+    let balanced = e2e::eventually::within(
+        std::time::Duration::from_secs(20),
+        "a load balancer's address",
+        async || {
+            let service = cluster.json(&["get", "service", service, "-n", namespace]).await?;
+            let ingress = &service["status"]["loadBalancer"]["ingress"][0]["ip"];
+            Ok(format!("{}:{port}", ingress.as_str().context("none yet")?))
+        },
+    )
+    .await;
+    if balanced.is_ok() {
+        return balanced;
+    }
+    let found = cluster.json(&["get", "service", service, "-n", namespace]).await?;
+    let ports = found["spec"]["ports"].as_array().context("a Service has ports")?;
+    let entry = ports.iter().find(|entry| entry["port"] == port).context("it has no such port")?;
+    let node = cluster
+        .kubectl(&[
+            "get",
+            "nodes",
+            "-o",
+            "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}",
+        ])
+        .await?;
+    Ok(format!("{node}:{}", entry["nodePort"]))
+}
+
+/// A gateway of the test's own: `istio: NAME`.
+pub async fn install(ns: &Namespace, name: &str, values: &[&str]) -> anyhow::Result<()> {
+    let (path, images) = (chart("gateway"), [format!("image.hub={}", hub()), format!("image.tag={}", tag())]);
+    let mut arguments = vec!["install", name, &path, "-n", &ns.name, "--wait", "--timeout", "240s"];
+    let common = ["replicaCount=1", "resources.requests.cpu=10m"];
+    for value in images.iter().map(String::as_str).chain(common).chain(values.iter().copied()) {
+        arguments.extend(["--set", value]);
+    }
+    ns.cluster.run("helm", &arguments).await?;
+    Ok(())
+}
+
+/// A Gateway for one server and a VirtualService from it to `web`.
+fn ingress(selector: &str, server: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: shop}}
+spec:
+  selector: {{istio: {selector}}}
+  servers:
+  - hosts: [shop.example.com]
+{server}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: shop}}
+spec:
+  hosts: [shop.example.com]
+  gateways: [shop]
+  http: [{{route: [{{destination: {{host: web, port: {{number: 80}}}}}}]}}]
+"
+    )
+}
+
+/// Creates or changes a TLS Secret.
+async fn secret(ns: &Namespace, name: &str, leaf: &Leaf, ca: Option<&str>) -> anyhow::Result<()> {
+    let indent = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let ca = ca.map(|pem| format!("  ca.crt: |\n{}", indent(pem))).unwrap_or_default();
+    let yaml = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}{ca}",
+        indent(&leaf.cert),
+        indent(&leaf.key)
+    );
+    ns.apply(&yaml).await?;
+    Ok(())
+}
+
+/// HTTP from outside, to the load balancer's address, to an injected application.
+#[test]
+fn item_8_ingress_over_http() {
+    test("item_8_ingress_over_http", Company::Welcome, async |ns| {
+        install(ns, "istio-edge", &[]).await?;
+        ns.deploy(&[App::new("web")]).await?;
+        ns.apply(&ingress("edge", "    port: {number: 80, name: http, protocol: HTTP}")).await?;
+        let address = address(&ns.cluster, &ns.name, "istio-edge", 80).await?;
+        let here = Client::here(ns.cluster.clone(), crate::CLIENT);
+        let answer = eventually("the request comes through", async || {
+            here.get("http://shop.example.com/", &["--connect", &address]).await?.expect(200)
+        })
+        .await?;
+        let peer = answer.json()["peer"].as_str().unwrap_or_default().to_owned();
+        ensure!(peer.contains(&format!("/ns/{}/sa/", ns.name)), "the gateway's identity is {peer:?}");
+        here.get("http://other.example.com/", &["--connect", &address]).await?.expect(404)?;
+        Ok(())
+    });
+}
+
+/// The Secret of `credentialName` is made, changed and deleted while the gateway serves.
+#[test]
+fn item_8_ingress_certificates_live() {
+    test("item_8_ingress_certificates_live", Company::Welcome, async |ns| {
+        install(ns, "istio-edge", &[]).await?;
+        ns.deploy(&[App::new("web")]).await?;
+        let server = "    port: {number: 443, name: https, protocol: HTTPS}\n    tls: {mode: SIMPLE, credentialName: shop-cert}";
+        ns.apply(&ingress("edge", server)).await?;
+        let address = address(&ns.cluster, &ns.name, "istio-edge", 443).await?;
+        let here = Client::here(ns.cluster.clone(), crate::CLIENT);
+        let dir = tempfile::tempdir()?;
+        let mut authorities = Vec::new();
+        for name in ["first", "second"] {
+            let authority = Authority::new(name)?;
+            let path = dir.path().join(name).display().to_string();
+            std::fs::write(&path, &authority.pem)?;
+            authorities.push((authority, path));
+        }
+        for (authority, roots) in &authorities {
+            secret(ns, "shop-cert", &authority.sign(&["shop.example.com"])?, None).await?;
+            eventually("the certificate is served", async || {
+                here.get("https://shop.example.com/", &["--connect", &address, "--cacert", roots])
+                    .await?
+                    .expect(200)
+            })
+            .await?;
+        }
+        let old = here
+            .get("https://shop.example.com/", &["--connect", &address, "--cacert", &authorities[0].1])
+            .await?;
+        ensure!(old.status == 0, "the first certificate is still served: {old:?}");
+        ns.kubectl(&["delete", "secret", "shop-cert"]).await?;
+        eventually("no certificate, no handshake", async || {
+            let answer = here
+                .get("https://shop.example.com/", &["--connect", &address, "--cacert", &authorities[1].1])
+                .await?;
+            ensure!(answer.status == 0, "{answer:?}");
+            Ok(())
+        })
+        .await
+    });
+}
+
+/// MUTUAL: with a certificate of the Secret's authority the request passes, without one or with a stranger's it does not.
+#[test]
+fn item_8_ingress_mutual() {
+    test("item_8_ingress_mutual", Company::Welcome, async |ns| {
+        install(ns, "istio-edge", &[]).await?;
+        ns.deploy(&[App::new("web")]).await?;
+        let (authority, stranger) = (Authority::new("shop")?, Authority::new("stranger")?);
+        secret(ns, "shop-cert", &authority.sign(&["shop.example.com"])?, Some(&authority.pem)).await?;
+        let server = "    port: {number: 443, name: https, protocol: HTTPS}\n    tls: {mode: MUTUAL, credentialName: shop-cert}";
+        ns.apply(&ingress("edge", server)).await?;
+        let address = address(&ns.cluster, &ns.name, "istio-edge", 443).await?;
+        let here = Client::here(ns.cluster.clone(), crate::CLIENT);
+        let dir = tempfile::tempdir()?;
+        let file = |name: &str, text: &str| -> anyhow::Result<String> {
+            std::fs::write(dir.path().join(name), text)?;
+            Ok(dir.path().join(name).display().to_string())
+        };
+        let (good, bad) = (authority.sign(&["customer"])?, stranger.sign(&["customer"])?);
+        let ca = file("ca", &authority.pem)?;
+        let base = ["--connect", &address, "--cacert", &ca];
+        let (cert, key) = (file("good.crt", &good.cert)?, file("good.key", &good.key)?);
+        eventually("a customer passes", async || {
+            let options = [&base[..], &["--cert", &cert, "--key", &key]].concat();
+            here.get("https://shop.example.com/", &options).await?.expect(200)
+        })
+        .await?;
+        let nobody = here.get("https://shop.example.com/", &base).await?;
+        ensure!(nobody.status == 0, "without a certificate: {nobody:?}");
+        let (cert, key) = (file("bad.crt", &bad.cert)?, file("bad.key", &bad.key)?);
+        let strange = here
+            .get("https://shop.example.com/", &[&base[..], &["--cert", &cert, "--key", &key]].concat())
+            .await?;
+        ensure!(strange.status == 0, "with a stranger's: {strange:?}");
+        Ok(())
+    });
+}
+
+/// A host outside the mesh is reached by way of the egress gateway: it sees the gateway, not the client.
+#[test]
+fn item_8_egress() {
+    test("item_8_egress", Company::Welcome, async |ns| {
+        install(ns, "istio-exit", &["service.type=ClusterIP"]).await?;
+        ns.deploy(&[App::new("outside").label("sidecar.istio.io/inject", "false")]).await?;
+        let host = format!("outside.{}.svc.cluster.local", ns.name);
+        let client = ns.client("client").await?;
+        let address = ns.kubectl(&["get", "service", "outside", "-o", "jsonpath={.spec.clusterIP}"]).await?;
+        ns.apply(&format!(
+            "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: partner}}
+spec:
+  hosts: [partner.example.com]
+  ports: [{{number: 80, name: http, protocol: HTTP}}]
+  resolution: STATIC
+  endpoints: [{{address: {address}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: exit}}
+spec:
+  selector: {{istio: exit}}
+  servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: [partner.example.com]}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: partner}}
+spec:
+  hosts: [partner.example.com]
+  gateways: [mesh, exit]
+  http:
+  - match: [{{gateways: [mesh], port: 80}}]
+    route: [{{destination: {{host: istio-exit.{ns}.svc.cluster.local, port: {{number: 80}}}}}}]
+  - match: [{{gateways: [exit], port: 80}}]
+    headers: {{request: {{set: {{x-by-way-of: exit}}}}}}
+    route: [{{destination: {{host: partner.example.com, port: {{number: 80}}}}}}]
+",
+            ns = ns.name
+        ))
+        .await?;
+        eventually("by way of the egress gateway", async || {
+            let answer = client
+                .get("http://partner.example.com/", &["--connect", &format!("{host}:80")])
+                .await?
+                .expect(200)?;
+            let way = &answer.json()["headers"]["x-by-way-of"];
+            ensure!(way == "exit", "it came directly: {answer:?}");
+            Ok(())
+        })
+        .await
+    });
+}

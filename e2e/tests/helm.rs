@@ -1,0 +1,99 @@
+//! Items 1 and 2: the charts are clean, install beside one another, upgrade, roll back and leave nothing; images run without
+//! root and without a root file system to write to.
+
+use anyhow::ensure;
+use e2e::install::{chart, image_values};
+use e2e::workload::App;
+use e2e::{Company, cluster, eventually, test};
+use serde_json::Value;
+
+/// `helm lint` and `helm template` of each chart.
+#[test]
+fn item_1_charts_are_clean() {
+    test("item_1_charts_are_clean", Company::Welcome, async |ns| {
+        for name in ["base", "control-plane", "gateway"] {
+            let path = chart(name);
+            let said = ns.cluster.run("helm", &["lint", &path, "--strict"]).await?;
+            ensure!(said.contains("0 chart(s) failed"), "{said}");
+            ns.cluster.run("helm", &["template", "release", &path, "-n", &ns.name]).await?;
+        }
+        let (taken, said) = ns
+            .cluster
+            .told("helm", &["template", "x", &chart("gateway"), "--set", "service.tpye=ClusterIP"], "")
+            .await?;
+        ensure!(
+            !taken,
+            "a value that does not exist was taken: {}",
+            said.chars().take(300).collect::<String>()
+        );
+        Ok(())
+    });
+}
+
+/// A value changes, and back: the mesh serves all the time; the release's history says so.
+#[test]
+fn item_1_upgrade_and_roll_back() {
+    test("item_1_upgrade_and_roll_back", Company::Alone, async |ns| {
+        ns.deploy(&[App::new("web")]).await?;
+        let client = ns.client("client").await?;
+        eventually("it serves", async || client.get("http://web/", &[]).await?.expect(200)).await?;
+        let load = client.load("http://web/", &["--rate", "20"])?;
+        let (path, images) = (chart("control-plane"), image_values());
+        let mut upgrade = vec!["upgrade", "mesh", &path, "-n", cluster::SYSTEM, "--reuse-values", "--wait"];
+        for value in &images {
+            upgrade.extend(["--set", value]);
+        }
+        upgrade.extend(["--set", "meshConfig.accessLogFile=/dev/stdout"]);
+        ns.cluster.run("helm", &upgrade).await?;
+        let mesh = ["get", "configmap", "istio", "-n", cluster::SYSTEM, "-o", "jsonpath={.data.mesh}"];
+        let changed = ns.cluster.kubectl(&mesh).await?;
+        ns.cluster.run("helm", &["rollback", "mesh", "-n", cluster::SYSTEM, "--wait"]).await?;
+        let back = ns.cluster.kubectl(&mesh).await?;
+        load.end().await?.nothing_lost("upgrade and rollback", 50)?;
+        ensure!(changed.contains("/dev/stdout"), "the upgrade did not arrive: {changed}");
+        ensure!(!back.contains("/dev/stdout"), "the rollback did not: {back}");
+        e2e::install::whole(&ns.cluster).await
+    });
+}
+
+/// A gateway's release leaves nothing behind.
+#[test]
+fn item_1_uninstall_leaves_nothing() {
+    test("item_1_uninstall_leaves_nothing", Company::Welcome, async |ns| {
+        crate::gateways::install(ns, "istio-edge", &["service.type=ClusterIP"]).await?;
+        ns.cluster.run("helm", &["uninstall", "istio-edge", "-n", &ns.name, "--wait"]).await?;
+        let kinds =
+            "deployments,daemonsets,services,serviceaccounts,configmaps,secrets,hpa,pdb,roles,rolebindings";
+        let left = ns.kubectl(&["get", kinds, "-o", "name"]).await?;
+        let foreign =
+            ["configmap/kube-root-ca.crt", "configmap/istio-ca-root-cert", "serviceaccount/default"];
+        let left: Vec<_> = left.lines().filter(|line| !foreign.contains(line)).collect();
+        ensure!(left.is_empty(), "left behind: {left:?}");
+        Ok(())
+    });
+}
+
+/// Every container of the mesh runs as a user that is not root, on a file system that it cannot write to.
+#[test]
+fn item_2_images_need_no_root() {
+    test("item_2_images_need_no_root", Company::Welcome, async |ns| {
+        ns.deploy(&[App::new("web")]).await?;
+        let mut pods = ns.cluster.json(&["get", "pods", "-n", cluster::SYSTEM]).await?;
+        let mut all: Vec<Value> = pods["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        let mine = ns.json(&["get", "pods", "-l", "app=web"]).await?;
+        all.extend(mine["items"].as_array().cloned().unwrap_or_default());
+        for pod in &all {
+            let lists = [&pod["spec"]["containers"], &pod["spec"]["initContainers"]];
+            let containers = lists.iter().filter_map(|list| list.as_array()).flatten();
+            for container in containers.filter(|c| c["name"] != "app" && c["name"] != "istio-init") {
+                let context = &container["securityContext"];
+                ensure!(context["readOnlyRootFilesystem"] == true, "{}: {context}", container["name"]);
+                ensure!(context["allowPrivilegeEscalation"] == false, "{}: {context}", container["name"]);
+                let no_root =
+                    [context, &pod["spec"]["securityContext"]].iter().any(|c| c["runAsNonRoot"] == true);
+                ensure!(no_root, "{} may run as root: {context}", container["name"]);
+            }
+        }
+        Ok(())
+    });
+}

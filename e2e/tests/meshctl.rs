@@ -1,0 +1,83 @@
+//! Item 9: meshctl on a cluster.
+
+use anyhow::{Context as _, ensure};
+use e2e::workload::App;
+use e2e::{Cluster, Company, eventually, test};
+
+/// `meshctl` of this build.
+async fn meshctl(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<String> {
+    let program = std::env::var("E2E_MESHCTL").unwrap_or_else(|_| "meshctl".to_owned());
+    cluster.run(&program, arguments).await
+}
+
+#[test]
+fn item_9_version_status_and_proxy_config() {
+    test("item_9_version_status_and_proxy_config", Company::Welcome, async |ns| {
+        ns.deploy(&[App::new("web")]).await?;
+        let client = ns.client("client").await?;
+        client.get("http://web/", &[]).await?.expect(200)?;
+        let version = meshctl(&ns.cluster, &["version", "--kubernetes"]).await;
+        let version = match version {
+            Ok(version) => version,
+            Err(_) => meshctl(&ns.cluster, &["version"]).await?,
+        };
+        ensure!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+        let pod = ns.pods("app=web").await?.remove(0);
+        let status = meshctl(&ns.cluster, &["proxy-status"]).await?;
+        ensure!(status.contains(&pod), "{pod} is not in:\n{status}");
+        for what in ["listeners", "routes", "clusters", "endpoints", "secrets"] {
+            let said = meshctl(&ns.cluster, &["proxy-config", what, &format!("client.{}", ns.name)]).await?;
+            ensure!(!said.trim().is_empty(), "proxy-config {what} says nothing");
+            if what == "clusters" || what == "endpoints" {
+                ensure!(said.contains("web"), "proxy-config {what}:\n{said}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn item_9_request_from_a_pod() {
+    test("item_9_request_from_a_pod", Company::Welcome, async |ns| {
+        ns.deploy(&[App::new("web"), App::new("caller")]).await?;
+        let pod = ns.pods("app=caller").await?.remove(0);
+        let said = eventually("a request from the pod", async || {
+            let arguments =
+                ["request", "http://web/", "--from", &pod, "-n", "1", "-o", "json", "--namespace", &ns.name];
+            meshctl(&ns.cluster, &arguments).await
+        })
+        .await?;
+        ensure!(said.contains("/sa/caller"), "it did not go through the sidecar: {said}");
+        Ok(())
+    });
+}
+
+#[test]
+fn item_9_describe_and_validate() {
+    test("item_9_describe_and_validate", Company::Welcome, async |ns| {
+        ns.apply("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web-route}\nspec: {hosts: [web], http: [{timeout: 3s, route: [{destination: {host: web}}]}]}\n")
+            .await?;
+        ns.deploy(&[App::new("web")]).await?;
+        let said = meshctl(&ns.cluster, &["describe", "service", "web", "--namespace", &ns.name]).await?;
+        ensure!(said.contains("web-route"), "{said}");
+        let pod = ns.pods("app=web").await?.remove(0);
+        let said = meshctl(&ns.cluster, &["describe", "pod", &pod, "--namespace", &ns.name]).await?;
+        ensure!(said.contains(&pod), "{said}");
+        meshctl(&ns.cluster, &["validate", "-A"]).await.context("what the suite applied is good")?;
+        Ok(())
+    });
+}
+
+/// `meshctl inject` makes offline what the webhook would.
+#[test]
+fn item_4_meshctl_inject_offline() {
+    test("item_4_meshctl_inject_offline", Company::Welcome, async |ns| {
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("web.yaml").display().to_string();
+        std::fs::write(&file, App::new("web").yaml())?;
+        let said = meshctl(&ns.cluster, &["inject", "-f", &file]).await?;
+        ensure!(said.contains("istio-proxy") && said.contains("istio-init"), "{said}");
+        ensure!(said.contains("kind: Service"), "what is no workload is left out");
+        Ok(())
+    });
+}

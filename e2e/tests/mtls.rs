@@ -1,0 +1,127 @@
+//! mTLS between pods: STRICT, PERMISSIVE, DISABLE, who is refused, and what a packet capture sees.
+
+use anyhow::ensure;
+use e2e::workload::App;
+use e2e::{Company, Namespace, eventually, pause, test};
+
+fn mode(mode: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: default}}\nspec: {{mtls: {{mode: {mode}}}}}\n"
+    )
+}
+
+/// PERMISSIVE (the default) takes both, STRICT refuses plaintext, DISABLE speaks it.
+#[test]
+fn mtls_modes() {
+    test("mtls_modes", Company::Welcome, async |ns| {
+        ns.deploy(&[App::new("web")]).await?;
+        let (inside, outside) = (ns.client("inside").await?, ns.outsider("outside").await?);
+        let identity = format!("spiffe://cluster.local/ns/{}/sa/inside", ns.name);
+        let meshed = async || {
+            let answer = inside.get("http://web/", &[]).await?.expect(200)?;
+            ensure!(answer.json()["peer"] == identity, "the application sees {}", answer.json()["peer"]);
+            Ok(())
+        };
+        eventually("the identity arrives", meshed).await?;
+        let plain = outside.get("http://web/", &[]).await?.expect(200)?;
+        ensure!(plain.json()["peer"].is_null(), "an outsider has an identity: {plain:?}");
+
+        ns.apply(&mode("STRICT")).await?;
+        eventually("plaintext is refused", async || {
+            let answer = outside.get("http://web/", &[]).await?;
+            ensure!(answer.status == 0, "{answer:?}");
+            let pods = ns.pods("app=web").await?;
+            let at = ns.kubectl(&["get", "pod", &pods[0], "-o", "jsonpath={.status.podIP}"]).await?;
+            for url in
+                [format!("http://{at}:8080/"), format!("tcp://{at}:9000"), format!("http://{at}:15006/")]
+            {
+                let answer = outside.get(&url, &["-d", "hello", "--timeout", "5"]).await?;
+                ensure!(
+                    !answer.body.contains("instance") && !answer.body.contains("hello"),
+                    "{url}: {answer:?}"
+                );
+            }
+            Ok(())
+        })
+        .await?;
+        meshed().await?;
+
+        ns.apply(&mode("DISABLE")).await?;
+        eventually("plaintext both ways", async || {
+            outside.get("http://web/", &[]).await?.expect(200)?;
+            let answer = inside.get("http://web/", &["--fresh"]).await?.expect(200)?;
+            ensure!(answer.json()["peer"].is_null(), "still mTLS: {answer:?}");
+            Ok(())
+        })
+        .await
+    });
+}
+
+/// A capture of the node's network sees ciphertext only; with mTLS off it sees the canary.
+#[test]
+fn mtls_no_plaintext_on_the_wire() {
+    test("mtls_no_plaintext_on_the_wire", Company::Welcome, async |ns| {
+        ns.deploy(&[App::new("web")]).await?;
+        let client = ns.client("client").await?;
+        ns.apply(&mode("STRICT")).await?;
+        eventually("it works", async || client.get("http://web/", &[]).await?.expect(200)).await?;
+        ensure!(
+            !seen_on_the_wire(ns, &client, "canary-under-strict").await?,
+            "plaintext on the wire under STRICT"
+        );
+        ns.apply(&mode("DISABLE")).await?;
+        eventually("mTLS is off", async || {
+            let answer = client.get("http://web/", &["--fresh"]).await?.expect(200)?;
+            ensure!(answer.json()["peer"].is_null(), "still mTLS");
+            Ok(())
+        })
+        .await?;
+        // The other half of the pair: this capture can see plaintext.
+        ensure!(seen_on_the_wire(ns, &client, "canary-without").await?, "the capture sees nothing at all");
+        Ok(())
+    });
+}
+
+/// Whether a canary in header and body shows in what crosses the application pod's interface on the node.
+async fn seen_on_the_wire(ns: &Namespace, client: &e2e::Client, canary: &str) -> anyhow::Result<bool> {
+    let pods = ns.pods("app=web").await?;
+    let at = ns.kubectl(&["get", "pod", &pods[0], "-o", "jsonpath={.status.podIP}"]).await?;
+    let node = ns.kubectl(&["get", "pod", &pods[0], "-o", "jsonpath={.spec.nodeName}"]).await?;
+    let process = ns.cluster.run("docker", &["inspect", "-f", "{{.State.Pid}}", &node]).await?;
+    let enter = ["-t", process.trim(), "-n", crate::CLIENT, "sniff", "--address", &at];
+    let capture =
+        ns.cluster.spawn("nsenter", &[&enter[..], &["--canary", canary, "--seconds", "8"]].concat())?;
+    pause(std::time::Duration::from_secs(2)).await;
+    let header = format!("x-canary: {canary}");
+    for answer in
+        client.many(5, "http://web/", &["-H", &header, "-X", "POST", "-d", canary, "--fresh"]).await?
+    {
+        answer.expect(200)?;
+    }
+    let output = capture.wait_with_output().await?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(said["packets"].as_u64().is_some_and(|count| count > 10), "the capture saw no traffic: {said}");
+    Ok(said["seen"] == true)
+}
+
+/// AuthorizationPolicy by identity: who is named passes, who is not gets 403.
+#[test]
+fn mtls_authorization_by_identity() {
+    test("mtls_authorization_by_identity", Company::Welcome, async |ns| {
+        ns.deploy(&[App::new("web")]).await?;
+        let (friend, stranger) = (ns.client("friend").await?, ns.client("stranger").await?);
+        ns.apply(&format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: web}}\nspec:\n  \
+             selector: {{matchLabels: {{app: web}}}}\n  rules:\n  - from: [{{source: {{principals: [\"cluster.local/ns/{}/sa/friend\"]}}}}]\n",
+            ns.name
+        ))
+        .await?;
+        eventually("the stranger is refused, the friend is not", async || {
+            stranger.get("http://web/", &[]).await?.expect(403)?;
+            friend.get("http://web/", &[]).await?.expect(200)
+        })
+        .await?;
+        Ok(())
+    });
+}

@@ -1,0 +1,139 @@
+//! Routing on the cluster: weights, headers, subsets, timeouts and retries of VirtualService and DestinationRule.
+
+use anyhow::ensure;
+use e2e::workload::App;
+use e2e::{Client, Company, Namespace, eventually, test};
+
+const SUBSETS: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web}
+spec:
+  host: web
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+";
+
+async fn two_versions(ns: &Namespace) -> anyhow::Result<Client> {
+    ns.apply(SUBSETS).await?;
+    ns.deploy(&[App::new("web"), App::new("web").version("v2")]).await?;
+    ns.client("client").await
+}
+
+fn route(http: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: web}}\n\
+         spec:\n  hosts: [web]\n  http:\n{http}"
+    )
+}
+
+/// How many of `count` requests each version answers.
+async fn versions(client: &Client, count: u32, options: &[&str]) -> anyhow::Result<(usize, usize)> {
+    let answers = client.many(count, "http://web/", options).await?;
+    for answer in &answers {
+        ensure!(answer.status == 200, "{answer:?}");
+    }
+    let of = |version: &str| answers.iter().filter(|answer| answer.version() == version).count();
+    Ok((of("v1"), of("v2")))
+}
+
+/// Weights, then only a subset, then by header: each in force without a lost request.
+#[test]
+fn routing_weights_subsets_and_headers() {
+    test("routing_weights_subsets_and_headers", Company::Welcome, async |ns| {
+        let client = two_versions(ns).await?;
+        let to = |subset: &str, weight: u32| {
+            format!("    - {{destination: {{host: web, subset: {subset}}}, weight: {weight}}}\n")
+        };
+        ns.apply(&route(&format!("  - route:\n{}{}", to("v1", 100), to("v2", 0)))).await?;
+        eventually("all to v1", async || {
+            let (one, two) = versions(&client, 40, &[]).await?;
+            ensure!((one, two) == (40, 0), "v1 {one}, v2 {two}");
+            Ok(())
+        })
+        .await?;
+        ns.apply(&route(&format!("  - route:\n{}{}", to("v1", 80), to("v2", 20)))).await?;
+        eventually("80 to 20", async || {
+            let (one, two) = versions(&client, 300, &[]).await?;
+            // Six standard deviations around 60 of 300.
+            ensure!((19..=101).contains(&two), "v1 {one}, v2 {two}");
+            Ok(())
+        })
+        .await?;
+        let by_header = "  - match: [{headers: {end-user: {exact: jason}}}]\n    route:\n    - {destination: {host: web, subset: v2}}\n\
+                         \x20 - route:\n    - {destination: {host: web, subset: v1}}\n";
+        ns.apply(&route(by_header)).await?;
+        eventually("by header", async || {
+            let (one, two) = versions(&client, 30, &["-H", "end-user: jason"]).await?;
+            ensure!((one, two) == (0, 30), "with the header: v1 {one}, v2 {two}");
+            let (one, two) = versions(&client, 30, &[]).await?;
+            ensure!((one, two) == (30, 0), "without: v1 {one}, v2 {two}");
+            Ok(())
+        })
+        .await
+    });
+}
+
+/// A timeout ends a slow answer with 504; without it the answer comes.
+#[test]
+fn routing_timeouts() {
+    test("routing_timeouts", Company::Welcome, async |ns| {
+        ns.deploy(&[App::new("web")]).await?;
+        let client = ns.client("client").await?;
+        client.get("http://web/delay/1.5", &[]).await?.expect(200)?;
+        ns.apply(&route("  - timeout: 0.5s\n    route: [{destination: {host: web}}]\n")).await?;
+        eventually("the timeout is in force", async || {
+            client.get("http://web/delay/1.5", &[]).await?.expect(504)
+        })
+        .await?;
+        client.get("http://web/", &[]).await?.expect(200)?;
+        Ok(())
+    });
+}
+
+/// Half of the instances answer 503: with retries on 503 none is seen, without them they are.
+#[test]
+fn routing_retries() {
+    test("routing_retries", Company::Welcome, async |ns| {
+        ns.deploy(&[App::new("web").replicas(2)]).await?;
+        let (client, outside) = (ns.client("client").await?, ns.client("operator").await?);
+        let broken = ns.pods("app=web").await?.remove(0);
+        crate::failover::fault(ns, &outside, &broken, r#"{"status":503}"#).await?;
+        let policy = |retries: &str| {
+            route(&format!("  - route: [{{destination: {{host: web}}}}]\n    retries: {retries}\n"))
+        };
+        ns.apply(&policy("{attempts: 0}")).await?;
+        eventually("without retries failures are seen", async || {
+            let answers = client.many(30, "http://web/", &[]).await?;
+            ensure!(answers.iter().any(|answer| answer.status == 503), "none of 30 failed");
+            Ok(())
+        })
+        .await?;
+        ns.apply(&policy("{attempts: 3, retryOn: \"5xx\"}")).await?;
+        eventually("with retries none is seen", async || {
+            let answers = client.many(60, "http://web/", &[]).await?;
+            let failed = answers.iter().filter(|answer| answer.status != 200).count();
+            ensure!(failed == 0, "{failed} of 60 failed");
+            Ok(())
+        })
+        .await
+    });
+}
+
+/// HTTP/2, gRPC and plain TCP go through the mesh as HTTP/1.1 does, each with the caller's identity checked on the way.
+#[test]
+fn routing_every_protocol() {
+    test("routing_every_protocol", Company::Welcome, async |ns| {
+        ns.deploy(&[App::new("web")]).await?;
+        let client = ns.client("client").await?;
+        let answer = client.get("h2c://web/", &[]).await?.expect(200)?;
+        ensure!(answer.json()["protocol"] == "HTTP/2", "{answer:?}");
+        client.get("grpc://web:81", &["-d", "hello"]).await?.expect(200)?;
+        let back = client.get("tcp://web:9000", &["-d", "echo this"]).await?.expect(200)?;
+        ensure!(back.body.contains("echo this"), "{back:?}");
+        let unknown = client.get("http://no-such-service.invalid/", &[]).await?;
+        ensure!(unknown.status != 200, "{unknown:?}");
+        Ok(())
+    });
+}
