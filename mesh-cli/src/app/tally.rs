@@ -76,7 +76,8 @@ mod tests {
     async fn what_names_itself_is_told() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (tally, teller) = Tally::start(Some(&listener.local_addr().unwrap().to_string()));
-        let headers = |id: &'static str| HeaderMap::from_iter([(HEADER.parse().unwrap(), id.parse().unwrap())]);
+        let headers =
+            |id: &'static str| HeaderMap::from_iter([(HEADER.parse().unwrap(), id.parse().unwrap())]);
         tally.count(&headers("a-1"));
         tally.count(&HeaderMap::new());
         tally.count(&headers("a-2"));
