@@ -110,6 +110,7 @@ async fn serve_on(config: Config, discovery: TcpListener, admin: TcpListener) ->
         roots: config.ca.roots.clone(),
         token: config.ca.token.clone(),
         identity: certificates::pilot_id(&trust_domain),
+        authority: certificates::authority_id(&trust_domain),
         state_dir: config.state_dir.join("certificates"),
         ttl: None,
     })

@@ -1,11 +1,14 @@
-//! The proxy's HTTP servers for people and probes, on the control thread and on loopback only.
+//! The proxy's HTTP servers for people and probes, on the control thread.
 //!
 //! In: closures and a drain handle that the app gives. Out: `/healthz/ready` (status), `/stats/prometheus` (metrics),
-//! `/config_dump`, `/certs`, `/ready`, `/stats`, `/drain` (admin).
+//! `/config_dump`, `/certs`, `/ready`, `/stats`, `/drain` (admin, on loopback only), and in a pod what the kubelet asks
+//! ([`agent`]).
 
+pub mod agent;
 mod endpoints;
 #[cfg(test)]
 mod tests;
+pub mod wait;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -25,10 +28,11 @@ use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// People, probes and scrapers are few; a leak of theirs must not take the proxy's descriptors.
-const MAX_CONNECTIONS: usize = 64;
+/// People, probes and scrapers are few; a leak of theirs must not take the proxy's descriptors. In a pod everybody in the
+/// cluster can connect, and must not keep the kubelet out.
+const MAX_CONNECTIONS: usize = 512;
 /// A head that takes longer isn't coming; also ends idle connections.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a failed accept (no descriptors left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -58,6 +62,8 @@ pub struct Sources {
     pub stats: Document,
     /// For `/drain`.
     pub drain: Box<dyn Drain>,
+    /// What belongs to a pod.
+    pub agent: Option<agent::Agent>,
 }
 
 /// Where the servers listen.
@@ -69,21 +75,23 @@ pub struct Addresses {
     pub metrics: SocketAddr,
     /// `/config_dump`, `/certs`, `/ready`, `/stats`, `/drain`
     pub admin: SocketAddr,
+    /// `/healthz/ready`, `/app-health/`, `/drain/<token>`, `/stats/prometheus`, `/quitquitquit`
+    pub agent: Option<SocketAddr>,
 }
 
 /// The servers, bound but not yet serving.
 #[derive(Debug)]
 pub struct Servers {
-    listeners: [(Role, TcpListener); 3],
+    listeners: Vec<(Role, TcpListener)>,
 }
 
 /// Why the servers cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Whoever reaches these endpoints is not authenticated.
+    /// Whoever reaches the admin endpoints is not authenticated.
     #[error("{role} address {address} is not on loopback")]
     NotLoopback {
-        /// `status`, `metrics` or `admin`.
+        /// `admin`.
         role: &'static str,
         /// As configured.
         address: SocketAddr,
@@ -91,7 +99,7 @@ pub enum BindError {
     /// The system refused it.
     #[error("cannot listen on {role} address {address}: {source}")]
     Listen {
-        /// `status`, `metrics` or `admin`.
+        /// `status`, `metrics`, `admin` or `agent`.
         role: &'static str,
         /// As configured.
         address: SocketAddr,
@@ -101,38 +109,48 @@ pub enum BindError {
 }
 
 impl Servers {
-    /// Binds all three.
+    /// Binds all of them.
     ///
     /// # Errors
-    /// When an address is not on loopback, or cannot be bound.
+    /// When the admin's address is not on loopback, or one cannot be bound.
     pub async fn bind(addresses: &Addresses) -> Result<Self, BindError> {
-        Ok(Self {
-            listeners: [
-                (Role::Status, listen(Role::Status, addresses.status).await?),
-                (Role::Metrics, listen(Role::Metrics, addresses.metrics).await?),
-                (Role::Admin, listen(Role::Admin, addresses.admin).await?),
-            ],
-        })
+        let wanted = [
+            (Role::Status, addresses.status),
+            (Role::Metrics, addresses.metrics),
+            (Role::Admin, addresses.admin),
+        ];
+        let mut listeners = Vec::new();
+        for (role, at) in wanted.into_iter().chain(addresses.agent.map(|at| (Role::Agent, at))) {
+            listeners.push((role, listen(role, at).await?));
+        }
+        Ok(Self { listeners })
     }
 
     /// Where they listen, for configured ports of 0.
     #[must_use]
     pub fn addresses(&self) -> Option<Addresses> {
-        let mut addresses = self.listeners.iter().map(|(_, listener)| listener.local_addr().ok());
-        let mut next = || addresses.next().flatten();
-        Some(Addresses { status: next()?, metrics: next()?, admin: next()? })
+        let of = |role| {
+            let listener = &self.listeners.iter().find(|(of, _)| *of == role)?.1;
+            listener.local_addr().ok()
+        };
+        Some(Addresses {
+            status: of(Role::Status)?,
+            metrics: of(Role::Metrics)?,
+            admin: of(Role::Admin)?,
+            agent: of(Role::Agent),
+        })
     }
 
     /// Serves until dropped.
     pub async fn serve(self, sources: Arc<Sources>) {
-        let servers = self.listeners.map(|(role, listener)| accept(role, listener, sources.clone()));
-        futures_util::future::join_all(servers).await;
+        let serve = |(role, listener)| accept(role, listener, sources.clone());
+        futures_util::future::join_all(self.listeners.into_iter().map(serve)).await;
     }
 }
 
 async fn listen(role: Role, address: SocketAddr) -> Result<TcpListener, BindError> {
-    let role = role.name();
-    if !address.ip().is_loopback() {
+    let (is_admin, role) = (role == Role::Admin, role.name());
+    if is_admin && !address.ip().is_loopback() {
         return Err(BindError::NotLoopback { role, address });
     }
     TcpListener::bind(address).await.map_err(|source| BindError::Listen { role, address, source })
@@ -150,8 +168,8 @@ async fn accept(role: Role, listener: TcpListener, sources: Arc<Sources>) {
             Some(_) = connections.join_next() => continue,
         };
         match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(serve_connection(role, stream, sources.clone()));
+            Ok((stream, peer)) => {
+                connections.spawn(serve_connection(role, stream, peer, sources.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, role = role.name(), "cannot accept");
@@ -161,10 +179,10 @@ async fn accept(role: Role, listener: TcpListener, sources: Arc<Sources>) {
     }
 }
 
-async fn serve_connection(role: Role, stream: TcpStream, sources: Arc<Sources>) {
+async fn serve_connection(role: Role, stream: TcpStream, peer: SocketAddr, sources: Arc<Sources>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let sources = sources.clone();
-        async move { Ok::<_, Infallible>(endpoints::answer(role, &request, &sources).await) }
+        async move { Ok::<_, Infallible>(endpoints::answer(role, peer, &request, &sources).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

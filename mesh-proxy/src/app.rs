@@ -6,6 +6,7 @@
 pub mod listeners;
 pub mod ports;
 pub mod state;
+pub mod termination;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,7 +14,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mesh_proto::runtime::certificates::{CaConfig, obtain};
 use mesh_proto::runtime::{crypto, log, shutdown};
 use tokio::sync::oneshot;
 
@@ -24,12 +24,10 @@ use crate::store::writer::Writer;
 use crate::store::{Place, Store};
 use crate::telemetry::{Settings, Telemetry};
 use crate::worker::Shared;
-use crate::xds;
+use crate::{identity, xds};
 
 use self::state::State;
 
-/// How long a SIGTERM waits for what is in flight (Istio's `terminationDrainDuration`).
-pub const DRAIN: Duration = Duration::from_secs(5);
 /// How many series metrics keep.
 const SERIES: usize = 10_000;
 /// How often to look whether the supervisor still lives.
@@ -41,6 +39,9 @@ const PARENT: Duration = Duration::from_secs(1);
 /// When it cannot start.
 pub fn run(config: Config) -> anyhow::Result<()> {
     log::init("mesh-proxy");
+    for notice in &config.notices {
+        tracing::warn!("{notice}");
+    }
     shutdown::die_with_parent(config.parent_pid)?;
     let parent = config.parent_pid;
     run_until(config, async move {
@@ -59,8 +60,13 @@ pub fn run_until(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
     crypto::install_provider();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut stop = std::pin::pin!(stop);
         let state = State::new(config);
+        let mut stop = std::pin::pin!(async {
+            tokio::select! {
+                () = stop => {}
+                () = state.termination.told_to_quit() => tracing::info!("told to stop"),
+            }
+        });
         let admin = serve_admin(&state).await?;
         let started = tokio::select! {
             started = start(&state) => Some(started?),
@@ -80,7 +86,8 @@ pub fn run_until(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
 
 async fn serve_admin(state: &Arc<State>) -> anyhow::Result<tokio::task::JoinHandle<()>> {
     let Config { status, metrics, admin, .. } = *state.config;
-    let servers = Servers::bind(&Addresses { status, metrics, admin }).await?;
+    let agent = state.config.agent.as_ref().map(|a| a.listen);
+    let servers = Servers::bind(&Addresses { status, metrics, admin, agent }).await?;
     let sources = Arc::new(state::sources(state));
     Ok(tokio::spawn(async move { servers.serve(sources).await }))
 }
@@ -100,15 +107,7 @@ struct Discovery {
 /// Everything up to serving.
 async fn start(state: &Arc<State>) -> anyhow::Result<Workers> {
     let config = &state.config;
-    let (identity, rotation) = obtain(CaConfig {
-        address: config.ca.address.to_string(),
-        roots: config.ca.roots.clone(),
-        token: Some(config.ca.token.clone()),
-        identity: config.identity()?,
-        state_dir: config.state_dir.clone(),
-        ttl: None,
-    })
-    .await;
+    let (identity, rotation) = identity::obtain(config).await?;
     let gateway = config.node.kind == NodeKind::Router;
     let (store, asked) = Store::new(Place {
         namespace: config.node.namespace.clone(),
@@ -167,7 +166,7 @@ fn discover(
         }
     };
     let writer = Writer::new(store.clone(), identity.roots_handle().clone());
-    let channel = xds::channel(config.pilot.address, identity)?;
+    let channel = xds::channel(&config.pilot.address, config.pilot_identity()?, identity)?;
     let client = xds::Client::new(channel, node, writer, asked, disk);
     let (stop, stopped) = oneshot::channel();
     // A dropped sender is a stop too.
@@ -205,9 +204,11 @@ async fn follow_settings(state: &State) {
 
 /// What came from outside ends first: the application still answers it, and may still ask others.
 async fn finish(state: &State, workers: Workers) {
+    let limit = state.config.termination.shutdown;
+    state.termination.before_the_end(state.config.node.kind, &state.inbound, &state.outbound).await;
     for (what, drain) in [("inbound", &state.inbound), ("outbound", &state.outbound)] {
         drain.begin();
-        if let Drained::TimedOut(left) = drain.drained(DRAIN).await {
+        if let Drained::TimedOut(left) = drain.drained(limit).await {
             tracing::warn!(what, left, "connections were still open when the drain's time was up");
         }
     }

@@ -1,6 +1,10 @@
-//! The bootstrap: one JSON file that the supervisor (or the injector) writes, parsed once into types.
+//! The bootstrap, parsed once into types: one JSON file that the supervisor writes, or on Kubernetes the environment.
 //!
-//! In: a file. Out: [`Config`]. Everything else that a proxy needs to know comes over discovery.
+//! In: a file, or [`environment`]. Out: [`Config`]. Everything else that a proxy needs to know comes over discovery.
+
+pub mod agent;
+pub mod duration;
+pub mod environment;
 
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
-use mesh_proto::model::{InvalidIdentity, SpiffeId, TrustDomain};
+use mesh_proto::model::{HostPort, InvalidIdentity, SpiffeId, TrustDomain};
 use serde::{Deserialize, Deserializer};
+
+pub use agent::{Agent, Termination};
 
 #[cfg(test)]
 mod tests;
@@ -45,8 +51,9 @@ pub struct Node {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ca {
-    /// Its gRPC address.
-    pub address: SocketAddr,
+    /// Its gRPC address; a name is resolved at each connect.
+    #[serde(deserialize_with = "from_text")]
+    pub address: HostPort,
     /// PEM file with the roots that its own certificate chains to.
     pub roots: PathBuf,
     /// File with the attestation token.
@@ -57,8 +64,9 @@ pub struct Ca {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pilot {
-    /// Its gRPC address.
-    pub address: SocketAddr,
+    /// Its gRPC address; a name is resolved at each connect.
+    #[serde(deserialize_with = "from_text")]
+    pub address: HostPort,
 }
 
 /// One port of the workload.
@@ -131,6 +139,9 @@ pub struct Config {
     pub cluster_domain: String,
     /// The pod's address.
     pub pod_ip: IpAddr,
+    /// Where pilot and authority live; part of the identities that they must prove.
+    #[serde(default = "istio_system")]
+    pub control_plane_namespace: String,
     /// The certificate authority.
     pub ca: Ca,
     /// The pilot.
@@ -164,6 +175,15 @@ pub struct Config {
     /// The supervisor: when it dies, so do we.
     #[serde(default)]
     pub parent_pid: Option<u32>,
+    /// What the kubelet asks (port 15020). Only on Kubernetes.
+    #[serde(skip)]
+    pub agent: Option<Agent>,
+    /// How the end goes.
+    #[serde(skip)]
+    pub termination: Termination,
+    /// What was asked for and is not followed; logged at the start.
+    #[serde(skip)]
+    pub notices: Vec<String>,
 }
 
 /// Why a bootstrap is refused.
@@ -222,6 +242,7 @@ impl Config {
     /// What the types cannot say.
     fn checked(self) -> Result<Self, InvalidConfig> {
         self.identity()?;
+        self.pilot_identity()?;
         if let Some(vips) = self.outbound.and_then(|o| o.vips)
             && vips.from.prefix_len() != vips.to.prefix_len()
         {
@@ -243,8 +264,10 @@ impl Config {
     pub fn is_own_socket(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
         let proxy = self.outbound.as_ref().map(|o| o.http_proxy);
+        let agent = self.agent.as_ref().map(|a| a.listen);
         let captured = self.capture.iter().flat_map(|c| [c.outbound, c.inbound]);
-        let own = proxy.into_iter().chain(captured).chain([self.status, self.metrics, self.admin]);
+        let own =
+            proxy.into_iter().chain(agent).chain(captured).chain([self.status, self.metrics, self.admin]);
         own.chain(self.inbound.iter().map(|p| p.listen)).any(|own| {
             let any = own.ip().is_unspecified() && (ip.is_loopback() || ip == self.pod_ip);
             // To connect to "any address" is to connect to this machine.
@@ -264,17 +287,17 @@ impl Config {
     /// The CA's identity.
     ///
     /// # Errors
-    /// Never for a trust domain that parsed.
+    /// When the control plane's namespace is no Kubernetes name.
     pub fn ca_identity(&self) -> Result<SpiffeId, InvalidIdentity> {
-        SpiffeId::new(&self.trust_domain, "istio-system", "mesh-ca")
+        SpiffeId::new(&self.trust_domain, &self.control_plane_namespace, "mesh-ca")
     }
 
     /// The pilot's identity.
     ///
     /// # Errors
-    /// Never for a trust domain that parsed.
+    /// When the control plane's namespace is no Kubernetes name.
     pub fn pilot_identity(&self) -> Result<SpiffeId, InvalidIdentity> {
-        SpiffeId::new(&self.trust_domain, "istio-system", "mesh-pilot")
+        SpiffeId::new(&self.trust_domain, &self.control_plane_namespace, "mesh-pilot")
     }
 }
 
@@ -293,6 +316,10 @@ impl Vips {
 
 fn one_worker() -> NonZeroUsize {
     NonZeroUsize::MIN
+}
+
+fn istio_system() -> String {
+    "istio-system".to_owned()
 }
 
 fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>

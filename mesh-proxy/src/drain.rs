@@ -1,7 +1,8 @@
 //! Ending politely: one signal per process and direction, one more per connection, and a count of what still lives.
 //!
-//! In: [`Drain::begin`] (SIGTERM, `POST /drain`) or [`Closer::close`] (a decision about one connection was revised). Out:
-//! [`DrainWatch`], which every accept loop and connection holds, and [`Drain::drained`], bounded in time.
+//! In: [`Drain::begin`] (SIGTERM, `POST /drain`), [`Drain::announce`] (a pod's end has begun, and clients may not know it
+//! yet) or [`Closer::close`] (a decision about one connection was revised). Out: [`DrainWatch`], which every accept loop
+//! and connection holds, [`Drain::idle`] and [`Drain::drained`], bounded in time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,6 +26,10 @@ impl Signal {
         self.notify.notify_waiters();
     }
 
+    fn lower(&self) {
+        self.raised.store(false, Ordering::Release);
+    }
+
     fn is_raised(&self) -> bool {
         self.raised.load(Ordering::Acquire)
     }
@@ -43,8 +48,13 @@ impl Signal {
 
 #[derive(Default)]
 struct Shared {
+    /// Connections end with the present request.
     signal: Signal,
+    /// Nothing is accepted any more.
+    closing: Signal,
     live: AtomicUsize,
+    /// How many of `live` are accept loops.
+    listening: AtomicUsize,
     fell: Notify,
 }
 
@@ -74,6 +84,9 @@ struct Own {
 /// Counts as one live connection until dropped.
 pub struct Live(Arc<Shared>);
 
+/// Counts as one accept loop until dropped.
+pub struct Listening(Live);
+
 /// How a drain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drained {
@@ -98,10 +111,24 @@ impl Drain {
 
     /// Tells everybody to end. May be called again.
     pub fn begin(&self) {
+        self.0.closing.raise();
         self.0.signal.raise();
     }
 
-    /// Whether [`Self::begin`] was called.
+    /// Tells connections to end, and goes on accepting: clients learn only later that they should go elsewhere, and till
+    /// then each new connection carries what is on its way and ends.
+    pub fn announce(&self) {
+        self.0.signal.raise();
+    }
+
+    /// Takes an announcement back: new connections live as long as they like again. [`Self::begin`] is never taken back.
+    pub fn lift(&self) {
+        if !self.0.closing.is_raised() {
+            self.0.signal.lower();
+        }
+    }
+
+    /// Whether [`Self::begin`] or [`Self::announce`] was called.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.0.signal.is_raised()
@@ -115,10 +142,25 @@ impl Drain {
 
     /// Waits until nothing lives any more, at most `limit`. Does not begin the drain.
     pub async fn drained(&self, limit: Duration) -> Drained {
+        self.until(limit, || self.live()).await
+    }
+
+    /// How many connections live.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.live().saturating_sub(self.0.listening.load(Ordering::Acquire))
+    }
+
+    /// Waits until no connection lives any more, at most `limit`; accept loops don't count.
+    pub async fn idle(&self, limit: Duration) -> Drained {
+        self.until(limit, || self.connections()).await
+    }
+
+    async fn until(&self, limit: Duration, left: impl Fn() -> usize) -> Drained {
         let empty = async {
             loop {
                 let fell = self.0.fell.notified();
-                if self.live() == 0 {
+                if left() == 0 {
                     return;
                 }
                 fell.await;
@@ -126,7 +168,7 @@ impl Drain {
         };
         match tokio::time::timeout(limit, empty).await {
             Ok(()) => Drained::Empty,
-            Err(_) => Drained::TimedOut(self.live()),
+            Err(_) => Drained::TimedOut(left()),
         }
     }
 }
@@ -157,6 +199,19 @@ impl DrainWatch {
         }
     }
 
+    /// Resolves when an accept loop should end.
+    pub async fn closing(&self) {
+        match &self.connection {
+            None => self.process.closing.wait().await,
+            Some(own) => {
+                tokio::select! {
+                    () = self.process.closing.wait() => {}
+                    () = own.signal.wait() => {}
+                }
+            }
+        }
+    }
+
     /// A watch for one connection, which ends with this one's signal or by its own [`Closer`].
     #[must_use]
     pub fn for_connection(&self) -> (Closer, Self) {
@@ -169,6 +224,14 @@ impl DrainWatch {
     pub fn enter(&self) -> Live {
         self.process.live.fetch_add(1, Ordering::AcqRel);
         Live(self.process.clone())
+    }
+
+    /// Counts the holder as an accept loop until the guard is dropped.
+    #[must_use]
+    pub fn listen(&self) -> Listening {
+        let live = self.enter();
+        self.process.listening.fetch_add(1, Ordering::AcqRel);
+        Listening(live)
     }
 }
 
@@ -192,8 +255,16 @@ impl Closer {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        if self.0.live.fetch_sub(1, Ordering::AcqRel) == 1 {
+        let last = self.0.live.fetch_sub(1, Ordering::AcqRel) == 1;
+        // Waking costs a lock: only while somebody may wait.
+        if last || self.0.signal.is_raised() {
             self.0.fell.notify_waiters();
         }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.0.listening.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -26,6 +26,7 @@ fn settings(config: &Config) -> Result<CaConfig, InvalidConfig> {
         roots: config.ca.roots.clone(),
         token: Some(config.ca.token.clone()),
         identity: config.identity()?,
+        authority: config.ca_identity()?,
         // A directory of its own: only this one must be closed to everybody else.
         state_dir: config.state_dir.join("identity"),
         ttl: None,

@@ -1,19 +1,38 @@
-//! The `mesh-proxy` process: `mesh-proxy --config FILE`.
+//! The `mesh-proxy` process: `mesh-proxy --config FILE` on one machine; in a pod `mesh-proxy sidecar` and `mesh-proxy router`,
+//! which read the environment, and `mesh-proxy wait`, which holds the application until its sidecar is ready.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use mesh_proxy::admin::wait;
 use mesh_proxy::app;
-use mesh_proxy::config::Config;
+use mesh_proxy::config::{Config, NodeKind, environment};
 
 /// The data plane of the mesh: sidecar or gateway, as its bootstrap says.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, arg_required_else_help = true, args_conflicts_with_subcommands = true)]
 struct Arguments {
     /// The bootstrap, JSON.
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve beside an application in its pod, as the environment says.
+    Sidecar,
+    /// Serve as a gateway in a pod, as the environment says.
+    Router,
+    /// Wait until the sidecar of this pod is ready.
+    Wait {
+        /// How long, in seconds.
+        #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+        timeout: u64,
+    },
 }
 
 /// `sysexits.h`: the command was used incorrectly.
@@ -21,14 +40,31 @@ const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let config = match Config::read(&arguments.config) {
-        Ok(config) => config,
+    let lookup = |name: &str| std::env::var(name).ok();
+    let config = match (arguments.command, arguments.config) {
+        (Some(Command::Wait { timeout }), _) => {
+            return ended(wait::until_ready(wait::STATUS, Duration::from_secs(timeout)));
+        }
+        (Some(Command::Sidecar), _) => {
+            environment::config(NodeKind::Sidecar, &lookup).map_err(|e| e.to_string())
+        }
+        (Some(Command::Router), _) => {
+            environment::config(NodeKind::Router, &lookup).map_err(|e| e.to_string())
+        }
+        (None, Some(file)) => Config::read(&file).map_err(|e| e.to_string()),
+        (None, None) => Err("needs --config FILE, or a command (see --help)".to_owned()),
+    };
+    match config {
+        Ok(config) => ended(app::run(config)),
         Err(error) => {
             eprintln!("mesh-proxy: {error}");
-            return ExitCode::from(USAGE);
+            ExitCode::from(USAGE)
         }
-    };
-    match app::run(config) {
+    }
+}
+
+fn ended(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mesh-proxy: {error:#}");

@@ -11,9 +11,9 @@ pub mod disk;
 mod tests;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use mesh_proto::model::SpiffeId;
+use mesh_proto::model::{HostPort, SpiffeId};
 use mesh_proto::runtime::identity::Identity;
 use mesh_proto::runtime::tls::{ClientIdentity, Expect};
 use mesh_proto::runtime::{grpc, tls};
@@ -21,9 +21,6 @@ use tonic::transport::Channel;
 
 pub use client::{Client, Session};
 pub use disk::Disk;
-
-/// Namespace and service account of the pilot. Nobody else may tell us anything.
-const PILOT: (&str, &str) = ("istio-system", "mesh-pilot");
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,14 +47,11 @@ impl Node {
     }
 }
 
-/// A channel to the pilot, which must prove that it is the pilot of our trust domain.
+/// A channel to the pilot, which must prove that it is `expected`: nobody else may tell us anything.
 ///
 /// # Errors
 /// When the address is none.
-pub fn channel(pilot: SocketAddr, identity: &Identity) -> io::Result<Channel> {
-    let (namespace, account) = PILOT;
-    let expected = SpiffeId::new(identity.id().trust_domain(), namespace, account)
-        .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+pub fn channel(pilot: &HostPort, expected: SpiffeId, identity: &Identity) -> io::Result<Channel> {
     let config = tls::client_config(
         ClientIdentity::Mesh(identity),
         identity.roots_handle().clone(),

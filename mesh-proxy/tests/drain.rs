@@ -81,10 +81,7 @@ async fn a_request_in_flight_is_answered_before_the_end() {
     let mut connection = Connection::open(pod.inbound()).await;
     let asked = tokio::spawn(async move { connection.get("ratings", "/slow").await });
     let (mut held, _) = listener.accept().await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        tokio::io::AsyncReadExt::read_buf(&mut held, &mut head).await.unwrap();
-    }
+    read_head(&mut held).await;
     pod.stop();
     let at = pod.inbound();
     eventually("the port closes", || async move { tokio::net::TcpStream::connect(at).await.is_err() }).await;
@@ -94,4 +91,49 @@ async fn a_request_in_flight_is_answered_before_the_end() {
     assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
     assert_eq!(answer.header("connection"), Some("close"));
     pod.ended().await;
+}
+
+/// The preStop hook of a pod: until the endpoint's withdrawal has reached everybody, clients still come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pods_drain_goes_on_serving_and_waits_for_what_is_in_flight() {
+    let mesh = Mesh::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    let mut pod = mesh.pod(Spec { agent: true, ..Spec::new("ratings", app) }).await;
+    let mut slow = Connection::open(pod.inbound()).await;
+    let asked = tokio::spawn(async move { slow.get("ratings", "/slow").await });
+    let (mut held, _) = listener.accept().await.unwrap();
+    read_head(&mut held).await;
+    let agent = pod.agent();
+    assert_eq!(client::get(agent, "agent", "/drain/other").await.unwrap().status, 404);
+    let hook = tokio::spawn(async move { client::get(agent, "agent", "/drain/token").await.unwrap() });
+    eventually("not ready", || async move {
+        client::get(agent, "agent", "/healthz/ready").await.is_ok_and(|a| a.status == 503)
+    })
+    .await;
+    // Somebody who does not know yet.
+    let mut late = Connection::open(pod.inbound()).await;
+    let late = tokio::spawn(async move { late.get("ratings", "/late").await });
+    let (mut other, _) = listener.accept().await.unwrap();
+    read_head(&mut other).await;
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    tokio::io::AsyncWriteExt::write_all(&mut other, answer).await.unwrap();
+    let late = late.await.unwrap().unwrap();
+    assert_eq!((late.status, late.header("connection")), (200, Some("close")));
+    assert!(!hook.is_finished(), "a request is in flight");
+    tokio::io::AsyncWriteExt::write_all(&mut held, answer).await.unwrap();
+    let slow = asked.await.unwrap().unwrap();
+    assert_eq!((slow.status, slow.header("connection")), (200, Some("close")));
+    assert_eq!(hook.await.unwrap().body, "drained\n");
+    assert!(tokio::net::TcpStream::connect(pod.inbound()).await.is_ok(), "still open for whoever comes");
+    pod.stop();
+    pod.ended().await;
+    assert!(tokio::net::TcpStream::connect(pod.inbound()).await.is_err());
+}
+
+async fn read_head(stream: &mut tokio::net::TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        tokio::io::AsyncReadExt::read_buf(stream, &mut head).await.unwrap();
+    }
 }

@@ -19,6 +19,7 @@ fn settings(dir: &Path, address: SocketAddr, account: &str) -> CaConfig {
         roots: dir.join("root.pem"),
         token: Some(file),
         identity: id(account),
+        authority: mesh_proto::runtime::certificates::authority_id(id(account).trust_domain()),
         state_dir: dir.join(format!("{account}.state")),
         ttl: None,
     }

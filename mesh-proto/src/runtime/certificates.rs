@@ -27,6 +27,8 @@ pub struct CaConfig {
     pub token: Option<PathBuf>,
     /// Who we are: a certificate for somebody else is refused.
     pub identity: SpiffeId,
+    /// Who the authority is: nobody else is asked. [`authority_id`], or the `mesh-ca` of another namespace.
+    pub authority: SpiffeId,
     /// Where leaf and key are kept (`identity.pem`, 0600 in a 0700 directory), for a start while the authority is away.
     pub state_dir: PathBuf,
     /// The life to ask for; the authority's default if `None`.

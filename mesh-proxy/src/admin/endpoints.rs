@@ -1,6 +1,6 @@
 //! What each path answers. In: a request's head. Out: a small response.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use super::Sources;
+use super::{Sources, agent};
 
 /// Which server was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,7 @@ pub(super) enum Role {
     Status,
     Metrics,
     Admin,
+    Agent,
 }
 
 impl Role {
@@ -25,14 +26,23 @@ impl Role {
             Self::Status => "status",
             Self::Metrics => "metrics",
             Self::Admin => "admin",
+            Self::Agent => "agent",
         }
     }
 }
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Answers one request; the body is not read.
-pub(super) async fn answer<B>(role: Role, request: &Request<B>, sources: &Sources) -> Answer {
+pub(super) async fn answer<B>(
+    role: Role,
+    peer: SocketAddr,
+    request: &Request<B>,
+    sources: &Sources,
+) -> Answer {
+    if let (Role::Agent, Some(agent)) = (role, &sources.agent) {
+        return agent::answer(agent, peer, request, sources).await;
+    }
     if role == Role::Admin && !is_from_this_machine(request) {
         return text(StatusCode::FORBIDDEN, "ask by address, not from a web page\n".to_owned());
     }
@@ -55,14 +65,22 @@ pub(super) async fn answer<B>(role: Role, request: &Request<B>, sources: &Source
         return refused;
     }
     match page {
-        Page::Ready => match (sources.ready)() {
-            Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
-            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
-        },
-        Page::Metrics => plain("text/plain; version=0.0.4; charset=utf-8", (sources.metrics)()),
+        Page::Ready => ready(sources),
+        Page::Metrics => metrics((sources.metrics)()),
         Page::Document(document) => document_of(&document()),
         Page::Drain => drain(request.uri().query(), sources).await,
     }
+}
+
+pub(super) fn ready(sources: &Sources) -> Answer {
+    match (sources.ready)() {
+        Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
+        Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+    }
+}
+
+pub(super) fn metrics(text: String) -> Answer {
+    plain("text/plain; version=0.0.4; charset=utf-8", text)
 }
 
 enum Page<'a> {
@@ -76,6 +94,7 @@ fn paths(role: Role) -> &'static str {
     match role {
         Role::Status => "/healthz/ready",
         Role::Metrics => "/stats/prometheus",
+        Role::Agent => agent::PATHS,
         Role::Admin => "/ready, /config_dump, /certs, /stats, /stats/prometheus, POST /drain?timeout=SECONDS",
     }
 }
@@ -117,7 +136,7 @@ fn document_of(value: &Value) -> Answer {
     plain("application/json", body)
 }
 
-fn text(status: StatusCode, body: String) -> Answer {
+pub(super) fn text(status: StatusCode, body: String) -> Answer {
     let mut answer = plain("text/plain; charset=utf-8", body);
     *answer.status_mut() = status;
     answer

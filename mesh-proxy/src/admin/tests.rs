@@ -33,7 +33,8 @@ struct Fixture {
 
 async fn fixture() -> Fixture {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let servers = Servers::bind(&Addresses { status: any, metrics: any, admin: any }).await.unwrap();
+    let servers =
+        Servers::bind(&Addresses { status: any, metrics: any, admin: any, agent: None }).await.unwrap();
     let at = servers.addresses().unwrap();
     let (ready, drained) = (Arc::new(AtomicBool::new(false)), Drained::default());
     let (is_ready, drains) = (ready.clone(), drained.0.clone());
@@ -46,6 +47,7 @@ async fn fixture() -> Fixture {
         certs: Box::new(|| json!([{"id": "spiffe://a"}])),
         stats: Box::new(|| json!({"workers": []})),
         drain: Box::new(drained),
+        agent: None,
     };
     let mut serving = JoinSet::new();
     serving.spawn(servers.serve(Arc::new(sources)));
@@ -124,9 +126,10 @@ async fn web_pages_are_refused() {
 }
 
 #[tokio::test]
-async fn only_loopback_is_bound() {
+async fn only_loopback_may_administer() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let all = SocketAddr::from(([0, 0, 0, 0], 0));
-    let error = Servers::bind(&Addresses { status: any, metrics: any, admin: all }).await.unwrap_err();
+    let error =
+        Servers::bind(&Addresses { status: any, metrics: any, admin: all, agent: None }).await.unwrap_err();
     assert_eq!(error.to_string(), "admin address 0.0.0.0:0 is not on loopback");
 }

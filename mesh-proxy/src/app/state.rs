@@ -1,4 +1,4 @@
-//! What the admin ports may ask of the process, and the three signals that end it.
+//! What the admin ports may ask of the process, and the signals that end it.
 //!
 //! In: handles, as soon as there are any. Out: [`sources`] for the admin servers.
 
@@ -11,6 +11,7 @@ use mesh_proto::runtime::certificates::{Rotation, describe};
 use mesh_proto::runtime::identity::Identity;
 use serde_json::{Value, json};
 
+use super::termination::Termination;
 use crate::admin::{self, Sources};
 use crate::config::Config;
 use crate::drain::{Drain, Drained};
@@ -30,6 +31,8 @@ pub struct State {
     pub outbound: Drain,
     /// Ends the workers.
     pub end: Drain,
+    /// The end of the pod.
+    pub termination: Termination,
     known: OnceLock<Known>,
     serving: AtomicBool,
 }
@@ -51,6 +54,7 @@ impl State {
     #[must_use]
     pub fn new(config: Config) -> Arc<Self> {
         Arc::new(Self {
+            termination: Termination::new(config.termination),
             config: Arc::new(config),
             inbound: Drain::new(),
             outbound: Drain::new(),
@@ -146,6 +150,28 @@ pub fn sources(state: &Arc<State>) -> Sources {
             told
         }),
         drain: Box::new(Inbound(state.clone())),
+        agent: state.config.agent.clone().map(|config| admin::agent::Agent {
+            config,
+            pod_ip: state.config.pod_ip,
+            termination: Box::new(Pod(state.clone())),
+        }),
+    }
+}
+
+struct Pod(Arc<State>);
+
+impl admin::agent::Termination for Pod {
+    fn drain(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async move {
+            let State { termination, inbound, .. } = &*self.0;
+            let drained = termination.drain(inbound).await == Drained::Empty;
+            termination.lift_later(inbound);
+            drained
+        })
+    }
+
+    fn quit(&self) {
+        self.0.termination.quit();
     }
 }
 

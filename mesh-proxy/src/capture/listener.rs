@@ -44,11 +44,11 @@ pub async fn accept_loop(
     drain: DrainWatch,
     mut serve: impl FnMut(TcpStream, SocketAddr),
 ) {
-    let _live = drain.enter();
+    let _live = drain.listen();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = drain.draining() => break,
+            () = drain.closing() => break,
         };
         match accepted {
             Ok((stream, peer)) => ready(stream, peer, &mut serve),

@@ -43,3 +43,41 @@ async fn a_signal_before_the_wait_is_seen() {
     drain.watch().draining().await;
     drain.watch().for_connection().1.draining().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_announced_drain_goes_on_accepting() {
+    let drain = Drain::new();
+    let watch = drain.watch();
+    let loops = watch.listen();
+    let connection = watch.enter();
+    drain.announce();
+    watch.draining().await;
+    let closing = tokio::time::timeout(Duration::from_secs(1), watch.closing()).await;
+    assert!(closing.is_err(), "an accept loop goes on");
+    assert_eq!((drain.live(), drain.connections()), (2, 1));
+    assert_eq!(drain.idle(Duration::from_secs(1)).await, Drained::TimedOut(1));
+    let waiting = tokio::spawn({
+        let drain = drain.clone();
+        async move { drain.idle(Duration::from_secs(3600)).await }
+    });
+    tokio::task::yield_now().await;
+    drop(connection);
+    assert_eq!(waiting.await.unwrap(), Drained::Empty);
+    assert_eq!(drain.drained(Duration::from_secs(1)).await, Drained::TimedOut(1), "the loop still lives");
+    drain.begin();
+    watch.closing().await;
+    drop(loops);
+    assert_eq!(drain.drained(Duration::from_secs(1)).await, Drained::Empty);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_announcement_can_be_taken_back_and_an_end_cannot() {
+    let drain = Drain::new();
+    drain.announce();
+    drain.lift();
+    assert!(!drain.has_begun());
+    assert!(tokio::time::timeout(Duration::from_secs(1), drain.watch().draining()).await.is_err());
+    drain.begin();
+    drain.lift();
+    assert!(drain.has_begun());
+}

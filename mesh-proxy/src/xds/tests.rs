@@ -1,5 +1,6 @@
 //! The client against a fake pilot, over real mTLS on loopback.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -137,7 +138,9 @@ struct Proxy {
 
 fn client(ca: &TestCa, pilot: SocketAddr, disk: Option<Disk>) -> (Arc<Store>, Client) {
     let identity = Identity::new(ca.leaf("default", "client"), ca.roots_handle());
-    client_over(ca, channel(pilot, &identity).unwrap(), disk)
+    let expected = ca.identity("istio-system", "mesh-pilot").id().clone();
+    let channel = channel(&pilot.to_string().parse().unwrap(), expected, &identity);
+    client_over(ca, channel.unwrap(), disk)
 }
 
 fn client_over(ca: &TestCa, channel: Channel, disk: Option<Disk>) -> (Arc<Store>, Client) {

@@ -8,7 +8,7 @@ use mesh_proto::model::Kind;
 use mesh_proto::runtime::testing::TestCa;
 use mesh_proto::wire::mesh::v1 as wire;
 use mesh_proxy::app;
-use mesh_proxy::config::Config;
+use mesh_proxy::config::{Agent, Config};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -51,6 +51,8 @@ pub struct Spec<'a> {
     pub mtls: MtlsMode,
     pub workers: usize,
     pub gateway: bool,
+    /// As in a Kubernetes pod: port 15020, with the drain token `token`.
+    pub agent: bool,
 }
 
 impl<'a> Spec<'a> {
@@ -63,6 +65,7 @@ impl<'a> Spec<'a> {
             mtls: MtlsMode::MtlsPermissive,
             workers: 1,
             gateway: false,
+            agent: false,
         }
     }
 }
@@ -149,7 +152,13 @@ impl Mesh {
             config["outbound"] = serde_json::json!({"http_proxy": format!("{ip}:15001"),
                 "vips": {"from": "10.99.0.0/24", "to": format!("127.{net}.{index}.0/24")}});
         }
-        let config: Config = serde_json::from_value(config).unwrap();
+        let mut config: Config = serde_json::from_value(config).unwrap();
+        config.agent = spec.agent.then(|| Agent {
+            listen: SocketAddr::new(ip.into(), 15020),
+            drain_token: Some("token".into()),
+            probes: std::collections::BTreeMap::new(),
+            scrape: None,
+        });
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             app::run_until(config, async move {
@@ -239,6 +248,10 @@ impl Pod {
 
     pub fn admin(&self) -> SocketAddr {
         SocketAddr::new(self.ip, 15000)
+    }
+
+    pub fn agent(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, 15020)
     }
 
     pub fn metrics(&self) -> SocketAddr {

@@ -7,7 +7,7 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls::pki_types::UnixTime;
 use tonic::metadata::{Ascii, MetadataValue};
 
-use super::{CaConfig, authority_id};
+use super::CaConfig;
 use crate::model::SpiffeId;
 use crate::runtime::grpc;
 use crate::runtime::identity::{Identity, InvalidCertificate, Leaf, RootsHandle, pem, read_certificates};
@@ -87,7 +87,7 @@ async fn ask(
     token: Option<MetadataValue<Ascii>>,
 ) -> Result<Issued, ObtainError> {
     let (csr, key_pem) = new_request(&config.identity)?;
-    let expect = Expect::Exactly(authority_id(config.identity.trust_domain()));
+    let expect = Expect::Exactly(config.authority.clone());
     let tls = tls::client_config(show, roots.clone(), expect, &[b"h2"]);
     // A channel for one request: the next one may show another certificate, and the authority is asked rarely.
     let channel = grpc::channel(&config.address, tls).map_err(|e| ObtainError::Address(e.to_string()))?;

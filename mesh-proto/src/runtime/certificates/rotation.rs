@@ -17,6 +17,10 @@ const TICK: Duration = Duration::from_secs(15);
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 /// The longest wait after a failure.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// The longest wait while there is no certificate at all: the application waits for it too.
+const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// The longest wait for a file that somebody is about to mount: looking costs nothing.
+const FILE_WAIT: Duration = Duration::from_secs(1);
 
 /// How the rotation is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,9 +66,15 @@ pub async fn obtain(config: CaConfig) -> (Identity, Rotation) {
     let mut backoff = Backoff::new();
     let mut file = RootsFile::default();
     let roots = RootsHandle::new(Roots::none());
+    let mut told = String::new();
     while let Err(error) = file.refresh(&config, &roots).await {
-        tracing::warn!(%error, "no roots yet");
-        tokio::time::sleep(backoff.next()).await;
+        // One line per reason, not per look.
+        let why = error.to_string();
+        if why != told {
+            tracing::warn!(%error, "no roots yet: waiting for the file");
+            told = why;
+        }
+        tokio::time::sleep(backoff.next().min(FILE_WAIT)).await;
     }
     let (leaf, since) = match stored(&config, &roots) {
         Some(found) => found,
@@ -110,12 +120,20 @@ fn stored(config: &CaConfig, roots: &RootsHandle) -> Option<(Leaf, SystemTime)> 
 
 async fn first(config: &CaConfig, roots: &RootsHandle, file: &mut RootsFile) -> (Leaf, SystemTime) {
     let mut backoff = Backoff::new();
+    let mut told = String::new();
     loop {
-        match client::request(config, roots, None).await {
+        let limit = match client::request(config, roots, None).await {
             Ok(issued) => return (keep(config, issued), SystemTime::now()),
-            Err(error) => tracing::warn!(identity = %config.identity, %error, "no certificate yet"),
-        }
-        tokio::time::sleep(backoff.next()).await;
+            Err(error) => {
+                let why = error.to_string();
+                if why != told {
+                    tracing::warn!(identity = %config.identity, %error, "no certificate yet");
+                    told = why;
+                }
+                if matches!(error, ObtainError::File { .. }) { FILE_WAIT } else { FIRST_WAIT }
+            }
+        };
+        tokio::time::sleep(backoff.next().min(limit)).await;
         // An authority that was set up anew has another root.
         if let Err(error) = file.refresh(config, roots).await {
             tracing::warn!(%error, "cannot read the roots again");

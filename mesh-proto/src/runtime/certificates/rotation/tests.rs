@@ -38,6 +38,7 @@ async fn new_roots_that_do_not_vouch_for_us_ask_for_a_renewal() {
         roots: dir.path().join("root.pem"),
         token: None,
         identity: identity.id().clone(),
+        authority: super::super::authority_id(identity.id().trust_domain()),
         state_dir: dir.path().to_owned(),
         ttl: None,
     };
