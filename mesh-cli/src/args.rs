@@ -37,6 +37,8 @@ pub enum Command {
     Request(RequestArgs),
     /// Check YAML files with the parser that `up` and the pilot use
     Validate(ValidateArgs),
+    /// Put sidecars into the workloads of YAML files, as the webhook does (YAML on standard output)
+    Inject(InjectArgs),
     /// The versions of meshctl and of a running mesh
     Version(VersionArgs),
     /// The sample application
@@ -192,6 +194,26 @@ pub struct ValidateArgs {
     pub files: Vec<PathBuf>,
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+/// `meshctl inject`.
+#[derive(Debug, Clone, Args)]
+pub struct InjectArgs {
+    /// YAML files (- is standard input)
+    #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Values of the control plane's chart
+    #[arg(long, value_name = "FILE")]
+    pub values: Option<PathBuf>,
+    /// MeshConfig (default: meshConfig of the values)
+    #[arg(long, value_name = "FILE")]
+    pub mesh_config: Option<PathBuf>,
+    /// The control plane's namespace
+    #[arg(short, long, default_value = "istio-system", value_name = "NAMESPACE")]
+    pub istio_namespace: String,
+    /// The control plane's revision
+    #[arg(long, default_value = "default", value_name = "REVISION")]
+    pub revision: String,
 }
 
 /// `meshctl version`.

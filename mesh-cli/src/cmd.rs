@@ -2,6 +2,7 @@
 
 mod down;
 mod fault;
+mod inject;
 mod internal;
 mod logs;
 mod operate;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => block_on(logs::run(args)),
         Command::Request(args) => block_on(request::run(args)),
         Command::Validate(args) => validate::run(&args),
+        Command::Inject(args) => inject::run(&args),
         Command::Version(args) => block_on(version::run(args)),
         Command::App(args) => crate::app::run(args),
         Command::Internal(internal) => internal::run(internal),

@@ -225,7 +225,8 @@ impl Proxy {
             namespace: "default".into(),
             cluster_domain: "cluster.local".into(),
         };
-        let channel = xds::channel(pilot, &identity).unwrap();
+        let expected = mesh_proto::runtime::certificates::pilot_id(identity.id().trust_domain());
+        let channel = xds::channel(&pilot.to_string().parse().unwrap(), expected, &identity).unwrap();
         let disk = Disk::open(dir, "uid-client-0").unwrap();
         let client = Client::new(channel, node, writer, asked, Some(disk));
         let (stop, stopped) = oneshot::channel();

@@ -10,6 +10,7 @@ pub mod snapshot;
 pub mod source;
 pub mod status;
 pub mod validate;
+pub mod webhook;
 
 pub use app::run;
 pub use config::Config;

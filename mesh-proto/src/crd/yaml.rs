@@ -3,6 +3,8 @@
 //!
 //! Everything is bounded: size, depth, number of values (aliases count as often as they are used) and documents.
 
+mod write;
+
 use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
@@ -10,6 +12,8 @@ use serde_json::{Map, Number, Value};
 
 use super::object::Place;
 use super::problem::Position;
+
+pub use write::to_yaml;
 
 /// Larger files are refused: an API server takes at most 1.5 MiB an object.
 pub const MAX_BYTES: usize = 16 << 20;

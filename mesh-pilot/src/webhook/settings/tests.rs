@@ -1,0 +1,47 @@
+//! The chart's values as they come, and what is refused.
+
+use super::*;
+
+#[test]
+fn defaults_are_the_charts() {
+    let settings = Settings::read(&json!({}), &json!({}), ControlPlane::default()).unwrap();
+    assert_eq!(settings.image, format!("mesh/proxy:{}", env!("CARGO_PKG_VERSION")));
+    assert!(settings.native && settings.hold && settings.rewrite_probes && settings.merge_metrics);
+    assert!(!settings.cni && !settings.by_default);
+    assert_eq!(settings.capture.include_outbound_ranges, "*");
+    assert_eq!(settings.interception_mode, "REDIRECT");
+}
+
+#[test]
+fn values_and_mesh_config() {
+    let values = json!({
+        "global": {"hub": "registry.example/mesh", "tag": "", "imagePullSecrets": ["pull"], "imagePullPolicy": "Always",
+            "proxy": {"logLevel": "info", "resources": {"requests": {"cpu": "1"}}, "includeInboundPorts": 80,
+                "nativeSidecar": false, "holdApplicationUntilProxyStarts": false}},
+        "sidecarInjectorWebhook": {"enableNamespacesByDefault": true, "injectedAnnotations": {"a": "b"}},
+        "cni": {"enabled": true},
+    });
+    let mesh = json!({"defaultConfig": {"holdApplicationUntilProxyStarts": true, "interceptionMode": "TPROXY"},
+        "enablePrometheusMerge": false});
+    let control_plane = ControlPlane { version: "7".into(), ..ControlPlane::default() };
+    let settings = Settings::read(&values, &mesh, control_plane).unwrap();
+    assert_eq!(settings.image, "registry.example/mesh/proxy:7");
+    assert_eq!(
+        (settings.pull_policy.as_deref(), &settings.pull_secrets[..]),
+        (Some("Always"), &["pull".to_owned()][..])
+    );
+    assert_eq!(settings.resources, json!({"requests": {"cpu": "1"}}));
+    assert_eq!(settings.capture.include_inbound_ports, "80");
+    assert!(settings.hold, "MeshConfig comes before the chart");
+    assert!(settings.cni && !settings.native && settings.by_default && !settings.merge_metrics);
+    assert_eq!(settings.interception_mode, "TPROXY");
+    let whole = json!({"global": {"proxy": {"image": "other/proxy:1"}}});
+    assert_eq!(Settings::read(&whole, &json!({}), ControlPlane::default()).unwrap().image, "other/proxy:1");
+}
+
+#[test]
+fn a_value_of_another_kind_is_named() {
+    let values = json!({"global": {"proxy": {"nativeSidecar": "yes"}}});
+    let error = Settings::read(&values, &json!({}), ControlPlane::default()).unwrap_err();
+    assert_eq!(error, "global.proxy.nativeSidecar: \"yes\" is not true or false");
+}
