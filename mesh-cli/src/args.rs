@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::app::{AppArgs, Fault};
+use crate::cmd::install::InstallArgs;
 use crate::cmd::request::RequestArgs;
+use crate::cmd::uninstall::UninstallArgs;
 
 /// Run, look into and explain a mesh.
 #[derive(Debug, Parser)]
@@ -33,6 +35,10 @@ pub enum Command {
     Fault(FaultArgs),
     /// What an instance, its sidecar, the pilot or the CA has written
     Logs(LogsArgs),
+    /// Install the mesh on a cluster (Helm renders the charts that meshctl carries)
+    Install(InstallArgs),
+    /// Remove it from a cluster
+    Uninstall(UninstallArgs),
     /// Send requests as an application of a workload would, or to a gateway from outside
     Request(RequestArgs),
     /// Check YAML files with the parser that `up` and the pilot use
@@ -239,6 +245,19 @@ pub enum Internal {
     Daemon(UpArgs),
     /// A program of the user that ends with the supervisor
     Exec(ExecArgs),
+    /// Whether servers answer; what `helm test` runs
+    Check(CheckArgs),
+}
+
+/// `internal check URL ...`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// `tcp://host:port` or `http://host:port/path`
+    #[arg(required = true, value_name = "URL")]
+    pub urls: Vec<url::Url>,
+    /// How long to try, in seconds
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub timeout: u64,
 }
 
 /// `--config FILE`.

@@ -1,13 +1,16 @@
 //! One file per command; this one hands each its arguments and the runtime that it wants.
 
+mod check;
 mod down;
 mod fault;
 mod inject;
+pub mod install;
 mod internal;
 mod logs;
 mod operate;
 pub mod request;
 pub mod status;
+pub mod uninstall;
 mod up;
 mod validate;
 mod version;
@@ -32,6 +35,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Start(args) => block_on(operate::start(args)),
         Command::Fault(args) => block_on(fault::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
+        Command::Install(args) => block_on(install::run(args)),
+        Command::Uninstall(args) => block_on(uninstall::run(args)),
         Command::Request(args) => block_on(request::run(args)),
         Command::Validate(args) => validate::run(&args),
         Command::Inject(args) => inject::run(&args),

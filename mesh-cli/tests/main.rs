@@ -8,6 +8,7 @@
 
 mod support;
 
+mod charts;
 mod contract;
 mod discovery;
 mod gateway;

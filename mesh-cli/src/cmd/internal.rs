@@ -21,6 +21,7 @@ pub fn run(internal: Internal) -> anyhow::Result<ExitCode> {
         Internal::Ca(file) => mesh_ca::run(mesh_ca::config::Config::read(&file.config)?)?,
         Internal::Daemon(args) => return super::up::daemon(args),
         Internal::Exec(args) => return Err(exec(args)),
+        Internal::Check(args) => return super::block_on(super::check::run(args)),
     }
     Ok(ExitCode::SUCCESS)
 }
