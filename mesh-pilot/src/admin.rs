@@ -83,7 +83,9 @@ impl Admin {
                 if self.status.is_ready() {
                     text(StatusCode::OK, "ready\n")
                 } else {
-                    text(StatusCode::SERVICE_UNAVAILABLE, "the first listing is not done\n")
+                    let waiting = self.status.waiting().join("\n");
+                    let body = format!("the first listing is not done\n{waiting}");
+                    text(StatusCode::SERVICE_UNAVAILABLE, &body)
                 }
             }
             _ => text(StatusCode::NOT_FOUND, "/debug/status, /debug/events, /metrics, /healthz/ready\n"),

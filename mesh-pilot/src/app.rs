@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +26,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::config::Config;
-use crate::index::Index;
+use crate::index::{Index, Notice};
 use crate::push::{Discovery, Hub, rules::Rules};
 use crate::snapshot::{MeshSettings, Snapshot};
 use crate::source::Event;
@@ -33,6 +35,8 @@ use crate::status::{LiveEvent, Status, Told};
 
 /// Events that a watcher may lag behind before it misses some.
 const EVENTS: usize = 1024;
+/// Batches of events that may wait for the index.
+pub(crate) const FINDS: usize = 16;
 /// Seconds that a change takes to be in force at a proxy.
 const BUCKETS: &[f64] = &[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
 /// How long open streams get at the end.
@@ -43,13 +47,23 @@ const GRACE: Duration = Duration::from_secs(3);
 /// # Errors
 /// What keeps it from starting: addresses in use, a state directory that cannot be written, a parent that is gone.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    prepare();
+    shutdown::die_with_parent(config.parent_pid)?;
+    until_signal(serve(config))
+}
+
+/// What comes before anything else in a pilot's process.
+pub(crate) fn prepare() {
     log::init("mesh-pilot");
     crypto::install_provider();
-    shutdown::die_with_parent(config.parent_pid)?;
+}
+
+/// Runs until the end of `serving` or a signal.
+pub(crate) fn until_signal(serving: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         tokio::select! {
-            result = serve(config) => result,
+            result = serving => result,
             signal = shutdown::signal() => {
                 tracing::info!(signal = signal?, "ending");
                 Ok(())
@@ -62,37 +76,23 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 
 /// Serves until an error; ended by being dropped.
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let listen =
-        |address| async move { TcpListener::bind(address).await.with_context(|| format!("{address}")) };
-    let (discovery, admin) = (listen(config.listen).await?, listen(config.admin).await?);
-    serve_on(config, discovery, admin).await
+    let (discovery, admin) = (bind(config.listen).await?, bind(config.admin).await?);
+    serve_files(config, discovery, admin).await
+}
+
+/// A listening socket.
+pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{address}"))
 }
 
 /// [`serve`] on sockets that are there already.
-async fn serve_on(config: Config, discovery: TcpListener, admin: TcpListener) -> anyhow::Result<()> {
+async fn serve_files(config: Config, discovery: TcpListener, admin: TcpListener) -> anyhow::Result<()> {
     let trust_domain = config.trust_domain()?;
-    // A second pilot of the same process (tests) shares the recorder of the first.
-    let recorder = PrometheusBuilder::new().set_buckets(BUCKETS)?.build_recorder();
-    let metrics = recorder.handle();
-    let _ = metrics::set_global_recorder(recorder);
     let mesh = MeshSettings {
         trust_domain: trust_domain.clone(),
         cluster_domain: Arc::from(config.cluster_domain.as_str()),
         root_namespace: Arc::from(config.root_namespace.as_str()),
     };
-    let mut index = Index::new(mesh);
-    let (snapshot, _) = index.snapshot();
-    let hub = Arc::new(Hub::new(snapshot, Box::new(Rules)));
-    let status = Arc::new(Status::new(hub.clone()));
-    let (events, _) = broadcast::channel(EVENTS);
-    let (_drain, watch) = drain::channel();
-
-    // Everything that is spawned ends with this function.
-    let mut tasks = JoinSet::new();
-    tasks.spawn(upkeep(metrics.clone()));
-    let answers = Admin { status: status.clone(), events: events.clone(), metrics };
-    tasks.spawn(answers.serve(admin, watch.clone()));
-
     let source = FileSource::open(Settings {
         user_paths: config.source.user_paths.clone(),
         state_pods: config.source.state_pods.clone(),
@@ -100,28 +100,92 @@ async fn serve_on(config: Config, discovery: TcpListener, admin: TcpListener) ->
         vip_cidr: config.vip_cidr,
     });
     let source = source.with_context(|| config.state_dir.display().to_string())?;
-    let (found, finds) = mpsc::channel(16);
-    tasks.spawn(source.run(found));
-    let stages = Stages { index, hub: hub.clone(), status, events: events.clone() };
-    tasks.spawn(stages.run(finds));
+    let (found, finds) = mpsc::channel(FINDS);
+    let pilot = Pilot {
+        index: Index::new(mesh),
+        finds,
+        ca: CaConfig {
+            address: config.ca.address.clone(),
+            roots: config.ca.roots.clone(),
+            token: config.ca.token.clone(),
+            identity: certificates::pilot_id(&trust_domain),
+            authority: certificates::authority_id(&trust_domain),
+            state_dir: config.state_dir.join("certificates"),
+            ttl: None,
+        },
+        beside: Box::new(move |_, tasks| {
+            tasks.spawn(async {
+                source.run(found).await;
+                Ok(())
+            });
+        }),
+    };
+    pilot.serve_on(discovery, admin).await
+}
 
-    let (identity, _rotation) = certificates::obtain(CaConfig {
-        address: config.ca.address.clone(),
-        roots: config.ca.roots.clone(),
-        token: config.ca.token.clone(),
-        identity: certificates::pilot_id(&trust_domain),
-        authority: certificates::authority_id(&trust_domain),
-        state_dir: config.state_dir.join("certificates"),
-        ttl: None,
-    })
-    .await;
-    tasks.spawn(publish_roots(hub.clone(), identity.clone(), trust_domain));
-    let tls = server_config(&identity, ClientAuth::Required, &[b"h2"]);
-    let routes = tonic::service::Routes::new(Discovery::service(hub, events));
-    tracing::info!(address = %config.listen, "serving discovery");
-    let settings = grpc::ServeSettings { grace: GRACE, ..grpc::ServeSettings::default() };
-    grpc::serve_with(settings, discovery, tls, routes, watch).await;
-    Ok(())
+/// What a pilot is made of, whatever its source.
+pub(crate) struct Pilot {
+    /// Empty.
+    pub index: Index,
+    /// From the source.
+    pub finds: mpsc::Receiver<Vec<Event>>,
+    /// Where our certificate comes from.
+    pub ca: CaConfig,
+    /// Starts what runs beside it: the source, and what only this kind of mesh has. An error of one ends the pilot.
+    pub beside: Box<Beside>,
+}
+
+/// What runs beside a pilot.
+pub(crate) type Beside = dyn FnOnce(Parts, &mut JoinSet<anyhow::Result<()>>) + Send;
+
+/// What others may hold on to.
+pub(crate) struct Parts {
+    /// How things are.
+    pub status: Arc<Status>,
+}
+
+impl Pilot {
+    /// Serves until an error; ended by being dropped.
+    pub(crate) async fn serve_on(self, discovery: TcpListener, admin: TcpListener) -> anyhow::Result<()> {
+        // A second pilot of the same process (tests) shares the recorder of the first.
+        let recorder = PrometheusBuilder::new().set_buckets(BUCKETS)?.build_recorder();
+        let metrics = recorder.handle();
+        let _ = metrics::set_global_recorder(recorder);
+        let Self { mut index, finds, ca, beside } = self;
+        let (snapshot, _) = index.snapshot();
+        let hub = Arc::new(Hub::new(snapshot, Box::new(Rules)));
+        let status = Arc::new(Status::new(hub.clone()));
+        let (events, _) = broadcast::channel(EVENTS);
+        let (_drain, watch) = drain::channel();
+
+        // Everything that is spawned ends with this function.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(upkeep(metrics.clone()));
+        let answers = Admin { status: status.clone(), events: events.clone(), metrics };
+        tasks.spawn(answers.serve(admin, watch.clone()));
+        let stages = Stages { index, hub: hub.clone(), status: status.clone(), events: events.clone() };
+        tasks.spawn(stages.run(finds));
+        let mut others = JoinSet::new();
+        beside(Parts { status }, &mut others);
+
+        let trust_domain = ca.identity.trust_domain().clone();
+        let serving = async {
+            let (identity, _rotation) = certificates::obtain(ca).await;
+            tasks.spawn(publish_roots(hub.clone(), identity.clone(), trust_domain));
+            let tls = server_config(&identity, ClientAuth::Required, &[b"h2"]);
+            let routes = tonic::service::Routes::new(Discovery::service(hub, events));
+            tracing::info!(address = ?discovery.local_addr().ok(), "serving discovery");
+            let settings = grpc::ServeSettings { grace: GRACE, ..grpc::ServeSettings::default() };
+            grpc::serve_with(settings, discovery, tls, routes, watch).await;
+        };
+        tokio::pin!(serving);
+        loop {
+            tokio::select! {
+                () = &mut serving => return Ok(()),
+                Some(ended) = others.join_next() => ended.context("BUG: a task has panicked")??,
+            }
+        }
+    }
 }
 
 /// The recorder keeps every value of its histograms until it is told to fold them.
@@ -162,7 +226,9 @@ impl Stages {
             self.hub.publish(snapshot.clone(), &changes);
         }
         let notices = self.index.take_notices();
-        if !notices.is_empty() || changes.config || snapshot.loaded != was_loaded {
+        // Pods that come and go change nothing about how objects stand.
+        let endpoint = |notice: &Notice| matches!(notice, Notice::EndpointUp(_) | Notice::EndpointDown(_));
+        if !notices.iter().all(endpoint) || changes.config || snapshot.loaded != was_loaded {
             self.tell(&snapshot);
         }
         for notice in notices {

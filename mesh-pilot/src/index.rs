@@ -5,11 +5,13 @@
 //! Service ─ selector ─► Pod        endpoints of a service port = ready pods x the target port
 //!    └ ports ─ targetPort ─► containerPort
 //! ```
+//! In a cluster the cluster's EndpointSlices take the place of selectors ([`Index::with_slices`]).
 //! It holds each object once; what it derives is bounded by services x selected pods.
 
 mod convert;
 mod join;
 mod objects;
+mod slices;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use mesh_proto::crd::{Object, ObjectRef, Problem, Resource};
 
 use self::objects::Objects;
 pub use self::objects::Standing;
+use self::slices::Slices;
 use crate::snapshot::{
     Changes, Config, EndpointSet, Held, Labels, MeshSettings, Pod, PodKey, Service, Snapshot,
 };
@@ -56,6 +59,8 @@ pub struct Index {
     published_pods: Arc<BTreeMap<PodKey, Arc<Pod>>>,
     config: Arc<Config>,
     loaded: bool,
+    /// Endpoints as the cluster says them; `None`: as selectors and pods do.
+    slices: Option<Slices>,
     /// While a listing is under way: the pods that it has not named yet.
     unnamed_pods: BTreeSet<PodKey>,
     /// What changed since the last snapshot.
@@ -79,12 +84,19 @@ impl Index {
             workloads: Arc::default(),
             published_pods: Arc::default(),
             loaded: false,
+            slices: None,
             unnamed_pods: BTreeSet::new(),
             dirty_config: false,
             dirty_services: BTreeSet::new(),
             dirty_pods: BTreeSet::new(),
             notices: Vec::new(),
         }
+    }
+
+    /// An empty mesh whose services get their endpoints from [`Event::Slice`], not from selectors.
+    #[must_use]
+    pub fn with_slices(mesh: MeshSettings) -> Self {
+        Self { slices: Some(Slices::default()), ..Self::new(mesh) }
     }
 
     /// Takes one event.
@@ -103,6 +115,7 @@ impl Index {
                 }
                 self.objects.set_file(path, problems);
             }
+            Event::Slice { name, slice } => self.set_slice(name, slice.map(|slice| *slice)),
             Event::InitDone => {
                 for reference in self.objects.end_listing() {
                     self.delete(&reference);

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod cluster;
 pub mod compile;
 pub mod config;
 pub mod index;

@@ -143,6 +143,8 @@ pub struct Pod {
     pub ready: bool,
     /// It is on its way out (`deletionTimestamp`).
     pub terminating: bool,
+    /// It lives in its node's network: its address is the node's, so nobody is told who is behind it.
+    pub host_network: bool,
     /// It has a sidecar (`sidecar.istio.io/status`), so its ports speak mesh mTLS.
     pub injected: bool,
     /// The services that select it and the ports they lead to here, by host then service port.

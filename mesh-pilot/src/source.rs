@@ -1,12 +1,14 @@
-//! Where objects come from. Each source emits the same events; [`file`] reads YAML files, a Kubernetes source would watch
-//! an API server.
+//! Where objects come from. Each source emits the same events; [`file`] reads YAML files, [`kube`] watches an API server.
 //!
 //! What the source answers for: one event per object and change, the last good version of an object that turned bad,
 //! stable addresses of services.
 
 pub mod file;
+pub mod kube;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use mesh_proto::crd::{ObjectRef, Problem, Refused, Resource};
 
@@ -28,8 +30,56 @@ pub enum Event {
         /// What is wrong with it.
         problems: Vec<Problem>,
     },
+    /// Some endpoints of a service, as a cluster says it; `None` = not any more. Only of a source whose index is told to
+    /// take endpoints from these (`Index::with_slices`).
+    Slice {
+        /// Of the slice.
+        name: ObjectName,
+        /// What it says.
+        slice: Option<Box<Slice>>,
+    },
     /// The listing is done.
     InitDone,
+}
+
+/// `(namespace, name)`.
+pub type ObjectName = (Arc<str>, Arc<str>);
+
+/// A part of the endpoints of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    /// Of the slice and the service.
+    pub namespace: Arc<str>,
+    /// The service's name.
+    pub service: Arc<str>,
+    /// The cluster itself keeps it, by its pods' readiness.
+    pub managed: bool,
+    /// TCP ports, by the service port's name.
+    pub ports: Vec<SlicePort>,
+    /// Who is there.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// Where a service port leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlicePort {
+    /// The service port's name, may be empty.
+    pub name: Arc<str>,
+    /// At the endpoints.
+    pub number: u16,
+}
+
+/// One endpoint of a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// Its address.
+    pub address: IpAddr,
+    /// The pod behind it, of the slice's namespace.
+    pub pod: Option<Arc<str>>,
+    /// It may get traffic.
+    pub ready: bool,
+    /// It is on its way out.
+    pub terminating: bool,
 }
 
 /// A refused version of an object.

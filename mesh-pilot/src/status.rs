@@ -8,11 +8,12 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use mesh_proto::crd::{ObjectRef, Problem};
 use mesh_proto::model::Protocol;
+use parking_lot::Mutex;
 use serde::Serialize;
 
 pub use self::live::LiveEvent;
@@ -35,7 +36,12 @@ pub struct Told {
 pub struct Status {
     hub: Arc<Hub>,
     told: ArcSwap<Told>,
+    /// What the first listing waits for.
+    waiting: OnceLock<Waiting>,
 }
+
+/// What the first listing waits for, for whoever asks; empty when it is done.
+pub type Waiting = Arc<Mutex<Vec<String>>>;
 
 /// `/debug/status`.
 #[derive(Debug, Clone, Serialize)]
@@ -164,7 +170,7 @@ pub struct EndpointStatus {
 impl Status {
     /// Nothing told yet.
     pub fn new(hub: Arc<Hub>) -> Self {
-        Self { hub, told: ArcSwap::default() }
+        Self { hub, told: ArcSwap::default(), waiting: OnceLock::new() }
     }
 
     /// The pilot's part changed.
@@ -181,6 +187,17 @@ impl Status {
             services: services(&snapshot),
             loaded: snapshot.loaded,
         }
+    }
+
+    /// The source says here what its first listing waits for.
+    pub fn wait_for(&self, waiting: Waiting) {
+        // There is one source.
+        let _ = self.waiting.set(waiting);
+    }
+
+    /// What the first listing waits for, as far as the source says.
+    pub fn waiting(&self) -> Vec<String> {
+        self.waiting.get().map(|waiting| waiting.lock().clone()).unwrap_or_default()
     }
 
     /// The first listing is done.

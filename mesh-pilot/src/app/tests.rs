@@ -115,7 +115,7 @@ impl Pilot {
             vip_cidr: "127.5.255.0/24".parse().unwrap(),
             parent_pid: None,
         };
-        let task = tokio::spawn(serve_on(config, listeners.0, listeners.1));
+        let task = tokio::spawn(serve_files(config, listeners.0, listeners.1));
         self.running =
             Some(Running { task, discovery: addresses.0.to_string(), admin: addresses.1.to_string() });
     }

@@ -47,11 +47,11 @@ pub fn service(service: &crd::Service, mesh: &MeshSettings) -> Option<Service> {
     })
 }
 
-/// A Pod; `None` while it has no address, when it is over, and when it lives in the node's network.
+/// A Pod; `None` while it has no address and when it is over.
 pub fn pod(pod: &crd::Pod, mesh: &MeshSettings) -> Option<Pod> {
     let metadata = &pod.metadata;
     let address: IpAddr = pod.status.pod_ip.parse().ok()?;
-    if matches!(pod.status.phase.as_str(), "Succeeded" | "Failed") || pod.spec.host_network {
+    if matches!(pod.status.phase.as_str(), "Succeeded" | "Failed") {
         return None;
     }
     let account = pod.service_account();
@@ -81,6 +81,7 @@ pub fn pod(pod: &crd::Pod, mesh: &MeshSettings) -> Option<Pod> {
             .collect(),
         ready: pod.is_ready(),
         terminating: metadata.deletion_timestamp.is_some(),
+        host_network: pod.spec.host_network,
         injected: metadata.annotations.contains_key(INJECTED),
         labels: metadata.labels.clone(),
         annotations: metadata.annotations.clone(),

@@ -26,6 +26,9 @@ impl Index {
         for service in before.iter().chain(&pod).flat_map(|pod| &pod.services) {
             self.dirty_services.insert(service.host.clone());
         }
+        for address in before.iter().chain(&pod).map(|pod| pod.address) {
+            self.dirty_services.extend(self.sliced_services(address));
+        }
         self.tell_readiness(before.as_ref(), pod.as_ref());
         self.dirty_pods.insert(key.clone());
         match pod {
@@ -91,7 +94,8 @@ impl Index {
         let workloads = Arc::make_mut(&mut self.workloads);
         for address in addresses {
             // An address is reused after its pod: the one that is not on its way out has it.
-            let pods = self.pods.values().filter(|pod| pod.address == address);
+            // Nor is a node's address that of any one of the pods in its network.
+            let pods = self.pods.values().filter(|pod| pod.address == address && !pod.host_network);
             let pod = pods.min_by_key(|pod| (pod.terminating, !pod.ready)).cloned();
             let before = match pod.clone() {
                 Some(pod) => workloads.insert(address, pod),
@@ -107,15 +111,14 @@ impl Index {
         let mut sets = BTreeMap::new();
         if let Some(service) = self.services.get(host) {
             let service = &service.spec;
-            let from = (service.namespace.clone(), Arc::from(""));
-            let pods =
-                self.pods.range(from..).take_while(|((namespace, _), _)| *namespace == service.namespace);
-            let pods = pods.map(|(_, pod)| pod).filter(|pod| selects(&service.selector, &pod.labels));
-            let pods: Vec<_> = pods.filter(|pod| !pod.terminating).collect();
+            let pods = if self.slices.is_none() { self.selected(service) } else { Vec::new() };
             for port in &service.ports {
-                let mut endpoints: Vec<_> =
-                    pods.iter().filter_map(|pod| endpoint(service, port, pod)).collect();
+                let mut endpoints: Vec<_> = match &self.slices {
+                    Some(slices) => self.sliced(slices, service, port),
+                    None => pods.iter().filter_map(|pod| endpoint(service, port, pod)).collect(),
+                };
                 endpoints.sort_by(|a, b| (&a.pod.uid, a.address).cmp(&(&b.pod.uid, b.address)));
+                endpoints.dedup_by(|a, b| (&a.pod.uid, a.address) == (&b.pod.uid, b.address));
                 let name = HostPort::new(host, port.number);
                 sets.insert(name.clone(), Arc::new(EndpointSet { name, endpoints }));
             }
@@ -137,6 +140,14 @@ impl Index {
                 changes.endpoints.insert(name);
             }
         }
+    }
+
+    /// The pods that a service selects and that are not on their way out.
+    fn selected(&self, service: &Service) -> Vec<&Arc<Pod>> {
+        let from = (service.namespace.clone(), Arc::from(""));
+        let pods = self.pods.range(from..).take_while(|((namespace, _), _)| *namespace == service.namespace);
+        let pods = pods.map(|(_, pod)| pod).filter(|pod| selects(&service.selector, &pod.labels));
+        pods.filter(|pod| !pod.terminating).collect()
     }
 
     fn services_of(&self, pod: &Pod) -> Vec<PodService> {

@@ -77,6 +77,7 @@ fn pod(name: &str, ip: u32) -> Arc<Pod> {
         ports: Vec::new(),
         ready: true,
         terminating: false,
+        host_network: false,
         injected: true,
         services: Vec::new(),
     })

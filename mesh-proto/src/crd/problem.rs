@@ -34,7 +34,8 @@ pub struct Position {
     pub column: u32,
 }
 
-/// One finding. Displayed as `file:line:column: error: Kind ns/name: path: message (expected …)`.
+/// One finding. Displayed as `file:line:column: error: Kind ns/name: path: message (expected …)`, without the place where
+/// there is none (an object from an API server).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The file, or where else the object came from.
@@ -80,11 +81,14 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if self.position.line > 0 {
-            write!(f, ":{}:{}", self.position.line, self.position.column)?;
+        if !self.file.is_empty() {
+            f.write_str(&self.file)?;
+            if self.position.line > 0 {
+                write!(f, ":{}:{}", self.position.line, self.position.column)?;
+            }
+            f.write_str(": ")?;
         }
-        write!(f, ": {}: ", self.severity)?;
+        write!(f, "{}: ", self.severity)?;
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;
         }

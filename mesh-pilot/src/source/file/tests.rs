@@ -76,6 +76,7 @@ fn word(event: &Event) -> String {
     match event {
         Event::Init => "init".into(),
         Event::InitDone => "done".into(),
+        Event::Slice { .. } => panic!("files have no slices"),
         Event::Apply(resource) => match &resource.object {
             Object::VirtualService(vs) => {
                 format!("apply {} {}", resource.reference.name, vs.spec.http[0].route[0].destination.subset)

@@ -1,0 +1,92 @@
+//! The settings of a pilot on Kubernetes: from its environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mesh_proto::model::{SpiffeId, TrustDomain};
+
+use crate::snapshot::MeshSettings;
+
+/// The name of the authority's and of our ServiceAccount.
+const ACCOUNT: &str = "mesh-pilot";
+
+/// Where a pilot is, and whom it talks to.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Settings {
+    /// The name of this pod: who leads is told by it.
+    #[arg(long, env = "POD_NAME", default_value = "mesh-pilot")]
+    pub pod_name: String,
+    /// The namespace of the control plane.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system")]
+    pub pod_namespace: String,
+    /// Of all identities.
+    #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: String,
+    /// The suffix of service names.
+    #[arg(long, env = "CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// `host:port` of the authority [default: mesh-ca.<namespace>.svc:15012].
+    #[arg(long, env = "CA_ADDR")]
+    pub ca_addr: Option<String>,
+    /// What metrics call this cluster.
+    #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
+    pub cluster_id: String,
+    /// Of this control plane.
+    #[arg(long, env = "REVISION", default_value = "default")]
+    pub revision: String,
+    /// Where proxies ask for discovery (mTLS).
+    #[arg(long, env = "MESH_PILOT_LISTEN", default_value = "0.0.0.0:15012")]
+    pub listen: SocketAddr,
+    /// Metrics, readiness, status.
+    #[arg(long, env = "MESH_PILOT_ADMIN", default_value = "0.0.0.0:15014")]
+    pub admin: SocketAddr,
+    /// What survives a restart of the container: our certificate and the roots.
+    #[arg(long, env = "MESH_STATE_DIR", default_value = "/etc/istio/proxy")]
+    pub state_dir: PathBuf,
+    /// Our projected token, of the audience `istio-ca`.
+    #[arg(long, env = "MESH_TOKEN_FILE", default_value = "/var/run/secrets/tokens/istio-token")]
+    pub token: PathBuf,
+    /// The mounted MeshConfig.
+    #[arg(long, env = "MESH_CONFIG_FILE", default_value = "/etc/istio/config/mesh")]
+    pub mesh_config: PathBuf,
+}
+
+impl Settings {
+    /// What all objects are read with.
+    ///
+    /// # Errors
+    /// When the trust domain is none.
+    pub fn mesh(&self) -> anyhow::Result<MeshSettings> {
+        Ok(MeshSettings {
+            trust_domain: self.trust_domain()?,
+            cluster_domain: Arc::from(self.cluster_domain.as_str()),
+            root_namespace: Arc::from(self.pod_namespace.as_str()),
+        })
+    }
+
+    /// Who we are.
+    ///
+    /// # Errors
+    /// When the trust domain or the namespace is none.
+    pub fn identity(&self) -> anyhow::Result<SpiffeId> {
+        Ok(SpiffeId::new(&self.trust_domain()?, &self.pod_namespace, ACCOUNT)?)
+    }
+
+    /// `host:port` of the authority.
+    #[must_use]
+    pub fn ca_address(&self) -> String {
+        let beside_us = || format!("mesh-ca.{}.svc:15012", self.pod_namespace);
+        self.ca_addr.clone().filter(|address| !address.is_empty()).unwrap_or_else(beside_us)
+    }
+
+    /// Where the roots are kept.
+    #[must_use]
+    pub fn roots_file(&self) -> PathBuf {
+        self.state_dir.join("root-cert.pem")
+    }
+
+    fn trust_domain(&self) -> anyhow::Result<TrustDomain> {
+        Ok(self.trust_domain.parse()?)
+    }
+}
