@@ -70,6 +70,7 @@ fn pod(name: &str, ip: &str) -> Arc<Pod> {
         ready: true,
         terminating: false,
         injected: true,
+        host_network: false,
         services: Vec::new(),
     })
 }

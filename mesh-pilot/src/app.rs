@@ -21,7 +21,7 @@ use mesh_proto::runtime::tls::{ClientAuth, server_config};
 use mesh_proto::runtime::{crypto, drain, grpc, log, shutdown};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::Admin;
@@ -142,6 +142,10 @@ pub(crate) type Beside = dyn FnOnce(Parts, &mut JoinSet<anyhow::Result<()>>) + S
 pub(crate) struct Parts {
     /// How things are.
     pub status: Arc<Status>,
+    /// Our certificate, as soon as there is one.
+    pub identity: watch::Receiver<Option<Identity>>,
+    /// The end.
+    pub drain: drain::Watch,
 }
 
 impl Pilot {
@@ -166,11 +170,13 @@ impl Pilot {
         let stages = Stages { index, hub: hub.clone(), status: status.clone(), events: events.clone() };
         tasks.spawn(stages.run(finds));
         let mut others = JoinSet::new();
-        beside(Parts { status }, &mut others);
+        let (certified, identity) = watch::channel(None);
+        beside(Parts { status, identity, drain: watch.clone() }, &mut others);
 
         let trust_domain = ca.identity.trust_domain().clone();
         let serving = async {
             let (identity, _rotation) = certificates::obtain(ca).await;
+            certified.send_replace(Some(identity.clone()));
             tasks.spawn(publish_roots(hub.clone(), identity.clone(), trust_domain));
             let tls = server_config(&identity, ClientAuth::Required, &[b"h2"]);
             let routes = tonic::service::Routes::new(Discovery::service(hub, events));

@@ -20,6 +20,7 @@ use crate::app::{self, FINDS, Parts, Pilot};
 use crate::index::Index;
 use crate::source::kube::KubeSource;
 use crate::source::kube::merge::{LastGood, Merge};
+use crate::webhook::run::Webhook;
 
 /// A connection to the API server is there within this time or tried again.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -49,6 +50,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         roots: settings.roots_file(),
         token: Some(settings.token.clone()),
         identity: settings.identity()?,
+        authority: settings.authority()?,
         state_dir: settings.state_dir.join("certificates"),
         ttl: None,
     };
@@ -62,6 +64,16 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     );
     let beside = move |parts: Parts, tasks: &mut tokio::task::JoinSet<anyhow::Result<()>>| {
         parts.status.wait_for(waiting);
+        let webhook = Webhook {
+            client: client.clone(),
+            listen: settings.webhook,
+            values: settings.inject.clone(),
+            mesh: settings.mesh_config.clone(),
+            control_plane: settings.control_plane(),
+            identity: parts.identity,
+            drain: parts.drain,
+        };
+        tasks.spawn(webhook.run());
         tasks.spawn(async { Ok(source.run(found).await?) });
         tasks.spawn(roots::follow(client.clone(), settings.pod_namespace.clone(), settings.roots_file()));
     };

@@ -3,9 +3,11 @@
 //! In: pods, settings. Out: patches and verdicts. [`decide`] says whether a pod gets a sidecar, [`inject`] how; both are
 //! pure, and `meshctl inject` uses them too. The names of labels, annotations, containers and volumes are Istio's.
 
+pub mod bundle;
 pub mod decide;
 pub mod inject;
 pub mod review;
+pub mod run;
 pub mod server;
 pub mod settings;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mesh_proto::model::{SpiffeId, TrustDomain};
 
 use crate::snapshot::MeshSettings;
+use crate::webhook::ControlPlane;
 
 /// The name of the authority's and of our ServiceAccount.
 const ACCOUNT: &str = "mesh-pilot";
@@ -47,6 +48,12 @@ pub struct Settings {
     /// Our projected token, of the audience `istio-ca`.
     #[arg(long, env = "MESH_TOKEN_FILE", default_value = "/var/run/secrets/tokens/istio-token")]
     pub token: PathBuf,
+    /// Where the API server asks about pods and resources (HTTPS).
+    #[arg(long, env = "MESH_PILOT_WEBHOOK", default_value = "0.0.0.0:15017")]
+    pub webhook: SocketAddr,
+    /// The mounted settings of the injector: values of the chart.
+    #[arg(long, env = "MESH_INJECT_FILE", default_value = "/etc/istio/inject/values")]
+    pub inject: PathBuf,
     /// The mounted MeshConfig.
     #[arg(long, env = "MESH_CONFIG_FILE", default_value = "/etc/istio/config/mesh")]
     pub mesh_config: PathBuf,
@@ -73,11 +80,35 @@ impl Settings {
         Ok(SpiffeId::new(&self.trust_domain()?, &self.pod_namespace, ACCOUNT)?)
     }
 
+    /// Who the authority is.
+    ///
+    /// # Errors
+    /// When the trust domain or the namespace is none.
+    pub fn authority(&self) -> anyhow::Result<SpiffeId> {
+        Ok(SpiffeId::new(&self.trust_domain()?, &self.pod_namespace, "mesh-ca")?)
+    }
+
     /// `host:port` of the authority.
     #[must_use]
     pub fn ca_address(&self) -> String {
         let beside_us = || format!("mesh-ca.{}.svc:15012", self.pod_namespace);
         self.ca_addr.clone().filter(|address| !address.is_empty()).unwrap_or_else(beside_us)
+    }
+
+    /// What injected proxies are told of us.
+    #[must_use]
+    pub fn control_plane(&self) -> ControlPlane {
+        let suffix = if self.revision == "default" { String::new() } else { format!("-{}", self.revision) };
+        ControlPlane {
+            namespace: self.pod_namespace.clone(),
+            revision: self.revision.clone(),
+            trust_domain: self.trust_domain.clone(),
+            cluster_domain: self.cluster_domain.clone(),
+            cluster_id: self.cluster_id.clone(),
+            ca_address: self.ca_address(),
+            pilot_address: format!("mesh-pilot{suffix}.{}.svc:15012", self.pod_namespace),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
     }
 
     /// Where the roots are kept.

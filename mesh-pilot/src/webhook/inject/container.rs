@@ -56,6 +56,8 @@ pub fn init(wishes: &Wishes, settings: &Settings) -> Value {
         "image": wishes.image,
         "command": [BINARY],
         "args": arguments,
+        // The lock of iptables is elsewhere on a root file system that cannot be written.
+        "env": [{"name": "XTABLES_LOCKFILE", "value": "/dev/shm/xtables.lock"}],
         "resources": settings.init_resources,
         "securityContext": {
             "allowPrivilegeEscalation": false,
