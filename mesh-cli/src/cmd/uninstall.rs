@@ -80,8 +80,23 @@ pub async fn run(args: UninstallArgs) -> anyhow::Result<ExitCode> {
 
 /// Our releases, gateways before the control plane that they need.
 async fn find(client: &Client, helm: &Helm<'_>, args: &UninstallArgs) -> anyhow::Result<Vec<String>> {
-    let listed =
-        helm.run(&Arguments::default().with(["list", "--all", "--output", "json", "--max", "0"]).0).await?;
+    let listed = helm
+        .run(
+            &Arguments::default()
+                .with([
+                    "list",
+                    "--deployed",
+                    "--failed",
+                    "--pending",
+                    "--uninstalling",
+                    "--output",
+                    "json",
+                    "--max",
+                    "0",
+                ])
+                .0,
+        )
+        .await?;
     let listed: Vec<serde_json::Value> = serde_json::from_str(&listed).context("what `helm list` says")?;
     let listed: BTreeSet<String> =
         listed.iter().filter_map(|release| Some(release["name"].as_str()?.to_owned())).collect();

@@ -88,7 +88,7 @@ async fn look(client: &Client, awaited: &Awaited<'_>) -> anyhow::Result<BTreeMap
             let mine = pods.iter().filter(|pod| {
                 pod.metadata.name.as_deref().is_some_and(|pod| pod.starts_with(&format!("{name}-")))
             });
-            match mine.filter_map(why_not_ready).next() {
+            match mine.filter_map(why_not_ready).next().or_else(|| why_no_pod(&deployment)) {
                 Some(why) => format!("{line} ({why})"),
                 None => line,
             }
@@ -126,6 +126,13 @@ fn trusted(webhooks: Option<&MutatingWebhookConfiguration>) -> Standing {
         0 => Ok(()),
         _ => Err("waits for the authority's certificate (caBundle)".to_owned()),
     }
+}
+
+/// A quota, a missing ServiceAccount, an admission webhook: the API server's words.
+fn why_no_pod(deployment: &Deployment) -> Option<String> {
+    let conditions = deployment.status.as_ref()?.conditions.iter().flatten();
+    let mut failing = conditions.filter(|one| one.type_ == "ReplicaFailure" && one.status == "True");
+    failing.next().and_then(|one| one.message.clone())
 }
 
 /// The reason in the kubelet's or the scheduler's words.
@@ -179,6 +186,9 @@ mod tests {
         unseen["observedGeneration"] = json!(1);
         assert!(rolled_out(&deployment(unseen)).is_err());
         assert_eq!(rolled_out(&deployment(json!({}))), Err("0 of 2 ready".to_owned()));
+        let refused =
+            json!({"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "quota"}]});
+        assert_eq!(why_no_pod(&deployment(refused)).as_deref(), Some("quota"));
     }
 
     #[test]
