@@ -13,6 +13,7 @@ mod contract;
 mod discovery;
 mod gateway;
 mod identity;
+mod inject;
 mod input;
 mod lifecycle;
 mod my_service;

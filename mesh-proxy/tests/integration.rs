@@ -5,6 +5,7 @@
 mod support;
 
 mod drain;
+mod environment;
 mod grpc;
 mod http;
 mod mtls;

@@ -62,7 +62,7 @@ pub(super) async fn answer<B>(
         };
     }
     match path {
-        "/healthz/ready" if is_get => endpoints::ready(sources),
+        "/healthz/ready" if is_get => endpoints::ready(request.uri().query(), sources).await,
         "/stats/prometheus" if is_get => {
             let application = match &agent.config.scrape {
                 Some(target) => scrape::scrape(target, agent.pod_ip).await,

@@ -31,6 +31,11 @@ impl Role {
     }
 }
 
+/// The longest that readiness is waited for in one question.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+/// How often it is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
 pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Answers one request; the body is not read.
@@ -65,14 +70,22 @@ pub(super) async fn answer<B>(
         return refused;
     }
     match page {
-        Page::Ready => ready(sources),
+        Page::Ready => ready(request.uri().query(), sources).await,
         Page::Metrics => metrics((sources.metrics)()),
         Page::Document(document) => document_of(&document()),
         Page::Drain => drain(request.uri().query(), sources).await,
     }
 }
 
-pub(super) fn ready(sources: &Sources) -> Answer {
+/// Whether traffic may come. `wait=SECONDS` waits so long for a yes: a kubelet asks once a second, and would otherwise hold
+/// the application for that second though we are ready after a fraction of it.
+pub(super) async fn ready(query: Option<&str>, sources: &Sources) -> Answer {
+    let wait = crate::route::parameter(query, "wait").and_then(|seconds| seconds.parse().ok());
+    let wait = wait.and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or_default().min(MAX_WAIT);
+    let deadline = tokio::time::Instant::now() + wait;
+    while (sources.ready)().is_err() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(LOOK).await;
+    }
     match (sources.ready)() {
         Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
         Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),

@@ -80,6 +80,18 @@ async fn readiness_is_asked_each_time() {
 }
 
 #[tokio::test]
+async fn readiness_is_waited_for() {
+    let fixture = fixture().await;
+    let status = fixture.at.status;
+    let waiting = tokio::spawn(async move { ask(status, "GET", "/healthz/ready?wait=10").await });
+    assert_eq!(ask(status, "GET", "/healthz/ready?wait=0.01").await.0, 503);
+    assert_eq!(ask(status, "GET", "/healthz/ready?wait=soon").await.0, 503);
+    assert!(!waiting.is_finished());
+    fixture.ready.store(true, Ordering::Relaxed);
+    assert_eq!(waiting.await.unwrap().0, 200);
+}
+
+#[tokio::test]
 async fn each_server_has_its_own_pages() {
     let fixture = fixture().await;
     let at = fixture.at;

@@ -1,7 +1,7 @@
 //! What belongs to a pod: the probes that we perform for the kubelet, and how the end goes.
 //!
 //! In: JSON of the injector, in the environment. Out: types. The form of the probes is Istio's `ISTIO_KUBE_APP_PROBERS`: a
-//! map from a path on port 15020 to the probe as the container had it.
+//! map from a path on port 15020 to the probe (or the hook of its life) as the container had it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -146,8 +146,8 @@ pub fn probes(text: &str) -> Result<BTreeMap<String, Probe>, String> {
         if kinds.iter().filter(|k| **k).count() != 1 {
             return Err(format!("{path}: needs exactly one of httpGet, tcpSocket, grpc"));
         }
-        if !path.starts_with("/app-health/") {
-            return Err(format!("{path}: does not begin with /app-health/"));
+        if !["/app-health/", "/app-lifecycle/"].iter().any(|prefix| path.starts_with(prefix)) {
+            return Err(format!("{path}: begins with neither /app-health/ nor /app-lifecycle/"));
         }
     }
     Ok(probes)

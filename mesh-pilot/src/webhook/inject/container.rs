@@ -89,7 +89,8 @@ pub fn proxy(wishes: &Wishes, settings: &Settings, particular: &Particular<'_>) 
         "resources": wishes.resources,
         "readinessProbe": {"httpGet": {"path": "/healthz/ready", "port": 15021},
             "periodSeconds": 15, "timeoutSeconds": 3, "failureThreshold": 4},
-        "startupProbe": {"httpGet": {"path": "/healthz/ready", "port": 15021},
+        // The sidecar answers as soon as it is ready: the application is not held for a whole period.
+        "startupProbe": {"httpGet": {"path": "/healthz/ready?wait=2", "port": 15021},
             "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 600},
         "securityContext": security(wishes),
         "volumeMounts": mounts,

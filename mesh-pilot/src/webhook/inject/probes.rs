@@ -1,7 +1,7 @@
 //! Probes through the sidecar: the kubelet asks port 15020 of the pod, and the sidecar asks the application.
 //!
 //! In: the pod's containers. Out: their probes rewritten, the originals by path (Istio's `ISTIO_KUBE_APP_PROBERS`), and
-//! what could not be rewritten. `exec` runs inside of the container and is left alone.
+//! what could not be rewritten. Hooks over the network go the same way. `exec` runs inside of the container and is left alone.
 
 use serde_json::{Map, Value, json};
 
@@ -13,6 +13,11 @@ const OWN_PORTS: [u16; 2] = [AGENT_PORT, 15021];
 /// The probes of a container, and their names in paths.
 const PROBES: [(&str, &str); 3] =
     [("livenessProbe", "livez"), ("readinessProbe", "readyz"), ("startupProbe", "startupz")];
+
+/// The hooks of a container's life, and their names in paths.
+const HOOKS: [(&str, &str); 2] = [("preStop", "prestopz"), ("postStart", "poststartz")];
+/// How long a hook may take: the kubelet gives them the grace period, and ends them itself.
+const HOOK_SECONDS: u64 = 300;
 
 /// Rewrites the probes of all application containers in `spec`.
 pub fn rewrite(
@@ -29,11 +34,18 @@ pub fn rewrite(
                 continue;
             }
             let ports = container.get("ports").cloned().unwrap_or_default();
-            for (field, path) in PROBES {
-                let Some(probe) = container.get_mut(field).and_then(Value::as_object_mut) else { continue };
-                let path = format!("/app-health/{name}/{path}");
+            let probes = PROBES.map(|(field, path)| (field, format!("/app-health/{name}/{path}")));
+            let hooks = HOOKS.map(|(field, path)| (field, format!("/app-lifecycle/{name}/{path}")));
+            for (field, path) in probes.into_iter().chain(hooks) {
+                let is_hook = path.starts_with("/app-lifecycle/");
+                let place = if is_hook { container.get_mut("lifecycle") } else { container.get_mut(field) };
+                let place = if is_hook { place.and_then(|hooks| hooks.get_mut(field)) } else { place };
+                let Some(probe) = place.and_then(Value::as_object_mut) else { continue };
                 match original(probe, &ports) {
-                    Ok(Some(kept)) => {
+                    Ok(Some(mut kept)) => {
+                        if is_hook {
+                            kept["timeoutSeconds"] = HOOK_SECONDS.into();
+                        }
                         replace(probe, &path);
                         originals.insert(path, kept);
                     }

@@ -71,7 +71,7 @@ fn a_native_sidecar() {
     assert_eq!(proxy["args"], json!(["sidecar"]));
     assert_eq!(proxy["image"], format!("mesh/proxy:{}", env!("CARGO_PKG_VERSION")));
     assert!(proxy.get("lifecycle").is_none());
-    assert_eq!(proxy["startupProbe"]["httpGet"], json!({"path": "/healthz/ready", "port": 15021}));
+    assert_eq!(proxy["startupProbe"]["httpGet"], json!({"path": "/healthz/ready?wait=2", "port": 15021}));
     let security = &proxy["securityContext"];
     assert_eq!((&security["runAsUser"], &security["runAsGroup"]), (&json!(1337), &json!(1337)));
     assert_eq!(security["capabilities"], json!({"drop": ["ALL"]}));
@@ -224,6 +224,17 @@ fn probes_of_every_kind() {
         told.warnings[0].contains("container odd: livenessProbe is not rewritten"),
         "{:?}",
         told.warnings
+    );
+    let mut hooked = simple();
+    hooked["spec"]["containers"][0]["lifecycle"] = json!({"preStop": {"httpGet": {"port": "http", "path": "/bye"}}, "postStart": {"exec": {"command": ["x"]}}});
+    let hooked = injected(&hooked);
+    let lifecycle = &container(&hooked, "app")["lifecycle"];
+    assert_eq!(lifecycle["preStop"], json!({"httpGet": through("/app-lifecycle/app/prestopz")}));
+    assert_eq!(lifecycle["postStart"], json!({"exec": {"command": ["x"]}}));
+    let probers: Value = serde_json::from_str(&variable(&hooked, "ISTIO_KUBE_APP_PROBERS").unwrap()).unwrap();
+    assert_eq!(
+        probers,
+        json!({"/app-lifecycle/app/prestopz": {"httpGet": {"port": 8080, "path": "/bye"}, "timeoutSeconds": 300}})
     );
     let mut left = annotated("sidecar.istio.io/rewriteAppHTTPProbers", "false");
     left["spec"]["containers"][0]["livenessProbe"] = json!({"tcpSocket": {"port": 8080}});

@@ -126,7 +126,7 @@ fn what_is_refused() {
         ("MINIMUM_DRAIN_DURATION", "5", "MINIMUM_DRAIN_DURATION=\"5\""),
         ("MESH_DRAIN_TOKEN", "a/b", "MESH_DRAIN_TOKEN=\"...\": expected letters"),
         ("ISTIO_META_INTERCEPTION_MODE", "NONE", "expected REDIRECT or TPROXY"),
-        ("ISTIO_KUBE_APP_PROBERS", r#"{"/x":{"tcpSocket":{"port":1}}}"#, "does not begin with /app-health/"),
+        ("ISTIO_KUBE_APP_PROBERS", r#"{"/x":{"tcpSocket":{"port":1}}}"#, "begins with neither /app-health/"),
         ("ISTIO_KUBE_APP_PROBERS", r#"{"/app-health/a/livez":{}}"#, "exactly one of"),
         ("ISTIO_CPU_LIMIT", "0", "ISTIO_CPU_LIMIT=\"0\""),
         ("MESH_CONTROL_PLANE_NAMESPACE", "Mesh", "is not a Kubernetes name"),

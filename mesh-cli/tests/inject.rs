@@ -1,0 +1,118 @@
+//! `meshctl inject`, and that what the injector writes is what the proxy reads.
+
+use std::collections::BTreeMap;
+
+use mesh_pilot::webhook::{ControlPlane, Settings, inject};
+use mesh_proxy::config::{NodeKind, environment};
+use serde_json::{Value, json};
+
+use super::support::meshctl;
+
+const WORKLOADS: &str = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: app, image: i, readinessProbe: {httpGet: {port: 8080, path: /ready}}}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ports: [{port: 80}]}
+";
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn files_are_injected_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("a.yaml"), dir.path().join("b.yaml"));
+    std::fs::write(&first, WORKLOADS).unwrap();
+    let once = meshctl(&["inject", "-f", first.to_str().unwrap(), "--revision", "canary"]);
+    assert!(once.status.success(), "{}", text(&once.stderr));
+    let once = text(&once.stdout);
+    assert!(once.contains("name: istio-proxy") && once.contains("kind: Service"), "{once}");
+    assert!(once.contains("mesh-pilot-canary.istio-system.svc:15012"), "{once}");
+    std::fs::write(&second, &once).unwrap();
+    let twice = meshctl(&["inject", "-f", second.to_str().unwrap()]);
+    assert_eq!(text(&twice.stdout), once);
+    std::fs::write(
+        &first,
+        WORKLOADS.replace("labels: {app: web}", "annotations: {sidecar.istio.io/logLevel: loud}"),
+    )
+    .unwrap();
+    let bad = meshctl(&["inject", "-f", first.to_str().unwrap()]);
+    assert_eq!((bad.status.code(), text(&bad.stdout).as_str()), (Some(1), ""));
+    let told = text(&bad.stderr);
+    assert!(told.contains("a.yaml:6:") && told.contains("sidecar.istio.io/logLevel"), "{told}");
+}
+
+/// What a kubelet would put where the pod refers to itself.
+fn field(path: &str) -> &'static str {
+    match path {
+        "metadata.name" => "web-0",
+        "metadata.namespace" => "shop",
+        "metadata.uid" => "u1",
+        "status.podIP" => "10.0.0.7",
+        "status.podIPs" => "10.0.0.7,fd00::7",
+        "spec.serviceAccountName" => "web",
+        other => panic!("nobody told what {other} is"),
+    }
+}
+
+fn environment_of(container: &Value) -> BTreeMap<String, String> {
+    let value = |variable: &Value| match &variable["valueFrom"] {
+        Value::Null => variable["value"].as_str().unwrap().to_owned(),
+        from if from["fieldRef"].is_object() => {
+            field(from["fieldRef"]["fieldPath"].as_str().unwrap()).to_owned()
+        }
+        _ => "2".to_owned(),
+    };
+    let all = container["env"].as_array().unwrap();
+    all.iter().map(|variable| (variable["name"].as_str().unwrap().to_owned(), value(variable))).collect()
+}
+
+#[test]
+fn the_proxy_reads_what_the_injector_writes() {
+    let settings = Settings::read(&json!({}), &json!({}), ControlPlane::default()).unwrap();
+    let mut pod: Value = json!({"metadata": {"annotations": {
+            "proxy.istio.io/config": "concurrency: 3\nterminationDrainDuration: 12s\n",
+            "prometheus.io/scrape": "true", "prometheus.io/port": "9000"}},
+        "spec": {"terminationGracePeriodSeconds": 60, "containers": [{"name": "app", "ports": [{"name": "h", "containerPort": 8080}],
+            "livenessProbe": {"httpGet": {"port": "h", "scheme": "HTTPS", "httpHeaders": [{"name": "A", "value": "b"}]}, "timeoutSeconds": 4},
+            "readinessProbe": {"grpc": {"port": 9, "service": "s"}}, "startupProbe": {"tcpSocket": {"port": 8080}},
+            "lifecycle": {"postStart": {"httpGet": {"port": 8080, "path": "/hello"}}}}]}});
+    let injected = inject(&pod, Some("web"), &settings, "t0ken").unwrap().object;
+    let read = |variables: &BTreeMap<String, String>, kind| {
+        environment::config(kind, &|name| variables.get(name).cloned()).unwrap()
+    };
+    let config = read(&environment_of(&injected["spec"]["initContainers"][1]), NodeKind::Sidecar);
+    assert_eq!(config.workers.get(), 3);
+    assert_eq!((config.termination.drain.as_secs(), config.termination.with_application), (12, false));
+    assert_eq!(config.identity().unwrap().as_str(), "spiffe://cluster.local/ns/shop/sa/web");
+    let agent = config.agent.unwrap();
+    assert_eq!(agent.drain_token.as_deref(), Some("t0ken"));
+    assert_eq!(agent.scrape.unwrap().port, 9000);
+    // Each path that the kubelet asks is one that the sidecar knows.
+    let app = &injected["spec"]["containers"][0];
+    let asked = ["/livenessProbe", "/readinessProbe", "/startupProbe", "/lifecycle/postStart"];
+    for probe in asked.map(|at| &app.pointer(at).unwrap()["httpGet"]) {
+        assert_eq!(probe["port"], 15020);
+        assert!(agent.probes.contains_key(probe["path"].as_str().unwrap()), "{probe}");
+    }
+    assert_eq!(agent.probes.len(), asked.len());
+    // The same for a classic sidecar and for a gateway.
+    pod["metadata"]["annotations"]["sidecar.istio.io/nativeSidecar"] = "false".into();
+    let classic = inject(&pod, None, &settings, "t").unwrap().object;
+    let config = read(&environment_of(&classic["spec"]["containers"][0]), NodeKind::Sidecar);
+    assert!(config.termination.with_application);
+    let gateway = json!({"metadata": {"annotations": {"inject.istio.io/templates": "gateway"}},
+        "spec": {"containers": [{"name": "istio-proxy", "image": "auto"}]}});
+    let gateway = inject(&gateway, None, &settings, "t").unwrap().object;
+    let config = read(&environment_of(&gateway["spec"]["containers"][0]), NodeKind::Router);
+    assert!(config.gateway.is_some() && config.capture.is_none());
+}
