@@ -30,14 +30,36 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{- /* (list . "proxy"): a whole reference as it is, a name with hub and tag. */}}
+{{- define "gateway.suffix" -}}
+{{- if and .Values.revision (ne .Values.revision "default") }}-{{ .Values.revision }}{{ end }}
+{{- end }}
+
+{{- /* As YAML: what must be as the control plane has it. A value that is set comes before what the control plane says, and that
+before the default. */}}
+{{- define "gateway.settings" -}}
+{{- $control := .Values.controlPlane }}
+{{- $suffix := include "gateway.suffix" . }}
+{{- $mesh := dict }}{{ $global := dict }}
+{{- if $control.lookup }}
+{{- $config := lookup "v1" "ConfigMap" $control.namespace (printf "istio%s" $suffix) }}
+{{- $mesh = dig "data" "mesh" "{}" $config | fromYaml }}
+{{- $values := lookup "v1" "ConfigMap" $control.namespace (printf "istio-sidecar-injector%s" $suffix) }}
+{{- $global = dig "global" dict (dig "data" "values" "{}" $values | fromYaml) }}
+{{- end }}
+trustDomain: {{ $control.trustDomain | default $mesh.trustDomain | default "cluster.local" | quote }}
+clusterDomain: {{ $control.clusterDomain | default (dig "proxy" "clusterDomain" "" $global) | default "cluster.local" | quote }}
+clusterName: {{ $control.clusterName | default (dig "multiCluster" "clusterName" "" $global) | default "Kubernetes" | quote }}
+caAddress: {{ $control.caAddress | default $global.caAddress | default (printf "mesh-ca.%s.svc:15012" $control.namespace) | quote }}
+hub: {{ .Values.global.hub | default $global.hub | default "mesh" | quote }}
+tag: {{ .Values.global.tag | default $global.tag | default .Chart.AppVersion | quote }}
+{{- end }}
+
+{{- /* (list settings "proxy"): a whole reference as it is, a name with hub and tag. */}}
 {{- define "gateway.image" -}}
-{{- $root := index . 0 }}{{ $image := index . 1 }}
-{{- if contains "/" $image }}{{ $image }}{{ else }}{{ $root.Values.global.hub }}/{{ $image }}:{{ $root.Values.global.tag | default $root.Chart.AppVersion }}{{ end }}
+{{- $settings := index . 0 }}{{ $image := index . 1 }}
+{{- if contains "/" $image }}{{ $image }}{{ else }}{{ $settings.hub }}/{{ $image }}:{{ $settings.tag }}{{ end }}
 {{- end }}
 
 {{- define "gateway.pilot" -}}
-{{- $suffix := "" }}
-{{- if and .Values.revision (ne .Values.revision "default") }}{{ $suffix = printf "-%s" .Values.revision }}{{ end }}
-{{- .Values.controlPlane.pilotAddress | default (printf "mesh-pilot%s.%s.svc:15012" $suffix .Values.controlPlane.namespace) }}
+{{- .Values.controlPlane.pilotAddress | default (printf "mesh-pilot%s.%s.svc:15012" (include "gateway.suffix" .) .Values.controlPlane.namespace) }}
 {{- end }}
