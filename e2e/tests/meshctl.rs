@@ -68,6 +68,45 @@ fn item_9_describe_and_validate() {
     });
 }
 
+#[test]
+fn item_9_log_levels_secrets_and_clear_errors() {
+    test("item_9_log_levels_secrets_and_clear_errors", Company::Welcome, async |ns| {
+        ns.client("client").await?;
+        ns.outsider("outsider").await?;
+        let client = format!("client.{}", ns.name);
+        let log = ["proxy-config", "log", &client];
+        let before = meshctl(&ns.cluster, &log).await?;
+        let changed =
+            meshctl(&ns.cluster, &[&log[..], &["--level", "info,mesh_proxy=debug"]].concat()).await?;
+        ensure!(changed.trim() == "info,mesh_proxy=debug", "{changed}");
+        ensure!(meshctl(&ns.cluster, &log).await? == changed, "it was {before}");
+        let bad = meshctl(&ns.cluster, &[&log[..], &["--level", "a=b=c"]].concat()).await;
+        ensure!(
+            bad.is_err_and(|error| format!("{error:#}").contains("log filter")),
+            "a bad filter is refused"
+        );
+        let secrets = meshctl(&ns.cluster, &["proxy-config", "secrets", &client, "-o", "json"]).await?;
+        ensure!(secrets.contains("/sa/client") && !secrets.contains("PRIVATE KEY"), "{secrets}");
+        let status = meshctl(&ns.cluster, &["status", "-n", &ns.name, "-o", "json"]).await?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        ensure!(status["controlPlane"].as_array().is_some_and(|all| !all.is_empty()), "{status}");
+        // What is not there is said, with what to do.
+        for (arguments, says) in [
+            (&["proxy-config", "routes", &format!("outsider.{}", ns.name)][..], "no sidecar"),
+            (&["proxy-config", "routes", &format!("nobody.{}", ns.name)], "there are:"),
+            (&["describe", "service", "nothing", "-n", &ns.name], "no service"),
+            (&["status", "-i", &ns.name], "meshctl install"),
+            (&["status", "--context", "nowhere"], "--kubeconfig"),
+        ] {
+            match meshctl(&ns.cluster, arguments).await {
+                Ok(said) => anyhow::bail!("{arguments:?} succeeded: {said}"),
+                Err(error) => ensure!(format!("{error:#}").contains(says), "{arguments:?}: {error:#}"),
+            }
+        }
+        Ok(())
+    });
+}
+
 /// `meshctl inject` makes offline what the webhook would.
 #[test]
 fn item_4_meshctl_inject_offline() {

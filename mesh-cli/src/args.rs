@@ -5,13 +5,24 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::app::{AppArgs, Fault};
+use crate::cluster::ClusterFlags;
+use crate::cmd::dashboard::DashboardArgs;
+use crate::cmd::describe::DescribeArgs;
 use crate::cmd::install::InstallArgs;
+use crate::cmd::proxy_config::ProxyConfigArgs;
 use crate::cmd::request::RequestArgs;
 use crate::cmd::uninstall::UninstallArgs;
 
 /// Run, look into and explain a mesh.
 #[derive(Debug, Parser)]
-#[command(name = "meshctl", version, arg_required_else_help = true)]
+#[command(
+    name = "meshctl",
+    version,
+    arg_required_else_help = true,
+    after_help = "On this machine: `meshctl up` runs a mesh from YAML files; everything else then talks to it.\n\
+        On Kubernetes: --kubeconfig, --context and -n are kubectl's. Without --local or --cluster the mesh of `meshctl up` \
+        is meant if one runs here, else the cluster of the kubeconfig."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -26,7 +37,15 @@ pub enum Command {
     /// Stop a mesh of this machine; leaves no process and no file behind
     Down(DownArgs),
     /// Workloads, instances, certificates, resources and proxies of a running mesh
+    #[command(visible_aliases = ["proxy-status", "ps"])]
     Status(StatusArgs),
+    /// What a proxy has: listeners, routes, clusters, endpoints, secrets; its log level
+    #[command(visible_alias = "pc")]
+    ProxyConfig(ProxyConfigArgs),
+    /// What applies to a pod or service of a cluster, and why
+    Describe(DescribeArgs),
+    /// Open a port to a pilot's or proxy's pages on a cluster
+    Dashboard(DashboardArgs),
     /// End an instance as a pod ends (withdrawn, drained, SIGTERM), or kill it
     Stop(StopArgs),
     /// Bring a stopped instance back
@@ -41,7 +60,7 @@ pub enum Command {
     Uninstall(UninstallArgs),
     /// Send requests as an application of a workload would, or to a gateway from outside
     Request(RequestArgs),
-    /// Check YAML files with the parser that `up` and the pilot use
+    /// Check YAML files, and what a cluster has (-A), with the parser that `up` and the pilot use
     Validate(ValidateArgs),
     /// Put sidecars into the workloads of YAML files, as the webhook does (YAML on standard output)
     Inject(InjectArgs),
@@ -113,6 +132,8 @@ pub struct StatusArgs {
     pub mesh: MeshName,
     #[command(flatten)]
     pub output: OutputArgs,
+    #[command(flatten)]
+    pub cluster: ClusterFlags,
 }
 
 /// `meshctl stop`.
@@ -196,10 +217,15 @@ pub struct LogsArgs {
 #[derive(Debug, Clone, Args)]
 pub struct ValidateArgs {
     /// YAML files or directories
-    #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
+    #[arg(short, long = "file", num_args = 1.., value_name = "FILE", required_unless_present_any = ["all_namespaces", "namespace", "cluster"])]
     pub files: Vec<PathBuf>,
+    /// What all namespaces of the cluster have, together with the files
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
     #[command(flatten)]
     pub output: OutputArgs,
+    #[command(flatten)]
+    pub cluster: ClusterFlags,
 }
 
 /// `meshctl inject`.
@@ -230,6 +256,8 @@ pub struct VersionArgs {
     pub name: Option<String>,
     #[command(flatten)]
     pub output: OutputArgs,
+    #[command(flatten)]
+    pub cluster: ClusterFlags,
 }
 
 /// What the supervisor starts.

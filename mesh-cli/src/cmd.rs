@@ -1,6 +1,8 @@
 //! One file per command; this one hands each its arguments and the runtime that it wants.
 
 mod check;
+pub mod dashboard;
+pub mod describe;
 mod down;
 mod fault;
 mod inject;
@@ -8,6 +10,7 @@ pub mod install;
 mod internal;
 mod logs;
 mod operate;
+pub mod proxy_config;
 pub mod request;
 pub mod status;
 pub mod uninstall;
@@ -31,6 +34,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(args) => block_on(up::run(args)),
         Command::Down(args) => block_on(down::run(args)),
         Command::Status(args) => block_on(status::run(args)),
+        Command::ProxyConfig(args) => block_on(proxy_config::run(args)),
+        Command::Describe(args) => block_on(describe::run(args)),
+        Command::Dashboard(args) => block_on(dashboard::run(args)),
         Command::Stop(args) => block_on(operate::stop(args)),
         Command::Start(args) => block_on(operate::start(args)),
         Command::Fault(args) => block_on(fault::run(args)),
@@ -38,7 +44,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Install(args) => block_on(install::run(args)),
         Command::Uninstall(args) => block_on(uninstall::run(args)),
         Command::Request(args) => block_on(request::run(args)),
-        Command::Validate(args) => validate::run(&args),
+        Command::Validate(args) => block_on(validate::run(args)),
         Command::Inject(args) => inject::run(&args),
         Command::Version(args) => block_on(version::run(args)),
         Command::App(args) => crate::app::run(args),

@@ -5,6 +5,7 @@
 
 mod app;
 mod args;
+mod cluster;
 mod cmd;
 mod local;
 mod output;

@@ -8,7 +8,7 @@ use owo_colors::OwoColorize as _;
 use crate::cmd::status::Status;
 use crate::local::api::{Instance, InstanceState, Mesh, ProcessState, Workload, WorkloadKind};
 use crate::local::net::port;
-use crate::local::pilot::ResourceStatus;
+use crate::local::pilot::{ProxyStatus, ResourceStatus};
 
 /// Prints an error with its causes, each on a line of its own.
 pub fn error(error: &anyhow::Error) {
@@ -18,7 +18,9 @@ pub fn error(error: &anyhow::Error) {
     }
 }
 
-fn table(header: &[&str]) -> Table {
+/// A table without lines.
+#[must_use]
+pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -91,7 +93,8 @@ pub fn status(status: &Status) {
     match &status.pilot {
         Some(pilot) => {
             println!("\n{}", resources(&pilot.resources));
-            println!("\n{}", proxies(status));
+            println!("\n{}", proxies(&pilot.proxies));
+            println!("\nmetrics: http://ADDRESS:{}/stats/prometheus of each instance", port::METRICS);
         }
         None => {
             let why = status.pilot_error.as_deref().unwrap_or_default();
@@ -140,7 +143,9 @@ fn certificate(status: &Status, instance: &str) -> String {
     }
 }
 
-fn span(seconds: u64) -> String {
+/// A time in the unit that one would use.
+#[must_use]
+pub fn span(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),
@@ -169,7 +174,9 @@ fn processes(mesh: &Mesh) -> String {
     all.trim_fmt()
 }
 
-fn resources(resources: &[ResourceStatus]) -> String {
+/// How each configuration resource stands.
+#[must_use]
+pub fn resources(resources: &[ResourceStatus]) -> String {
     if resources.is_empty() {
         return "no configuration resources".to_owned();
     }
@@ -196,9 +203,11 @@ fn resources(resources: &[ResourceStatus]) -> String {
     all.trim_fmt()
 }
 
-fn proxies(status: &Status) -> String {
+/// Who is connected, and has what.
+#[must_use]
+pub fn proxies(proxies: &[ProxyStatus]) -> String {
     let mut all = table(&["PROXY", "CONNECTED", "CONFIGURATION", "REFUSES"]);
-    for proxy in status.pilot.iter().flat_map(|pilot| &pilot.proxies) {
+    for proxy in proxies {
         let refused: Vec<String> =
             proxy.rejected.iter().map(|r| format!("{}: {}", r.resource, r.reason)).collect();
         let configuration =
@@ -210,8 +219,7 @@ fn proxies(status: &Status) -> String {
             refused.join("; "),
         ]);
     }
-    let metrics = format!("metrics: http://ADDRESS:{}/stats/prometheus of each instance", port::METRICS);
-    format!("{}\n\n{metrics}", all.trim_fmt())
+    all.trim_fmt()
 }
 
 #[cfg(test)]

@@ -102,6 +102,9 @@ pub struct Outbound {
     pub vips: Option<Vips>,
 }
 
+/// The HTTP proxy port of a sidecar to which everything is brought anyway: for `meshctl request`, from inside the pod.
+pub const LOCAL_HTTP_PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15002);
+
 /// Where the kernel brings the pod's captured traffic. An unspecified address means both families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -258,16 +261,21 @@ impl Config {
         }
     }
 
+    /// The HTTP proxy port.
+    #[must_use]
+    pub fn http_proxy(&self) -> Option<SocketAddr> {
+        self.outbound.map(|outbound| outbound.http_proxy).or(self.capture.map(|_| LOCAL_HTTP_PROXY))
+    }
+
     /// Whether a connection to `address` would come back to one of this proxy's own sockets. Listeners that stand for
     /// services are no such sockets: what they take is routed on.
     #[must_use]
     pub fn is_own_socket(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
-        let proxy = self.outbound.as_ref().map(|o| o.http_proxy);
         let agent = self.agent.as_ref().map(|a| a.listen);
         let captured = self.capture.iter().flat_map(|c| [c.outbound, c.inbound]);
-        let own =
-            proxy.into_iter().chain(agent).chain(captured).chain([self.status, self.metrics, self.admin]);
+        let own = self.http_proxy().into_iter().chain(agent).chain(captured);
+        let own = own.chain([self.status, self.metrics, self.admin]);
         own.chain(self.inbound.iter().map(|p| p.listen)).any(|own| {
             let any = own.ip().is_unspecified() && (ip.is_loopback() || ip == self.pod_ip);
             // To connect to "any address" is to connect to this machine.

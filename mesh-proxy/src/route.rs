@@ -24,7 +24,7 @@ use mesh_proto::model::host_port::{HostPort, InvalidHostPort};
 use mesh_proto::wire::mesh::v1 as wire;
 
 pub use backend::{Backend, Backends};
-pub(crate) use dump::dump_origin;
+pub(crate) use dump::{backend as dump_backend, dump_origin};
 pub(crate) use duration::parse as parse_duration;
 use matcher::Matcher;
 pub(crate) use matcher::parameter;

@@ -5,6 +5,7 @@
 
 pub mod cell;
 pub mod destination;
+mod dump;
 mod handles;
 pub mod listener;
 pub mod self_config;

@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::args::{Format, MeshName, OutputArgs};
+use crate::cluster::{Cluster, Place, Reach};
 use answer::Answer;
 use connection::Connection;
-use plan::{Plan, Scheme};
+use plan::{Plan, Scheme, Where};
 
 /// `meshctl request`.
 #[derive(Debug, Clone, clap::Args)]
@@ -26,11 +27,14 @@ use plan::{Plan, Scheme};
     Examples:\n  \
     meshctl request http://reviews:9080/ -n 100\n  \
     meshctl request http://reviews:9080/ --from frontend -H 'end-user: jason'\n  \
-    meshctl request http://shop.example.com/ --via shop -o json")]
+    meshctl request http://shop.example.com/ --via shop -o json\n  \
+    meshctl request http://reviews:9080/ --cluster --from deploy/frontend.shop\n\
+    On a cluster the request goes by a port-forward to the pod's sidecar and out as the application's would: the pod needs \
+    no curl and no shell.")]
 pub struct RequestArgs {
     /// What to request: SCHEME://HOST[:PORT][/PATH]; a service of one port may be named without it
     pub url: String,
-    /// The workload that sends, by its sidecar [default: the built-in workload client]
+    /// The workload that sends, by its sidecar [default: the built-in workload client]; on a cluster: a pod or workload
     #[arg(long, value_name = "WORKLOAD[.NAMESPACE]")]
     pub from: Option<String>,
     /// Send to this gateway from outside the mesh: a Gateway resource or a gateway workload
@@ -67,6 +71,11 @@ pub struct RequestArgs {
     pub output: OutputArgs,
     #[command(flatten)]
     pub mesh: MeshName,
+    /// The namespace of --from on a cluster [default: the context's]
+    #[arg(long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    #[command(flatten)]
+    pub reach: Reach,
 }
 
 /// Sends the requests and reports. The exit code is 1 when one of them got no answer.
@@ -74,8 +83,11 @@ pub struct RequestArgs {
 /// # Errors
 /// When the mesh, the workload or the gateway is not there, or an option makes no sense.
 pub async fn run(args: RequestArgs) -> anyhow::Result<ExitCode> {
-    let mesh = crate::local::client::mesh(&args.mesh.name).await?;
-    let plan = Rc::new(Plan::new(&args, &mesh).await?);
+    let place = match args.reach.place(&args.mesh.name)? {
+        Place::Local => Where::Local(Box::new(crate::local::client::mesh(&args.mesh.name).await?)),
+        Place::Cluster => Where::Cluster(Cluster::reach(&args.reach, args.namespace.as_deref()).await?),
+    };
+    let plan = Rc::new(Plan::new(&args, &place).await?);
     let started = Instant::now();
     let (sender, mut answers) = mpsc::channel(64);
     let local = tokio::task::LocalSet::new();

@@ -1,5 +1,7 @@
 //! `meshctl status`: what the supervisor, the pilot and each proxy say, together.
 
+mod cluster;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::args::{Format, StatusArgs};
+use crate::cluster::Place;
 use crate::local::api::{Mesh, ProcessState};
 use crate::local::client;
 use crate::local::http::{self, Server};
@@ -39,6 +42,10 @@ pub struct Status {
 /// # Errors
 /// When no such mesh runs.
 pub async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
+    if args.cluster.reach.place(&args.mesh.name)? == Place::Cluster {
+        let good = cluster::run(&args.cluster, args.output.output).await?;
+        return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let mesh = client::mesh(&args.mesh.name).await?;
     let pilot = Server::Tcp(mesh.pilot_admin);
     let (certificates, pilot) = tokio::join!(certificates(&mesh), PilotStatus::fetch(&pilot));

@@ -1,19 +1,31 @@
-//! `meshctl validate`: the parser that `up` and the pilot use, on files.
+//! `meshctl validate`: the parser that `up` and the pilot use, on files and on what a cluster has.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use mesh_proto::crd::{self, Problem};
+use mesh_pilot::snapshot::MeshSettings;
+use mesh_proto::crd::{self, Document, ObjectRef, Problem, Report};
 use owo_colors::OwoColorize as _;
 use serde_json::json;
 
 use crate::args::{Format, ValidateArgs};
+use crate::cluster::{Cluster, objects};
 
 /// Reads the files and tells everything that is wrong; exit status 1 when something would be refused.
 ///
+/// With `-A`, `-n` or `--cluster` the objects of the cluster are read too: those in files take the place of those that they
+/// would replace, and what is wrong between all of them is told.
+///
 /// # Errors
-/// When the output cannot be written.
-pub fn run(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
-    let report = crd::validate_files(&args.files);
+/// When the cluster does not answer.
+pub async fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
+    let mut report = crd::validate_files(&args.files);
+    if args.all_namespaces || args.cluster.namespace.is_some() || args.cluster.reach.cluster {
+        let cluster = Cluster::connect(&args.cluster).await?;
+        let namespace = (!args.all_namespaces).then_some(cluster.namespace.as_str());
+        let there = objects::documents(&cluster, namespace).await?;
+        add(&mut report, there, &cluster.system);
+    }
     let errors = report.problems.iter().filter(|p| p.is_error()).count();
     let warnings = report.problems.len() - errors;
     if args.output.output == Format::Json {
@@ -35,6 +47,26 @@ pub fn run(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
     Ok(if errors > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// Adds what a cluster has, and what is wrong between everything.
+fn add(report: &mut Report, there: Vec<Document>, system: &str) {
+    let in_files: BTreeSet<ObjectRef> =
+        report.documents.iter().filter_map(|document| document.reference().cloned()).collect();
+    for document in there {
+        if document.reference().is_some_and(|reference| in_files.contains(reference)) {
+            continue;
+        }
+        report.problems.extend(document.problems().iter().cloned());
+        report.documents.push(document);
+    }
+    let domain: &str = "cluster.local";
+    let mesh = MeshSettings {
+        trust_domain: domain.parse().expect("a valid name"),
+        cluster_domain: domain.into(),
+        root_namespace: system.into(),
+    };
+    report.problems.extend(mesh_pilot::validate::between(&report.documents, mesh));
+}
+
 fn to_json(problem: &Problem) -> serde_json::Value {
     json!({
         "file": &*problem.file,
@@ -46,4 +78,43 @@ fn to_json(problem: &Problem) -> serde_json::Value {
         "message": problem.message,
         "expected": problem.expected,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_and_cluster_are_one_configuration() {
+        let rule = |host: &str| {
+            json!({
+                "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+                "metadata": { "name": "a", "namespace": "shop" }, "spec": { "host": host },
+            })
+        };
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "a", "namespace": "shop" },
+            "spec": { "ports": [{ "port": 80 }] },
+        });
+        let there = |host: &str| {
+            vec![
+                objects::document(crd::Kind::Service, service.clone()),
+                objects::document(crd::Kind::DestinationRule, rule(host)),
+            ]
+        };
+        let mut report = Report::default();
+        add(&mut report, there("b"), "istio-system");
+        let told: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(
+            told[0].contains("cluster:DestinationRule/shop/a") && told[0].contains("IST0174"),
+            "{told:?}"
+        );
+        // The file replaces the object of the cluster.
+        let text = rule("a").to_string();
+        let mut report = Report { documents: crd::parse("new.yaml", &text), problems: Vec::new() };
+        add(&mut report, there("b"), "istio-system");
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        assert_eq!(report.documents.len(), 2);
+    }
 }

@@ -46,16 +46,32 @@ impl Answer {
 /// # Errors
 /// When there is no answer in time.
 pub async fn send(server: &Server, request: Request<Bytes>, patience: Duration) -> anyhow::Result<Answer> {
-    let whole = async {
-        let response = open(server, request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?.to_bytes();
-        anyhow::Ok(Answer { status, body })
-    };
+    let whole = async { read(open(server, request).await?).await };
     timeout(patience, whole)
         .await
         .with_context(|| format!("no answer within {} s", patience.as_secs_f64()))?
+}
+
+/// Sends a request on a connection that is open already, and reads the whole answer.
+///
+/// # Errors
+/// When there is no answer in time.
+pub async fn over<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    stream: S,
+    request: Request<Bytes>,
+    patience: Duration,
+) -> anyhow::Result<Answer> {
+    let whole = async { read(exchange(stream, request).await?).await };
+    timeout(patience, whole)
+        .await
+        .with_context(|| format!("no answer within {} s", patience.as_secs_f64()))?
+}
+
+async fn read(response: Response<Incoming>) -> anyhow::Result<Answer> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?.to_bytes();
+    Ok(Answer { status, body })
 }
 
 /// GET.

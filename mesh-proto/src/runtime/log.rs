@@ -1,10 +1,12 @@
-//! Logs of a process: to stderr, as text or JSON, filtered.
+//! Logs of a process: to stderr, as text or JSON, filtered. The filter can be changed while it runs.
 //!
 //! `MESH_LOG` is a filter of tracing-subscriber (`info`, `mesh_proxy::xds=debug,warn`), `MESH_LOG_FORMAT` is `text` (the
 //! default) or `json`.
 
 use std::fmt;
+use std::sync::OnceLock;
 
+use parking_lot::Mutex;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
@@ -16,6 +18,51 @@ pub const FILTER: &str = "MESH_LOG";
 /// The environment variable of the form.
 pub const FORMAT: &str = "MESH_LOG_FORMAT";
 
+/// What changes the filter of this process.
+static CONTROL: OnceLock<Control> = OnceLock::new();
+
+struct Control {
+    /// What is in force, as it was asked for.
+    filter: Mutex<String>,
+    reload: Box<dyn Fn(EnvFilter) -> bool + Send + Sync>,
+}
+
+/// Why a filter was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidFilter {
+    /// It is none.
+    #[error("{0:?} is no log filter: {1} (examples: info, debug, warn,mesh_proxy::xds=debug)")]
+    Form(String, String),
+    /// This process does not log.
+    #[error("this process has no logs of its own")]
+    NoLogs,
+}
+
+/// The filter in force.
+#[must_use]
+pub fn filter() -> Option<String> {
+    CONTROL.get().map(|control| control.filter.lock().clone())
+}
+
+/// Filters with `asked` from here on.
+///
+/// # Errors
+/// When it is no filter; then nothing changes.
+pub fn set_filter(asked: &str) -> Result<(), InvalidFilter> {
+    let control = CONTROL.get().ok_or(InvalidFilter::NoLogs)?;
+    let form = |why: String| InvalidFilter::Form(asked.chars().take(200).collect(), why);
+    if asked.trim().is_empty() {
+        return Err(form("empty".to_owned()));
+    }
+    let new = EnvFilter::builder().parse(asked).map_err(|error| form(error.to_string()))?;
+    let mut filter = control.filter.lock();
+    if !(control.reload)(new) {
+        return Err(InvalidFilter::NoLogs);
+    }
+    asked.clone_into(&mut filter);
+    Ok(())
+}
+
 /// Starts logging for the process `name`. Calling it again does nothing.
 pub fn init(name: &'static str) {
     let asked = std::env::var(FILTER).unwrap_or_default();
@@ -24,23 +71,33 @@ pub fn init(name: &'static str) {
         Ok(_) => (EnvFilter::new("info"), None),
         Err(error) => (EnvFilter::new("info"), Some(error)),
     };
-    let format = std::env::var(FORMAT).unwrap_or_default();
+    let in_force = if bad.is_none() && !asked.trim().is_empty() { asked.clone() } else { "info".to_owned() };
+    let form = std::env::var(FORMAT).unwrap_or_default();
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    let started = if format == "json" {
-        builder.json().flatten_event(true).try_init().is_ok()
+    let started = if form == "json" {
+        let builder = builder.json().flatten_event(true).with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.try_init().is_ok().then(|| control(in_force, move |filter| handle.reload(filter).is_ok()))
     } else {
-        builder.event_format(Named { name, format: Format::default().with_ansi(false) }).try_init().is_ok()
+        let format = Format::default().with_ansi(false);
+        let builder = builder.event_format(Named { name, format }).with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.try_init().is_ok().then(|| control(in_force, move |filter| handle.reload(filter).is_ok()))
     };
-    if !started {
-        return;
-    }
+    let Some(control) = started else { return };
+    // Whoever could initialise is the only one.
+    let _ = CONTROL.set(control);
     if let Some(error) = bad {
         tracing::warn!(%error, "{FILTER}={asked:?} is no log filter: logging at info");
     }
-    if !matches!(format.as_str(), "" | "text" | "json") {
-        tracing::warn!("{FORMAT}={format:?} is neither text nor json: logging text");
+    if !matches!(form.as_str(), "" | "text" | "json") {
+        tracing::warn!("{FORMAT}={form:?} is neither text nor json: logging text");
     }
+}
+
+fn control(filter: String, reload: impl Fn(EnvFilter) -> bool + Send + Sync + 'static) -> Control {
+    Control { filter: Mutex::new(filter), reload: Box::new(reload) }
 }
 
 /// Text lines that begin with the name of the process: several processes often write to one terminal.
@@ -62,5 +119,23 @@ where
     ) -> fmt::Result {
         write!(writer, "{} ", self.name)?;
         self.format.format_event(context, writer, event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_changes_while_the_process_runs_and_a_bad_one_changes_nothing() {
+        init("test");
+        set_filter("warn,mesh_proto=debug").unwrap();
+        assert_eq!(filter().as_deref(), Some("warn,mesh_proto=debug"));
+        assert!(tracing::enabled!(target: "mesh_proto::x", tracing::Level::DEBUG));
+        assert!(!tracing::enabled!(target: "other", tracing::Level::INFO));
+        for bad in ["", "=", "a=b=c", "info,x=nonsense"] {
+            assert!(set_filter(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(filter().as_deref(), Some("warn,mesh_proto=debug"));
     }
 }

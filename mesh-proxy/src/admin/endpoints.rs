@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use mesh_proto::runtime::log;
 use serde_json::{Value, json};
 
 use super::{Sources, agent};
@@ -52,7 +53,12 @@ pub(super) async fn answer<B>(
         return text(StatusCode::FORBIDDEN, "ask by address, not from a web page\n".to_owned());
     }
     let path = request.uri().path();
-    let wanted = if (role, path) == (Role::Admin, "/drain") { Method::POST } else { Method::GET };
+    let changes = match (role, path) {
+        (Role::Admin, "/drain") => true,
+        (Role::Admin, "/logging") => request.uri().query().is_some(),
+        _ => false,
+    };
+    let wanted = if changes { Method::POST } else { Method::GET };
     let method = request.method();
     let page = match (role, path) {
         (Role::Status, "/healthz/ready") | (Role::Admin, "/ready") => Page::Ready,
@@ -61,6 +67,7 @@ pub(super) async fn answer<B>(
         (Role::Admin, "/certs") => Page::Document(&sources.certs),
         (Role::Admin, "/stats") => Page::Document(&sources.stats),
         (Role::Admin, "/drain") => Page::Drain,
+        (Role::Admin, "/logging") => Page::Logging,
         _ => return text(StatusCode::NOT_FOUND, format!("there is {}\n", paths(role))),
     };
     if *method != wanted && !(wanted == Method::GET && *method == Method::HEAD) {
@@ -74,6 +81,7 @@ pub(super) async fn answer<B>(
         Page::Metrics => metrics((sources.metrics)()),
         Page::Document(document) => document_of(&document()),
         Page::Drain => drain(request.uri().query(), sources).await,
+        Page::Logging => logging(request.uri().query()),
     }
 }
 
@@ -101,6 +109,7 @@ enum Page<'a> {
     Metrics,
     Document(&'a super::Document),
     Drain,
+    Logging,
 }
 
 fn paths(role: Role) -> &'static str {
@@ -108,7 +117,10 @@ fn paths(role: Role) -> &'static str {
         Role::Status => "/healthz/ready",
         Role::Metrics => "/stats/prometheus",
         Role::Agent => agent::PATHS,
-        Role::Admin => "/ready, /config_dump, /certs, /stats, /stats/prometheus, POST /drain?timeout=SECONDS",
+        Role::Admin => {
+            "/ready, /config_dump, /certs, /stats, /stats/prometheus, /logging, POST /logging?level=FILTER, \
+             POST /drain?timeout=SECONDS"
+        }
     }
 }
 
@@ -143,6 +155,23 @@ async fn drain(query: Option<&str>, sources: &Sources) -> Answer {
     document_of(&json!({ "drained": drained }))
 }
 
+/// The log filter; with `level=`: another one from here on.
+fn logging(query: Option<&str>) -> Answer {
+    if query.is_some() {
+        let Some(level) = crate::route::parameter(query, "level") else {
+            return text(StatusCode::BAD_REQUEST, "POST /logging?level=FILTER\n".to_owned());
+        };
+        if let Err(error) = log::set_filter(level) {
+            return text(StatusCode::BAD_REQUEST, format!("{error}\n"));
+        }
+        tracing::info!(level, "another log filter");
+    }
+    match log::filter() {
+        Some(filter) => text(StatusCode::OK, format!("{filter}\n")),
+        None => text(StatusCode::NOT_FOUND, "this process has no logs of its own\n".to_owned()),
+    }
+}
+
 fn document_of(value: &Value) -> Answer {
     let mut body = format!("{value:#}");
     body.push('\n');
@@ -160,4 +189,22 @@ fn plain(kind: &'static str, body: String) -> Answer {
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_filter_is_told_and_changed() {
+        log::init("test");
+        let ask = |query| logging(query).status().as_u16();
+        assert_eq!(ask(Some("level=warn,mesh_proxy=debug")), 200);
+        assert_eq!(log::filter().as_deref(), Some("warn,mesh_proxy=debug"));
+        assert_eq!(ask(None), 200);
+        for bad in ["", "level=", "level=a=b=c", "filter=info"] {
+            assert_eq!(ask(Some(bad)), 400, "{bad}");
+        }
+        assert_eq!(log::filter().as_deref(), Some("warn,mesh_proxy=debug"));
+    }
 }

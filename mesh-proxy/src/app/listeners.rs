@@ -60,13 +60,20 @@ fn open_fixed(worker: &Rc<Worker>) -> anyhow::Result<()> {
             spawn_local(inbound::accept::serve(serving.clone(), stream, peer, port.into()));
         });
     }
-    if let Some(outbound) = worker.config.outbound {
-        let listener = listen(worker, outbound.http_proxy)
-            .with_context(|| format!("HTTP proxy port at {}", outbound.http_proxy))?;
-        let serving = worker.clone();
-        accept(listener, worker.outbound.clone(), move |stream, peer| {
-            spawn_local(outbound::listen::proxy(serving.clone(), stream, peer));
-        });
+    if let Some(at) = worker.config.http_proxy() {
+        match listen(worker, at) {
+            Ok(listener) => {
+                let serving = worker.clone();
+                accept(listener, worker.outbound.clone(), move |stream, peer| {
+                    spawn_local(outbound::listen::proxy(serving.clone(), stream, peer));
+                });
+            }
+            // The application's traffic comes another way, and it may need this port itself.
+            Err(error) if worker.config.outbound.is_none() => {
+                tracing::warn!(%at, %error, "no HTTP proxy port: `meshctl request --from` this pod does not work");
+            }
+            Err(error) => return Err(error).with_context(|| format!("HTTP proxy port at {at}")),
+        }
     }
     match worker.config.capture {
         Some(capture) => open_captured(worker, capture),

@@ -114,13 +114,17 @@ impl State {
             .into_iter()
             .map(|r| json!({ "name": r.resource, "version": r.version, "reason": r.reason }))
             .collect();
-        json!({
+        let mut told = json!({
             "node": self.config.node.name,
             "namespace": self.config.node.namespace,
             "generation": known.store.generation(),
             "resources": resources,
             "refused": refused,
-        })
+        });
+        if let Some(told) = told.as_object_mut() {
+            told.append(&mut known.store.dump());
+        }
+        told
     }
 
     fn certs(&self) -> Value {

@@ -54,7 +54,8 @@ fn where_everything_is_captured_no_port_is_named() {
     let outbound = &SIDECAR[SIDECAR.find("\"outbound\"").unwrap()..SIDECAR.find(",\n \"status\"").unwrap()];
     let config = parse(&SIDECAR.replace(outbound, capture)).unwrap();
     assert!(!config.capture.unwrap().tproxy);
-    for at in ["127.9.4.1:15001", "127.9.4.1:15006", "127.0.0.1:15001", "[::1]:15006"] {
+    assert_eq!(config.http_proxy(), Some(crate::config::LOCAL_HTTP_PROXY));
+    for at in ["127.9.4.1:15001", "127.9.4.1:15006", "127.0.0.1:15001", "[::1]:15006", "127.0.0.1:15002"] {
         assert!(config.is_own_socket(at.parse().unwrap()), "{at}");
     }
     assert!(!config.is_own_socket("10.0.0.1:15001".parse().unwrap()));

@@ -34,7 +34,8 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, ca
 
 /// Why nothing is passed on to `dialled`.
 fn refusal(worker: &Worker, dialled: SocketAddr, capture: Capture) -> Option<&'static str> {
-    if [capture.outbound, capture.inbound, worker.config.admin].iter().any(|p| p.port() == dialled.port()) {
+    let own = [capture.outbound, capture.inbound, worker.config.admin];
+    if own.into_iter().chain(worker.config.http_proxy()).any(|p| p.port() == dialled.port()) {
         return Some("this port of the proxy is for its own pod");
     }
     // A neighbour that takes this pod for a router would be sent on in our name.

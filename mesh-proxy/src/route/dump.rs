@@ -33,7 +33,8 @@ fn rule(rule: &Rule) -> Value {
     told
 }
 
-fn backend(backend: &Backend) -> Value {
+/// A backend of a rule.
+pub(crate) fn backend(backend: &Backend) -> Value {
     json!({
         "cluster": backend.cluster.name().to_string(),
         "subset": backend.subset,

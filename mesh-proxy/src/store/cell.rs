@@ -50,6 +50,11 @@ impl<T> Cell<T> {
         self.current.load()
     }
 
+    /// The newest value, for somebody who only looks: that is no use of it.
+    pub fn peek(&self) -> Option<Arc<T>> {
+        self.current.load_full()
+    }
+
     /// The newest value, to keep.
     pub fn load_full(&self) -> Option<Arc<T>> {
         Guard::into_inner(self.load())

@@ -32,16 +32,17 @@ pub enum Connection {
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
-/// The TCP connection to where the plan enters the mesh.
-pub async fn connect(plan: &Plan) -> anyhow::Result<TcpStream> {
-    let stream = match plan.entry {
+/// The connection to where the plan enters the mesh.
+pub async fn connect(plan: &Plan) -> anyhow::Result<Box<dyn Stream>> {
+    let stream = match &plan.entry {
         Entry::Sidecar(proxy) => TcpStream::connect(proxy)
             .await
             .with_context(|| format!("cannot connect to the sidecar at {proxy}"))?,
-        Entry::Gateway { ip, port, offset } => gateway(ip, port, offset).await?,
+        Entry::Gateway { ip, port, offset } => gateway(*ip, *port, *offset).await?,
+        Entry::Pod(target) => return Ok(Box::new(target.connect().await?)),
     };
     stream.set_nodelay(true)?;
-    Ok(stream)
+    Ok(Box::new(stream))
 }
 
 /// A port below 1024 is served as it is where the gateway may bind it, else at the port plus `offset`.
@@ -59,7 +60,7 @@ async fn gateway(ip: std::net::Ipv4Addr, port: u16, offset: u16) -> anyhow::Resu
 }
 
 /// For streams other than HTTP: straight to a gateway, or a tunnel through the sidecar.
-pub async fn tunnel(plan: &Plan) -> anyhow::Result<TcpStream> {
+pub async fn tunnel(plan: &Plan) -> anyhow::Result<Box<dyn Stream>> {
     let mut stream = connect(plan).await?;
     if matches!(plan.entry, Entry::Gateway { .. }) {
         return Ok(stream);

@@ -11,6 +11,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::RequestArgs;
+use crate::cluster::forward::Target;
+use crate::cluster::{Cluster, pods};
 use crate::local::api::{Instance, InstanceState, Mesh, ProcessState, Workload, WorkloadKind};
 
 /// The URL's scheme.
@@ -30,11 +32,24 @@ pub enum Scheme {
     Tcp,
 }
 
+/// The HTTP proxy of a sidecar in a pod, on loopback.
+const POD_PROXY: u16 = mesh_proxy::config::LOCAL_HTTP_PROXY.port();
+
+/// Where the mesh is that a request is made in.
+pub enum Where {
+    /// On this machine.
+    Local(Box<Mesh>),
+    /// On a cluster.
+    Cluster(Cluster),
+}
+
 /// Through what the requests enter the mesh.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Entry {
     /// A sidecar's outbound HTTP proxy.
     Sidecar(SocketAddrV4),
+    /// The same in a pod.
+    Pod(Box<Target>),
     /// A gateway's address for the URL's port; below 1024 it may be served at the port plus an offset.
     Gateway {
         /// Its address.
@@ -78,7 +93,7 @@ impl Plan {
     ///
     /// # Errors
     /// What is wrong with which argument.
-    pub async fn new(args: &RequestArgs, mesh: &Mesh) -> anyhow::Result<Self> {
+    pub async fn new(args: &RequestArgs, place: &Where) -> anyhow::Result<Self> {
         let (scheme, uri) = url(&args.url)?;
         let authority = uri.authority().context("the URL has no host")?.as_str().to_owned();
         let port = uri.port_u16();
@@ -92,9 +107,16 @@ impl Plan {
                 headers.append(name, value);
             }
         }
-        let entry = match &args.via {
-            Some(gateway) => gateway_entry(mesh, gateway, scheme, port)?,
-            None => Entry::Sidecar(sidecar(mesh, args.from.as_deref())?),
+        let entry = match (place, &args.via) {
+            (Where::Local(mesh), Some(gateway)) => gateway_entry(mesh, gateway, scheme, port)?,
+            (Where::Local(mesh), None) => Entry::Sidecar(sidecar(mesh, args.from.as_deref())?),
+            (Where::Cluster(cluster), None) => {
+                Entry::Pod(Box::new(pod(cluster, args.from.as_deref()).await?))
+            }
+            (Where::Cluster(_), Some(gateway)) => bail!(
+                "--via {gateway}: a gateway of a cluster is reached at its own address (`kubectl get service -A` shows it), \
+                 without meshctl"
+            ),
         };
         let method = match (&args.method, &args.data) {
             (Some(method), _) => method.parse().with_context(|| format!("-X {method}: not a method"))?,
@@ -123,7 +145,7 @@ impl Plan {
 
     /// Whether requests name the whole URL, as a proxy wants it.
     pub fn absolute(&self) -> bool {
-        matches!(self.entry, Entry::Sidecar(_)) && self.scheme != Scheme::Https
+        matches!(self.entry, Entry::Sidecar(_) | Entry::Pod(_)) && self.scheme != Scheme::Https
     }
 }
 
@@ -152,6 +174,15 @@ fn parse_header(text: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
     let name = name.trim().parse().with_context(|| format!("-H {text:?}: not a header name"))?;
     let value = value.trim().parse().with_context(|| format!("-H {text:?}: not a header value"))?;
     Ok((name, value))
+}
+
+/// The proxy port of the sidecar of a pod.
+async fn pod(cluster: &Cluster, from: Option<&str>) -> anyhow::Result<Target> {
+    let from = from.context("on a cluster, --from POD[.NAMESPACE] says which pod's sidecar sends")?;
+    let pod = pods::find(cluster, from).await?;
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Unknown");
+    anyhow::ensure!(phase == "Running", "pod {from} does not run: it is {phase}");
+    pods::port(cluster, &pod, POD_PROXY)
 }
 
 /// The proxy port of a running instance of `workload[.namespace]`, or of one instance by its name.
