@@ -6,8 +6,12 @@
 
 pub mod addresses;
 pub mod application;
+pub mod command;
 pub mod listener;
+pub mod loopback;
 pub mod original;
+pub mod program;
+pub mod rules;
 pub mod vips;
 
 pub use application::Application;

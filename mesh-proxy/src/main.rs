@@ -1,5 +1,6 @@
 //! The `mesh-proxy` process: `mesh-proxy --config FILE` on one machine; in a pod `mesh-proxy sidecar` and `mesh-proxy router`,
-//! which read the environment, and `mesh-proxy wait`, which holds the application until its sidecar is ready.
+//! which read the environment, and `mesh-proxy wait`, which holds the application until its sidecar is ready;
+//! `mesh-proxy capture` programs the rules that bring the pod's traffic to it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use mesh_proxy::admin::wait;
 use mesh_proxy::app;
+use mesh_proxy::capture::command;
 use mesh_proxy::config::{Config, NodeKind, environment};
 
 /// The data plane of the mesh: sidecar or gateway, as its bootstrap says.
@@ -33,6 +35,8 @@ enum Command {
         #[arg(long, default_value_t = 60, value_name = "SECONDS")]
         timeout: u64,
     },
+    /// Program the rules that bring this network namespace's traffic to its sidecar.
+    Capture(Box<command::Flags>),
 }
 
 /// `sysexits.h`: the command was used incorrectly.
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         (Some(Command::Wait { timeout }), _) => {
             return ended(wait::until_ready(wait::STATUS, Duration::from_secs(timeout)));
         }
+        (Some(Command::Capture(flags)), _) => return command::run(&flags),
         (Some(Command::Sidecar), _) => {
             environment::config(NodeKind::Sidecar, &lookup).map_err(|e| e.to_string())
         }

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod capture;
 mod drain;
 mod environment;
 mod grpc;

@@ -4,6 +4,7 @@ pub mod client;
 pub mod fake_ca;
 pub mod fake_pilot;
 pub mod mesh;
+pub mod netns;
 pub mod origin;
 
 pub use mesh::Mesh;

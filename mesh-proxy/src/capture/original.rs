@@ -4,7 +4,7 @@
 //! socket's own address. A connection that nobody redirected was made to the capture port itself: it has none.
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
@@ -31,9 +31,12 @@ pub fn transparent_destination(stream: &TcpStream, listener: SocketAddr) -> Opti
 /// The addresses to bind for a capture port: an unspecified one means both families.
 #[must_use]
 pub fn families(listener: SocketAddr) -> Vec<SocketAddr> {
-    let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), listener.port());
-    let both = listener.is_ipv4() && listener.ip().is_unspecified();
-    std::iter::once(listener).chain(both.then_some(v6)).collect()
+    if !listener.ip().is_unspecified() {
+        return vec![listener];
+    }
+    // A socket each: then an IPv4 client's address looks like one.
+    let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+    any.map(|ip| SocketAddr::new(ip, listener.port())).to_vec()
 }
 
 /// Binds and listens at one of [`families`]; `None` where the kernel has no IPv6.
@@ -75,7 +78,7 @@ mod tests {
         };
         assert_eq!(families("0.0.0.0:15001"), ["0.0.0.0:15001", "[::]:15001"]);
         assert_eq!(families("127.9.4.1:15001"), ["127.9.4.1:15001"]);
-        assert_eq!(families("[::]:15001"), ["[::]:15001"]);
+        assert_eq!(families("[::]:15001"), ["0.0.0.0:15001", "[::]:15001"]);
     }
 
     #[tokio::test]

@@ -15,11 +15,10 @@ use crate::worker::Worker;
 
 /// Serves one connection.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, capture: Capture) {
-    let dialled = if capture.tproxy {
-        original::transparent_destination(&stream, capture.inbound)
-    } else {
-        original::redirected(&stream)
-    };
+    // With TPROXY too, what this very pod's proxy sends to its own application is redirected.
+    let transparent =
+        || original::transparent_destination(&stream, capture.inbound).filter(|_| capture.tproxy);
+    let dialled = original::redirected(&stream).or_else(transparent);
     let Some(dialled) = dialled else {
         tracing::info!(%remote, "closed: the inbound capture port was dialled itself");
         return;

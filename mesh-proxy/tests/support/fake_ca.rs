@@ -1,6 +1,6 @@
 //! An authority that believes what the token says: the SPIFFE id to sign.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ struct Signer {
 }
 
 impl FakeCa {
-    pub async fn start(ca: &TestCa) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pub async fn start(ca: &TestCa, ip: IpAddr) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let identity = ca.identity("istio-system", "mesh-ca");
         let config = server_config(&identity, ClientAuth::Optional, &[b"h2"]);

@@ -1,7 +1,7 @@
 //! A pilot that says what the test says: all resources it holds to everybody, `self/self` by pod.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -49,8 +49,8 @@ struct Held {
 }
 
 impl FakePilot {
-    pub async fn start(ca: &TestCa) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pub async fn start(ca: &TestCa, ip: IpAddr) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let identity = ca.identity("istio-system", "mesh-pilot");
         let config = server_config(&identity, ClientAuth::Required, &[b"h2"]);

@@ -81,8 +81,13 @@ pub struct ServiceSpec<'a> {
 
 impl Mesh {
     pub async fn start() -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// With its authority and pilot at `ip`.
+    pub async fn start_at(ip: IpAddr) -> Self {
         let ca = TestCa::new();
-        let (authority, pilot) = (FakeCa::start(&ca).await, FakePilot::start(&ca).await);
+        let (authority, pilot) = (FakeCa::start(&ca, ip).await, FakePilot::start(&ca, ip).await);
         let bundle = wire::TrustBundle {
             trust_domain: "cluster.local".into(),
             roots: vec![ca.root_der().to_vec().into()],
@@ -159,8 +164,36 @@ impl Mesh {
             probes: std::collections::BTreeMap::new(),
             scrape: None,
         });
+        self.run(spec, ip.into(), config, || {})
+    }
+
+    /// Starts the proxy of a pod whose network namespace `enter` enters, and where the rules capture everything.
+    pub fn launch_captured(
+        &self,
+        spec: &Spec<'_>,
+        ip: IpAddr,
+        tproxy: bool,
+        enter: impl FnOnce() + Send + 'static,
+    ) -> Pod {
+        let token = self.dir.path().join(format!("{}.token", spec.name));
+        std::fs::write(&token, format!("spiffe://cluster.local/ns/default/sa/{}", spec.account)).unwrap();
+        let config = serde_json::json!({
+            "node": {"kind": "sidecar", "name": spec.name, "namespace": "default",
+                     "service_account": spec.account, "uid": spec.name},
+            "trust_domain": "cluster.local", "cluster_domain": "cluster.local", "pod_ip": ip,
+            "ca": {"address": self.authority.address, "roots": self.dir.path().join("root.pem"), "token": token},
+            "pilot": {"address": self.pilot.address},
+            "capture": {"outbound": "0.0.0.0:15001", "inbound": "0.0.0.0:15006", "tproxy": tproxy},
+            "status": "0.0.0.0:15021", "metrics": "0.0.0.0:15090", "admin": "127.0.0.1:15000",
+            "state_dir": self.dir.path().join(spec.name), "workers": spec.workers,
+        });
+        self.run(spec, ip, serde_json::from_value(config).unwrap(), enter)
+    }
+
+    fn run(&self, spec: &Spec<'_>, ip: IpAddr, config: Config, enter: impl FnOnce() + Send + 'static) -> Pod {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
+            enter();
             app::run_until(config, async move {
                 let _ = stopped.await;
             })
@@ -168,7 +201,7 @@ impl Mesh {
         Pod {
             name: spec.name.into(),
             account: spec.account.into(),
-            ip: ip.into(),
+            ip,
             stop: Some(stop),
             thread: Some(thread),
         }
