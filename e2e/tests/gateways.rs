@@ -1,8 +1,7 @@
 //! Item 8: ingress and egress gateways from `charts/gateway`, an address in use, certificates that come, change and go live.
 
 use anyhow::{Context as _, ensure};
-use e2e::images::{hub, tag};
-use e2e::install::chart;
+use e2e::install::{chart, image_values};
 use e2e::pki::{Authority, Leaf};
 use e2e::workload::App;
 use e2e::{Client, Cluster, Company, Namespace, eventually, test};
@@ -38,7 +37,7 @@ pub async fn address(cluster: &Cluster, namespace: &str, service: &str, port: u1
 
 /// A gateway of the test's own: `istio: NAME`.
 pub async fn install(ns: &Namespace, name: &str, values: &[&str]) -> anyhow::Result<()> {
-    let (path, images) = (chart("gateway"), [format!("image.hub={}", hub()), format!("image.tag={}", tag())]);
+    let (path, images) = (chart("gateway"), image_values());
     let mut arguments = vec!["install", name, &path, "-n", &ns.name, "--wait", "--timeout", "240s"];
     let common = ["replicaCount=1", "resources.requests.cpu=10m"];
     for value in images.iter().map(String::as_str).chain(common).chain(values.iter().copied()) {
