@@ -280,9 +280,15 @@ pub enum Internal {
 /// `internal check URL ...`.
 #[derive(Debug, Clone, Args)]
 pub struct CheckArgs {
-    /// `tcp://host:port` or `http://host:port/path`
+    /// `http://host:port/path`, `tcp://host:port`; with --identity also `ca://host:port`, `pilot://host:port`
     #[arg(required = true, value_name = "URL")]
     pub urls: Vec<url::Url>,
+    /// Who this pod is: `spiffe://...`
+    #[arg(long, value_name = "ID")]
+    pub identity: Option<String>,
+    /// The namespace of the control plane
+    #[arg(long, default_value = "istio-system", value_name = "NAMESPACE")]
+    pub control_plane: String,
     /// How long to try, in seconds
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub timeout: u64,
