@@ -182,7 +182,14 @@ impl Keeper {
     fn tell(&mut self, error: &Failed) {
         let text = error.to_string();
         if self.told.as_ref() != Some(&text) {
-            tracing::error!(error = text, "the signing certificate or its roots are not as they should be");
+            if self.signing.is_empty() {
+                tracing::error!(error = text, "no signing certificate yet: trying again");
+            } else {
+                tracing::error!(
+                    error = text,
+                    "cannot look after certificate and roots: what is in memory goes on"
+                );
+            }
             self.told = Some(text);
         }
     }

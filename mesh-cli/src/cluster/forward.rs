@@ -15,6 +15,9 @@ use crate::local::http::{self, Answer};
 /// How long a pod may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How long a refused connection may take to be told. Everything else waits as long.
+const REFUSED: Duration = Duration::from_millis(100);
+
 /// A port inside a pod.
 #[derive(Debug, Clone)]
 pub struct Target {
@@ -34,13 +37,11 @@ impl Target {
         let what = format!("port-forward to {}/{}", self.namespace, self.pod);
         let mut forward = self.cluster.ask(&what, pods.portforward(&self.pod, &[self.port])).await?;
         let stream = forward.take_stream(self.port).context("the API server forwards another port")?;
-        if let Some(failed) = forward.take_error(self.port) {
-            let place = self.to_string();
-            tokio::spawn(async move {
-                if let Some(why) = failed.await {
-                    tracing::debug!(place, why, "port-forward ended");
-                }
-            });
+        // The kubelet connects only now; that nothing listens there comes back as words beside the stream.
+        if let Some(failed) = forward.take_error(self.port)
+            && let Ok(Some(why)) = tokio::time::timeout(REFUSED, failed).await
+        {
+            bail!("{self}: nothing answers there ({})", why.trim());
         }
         Ok(stream)
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::args::Format;
 use crate::cluster::pilots::{self, Replica};
 use crate::cluster::{Cluster, ClusterFlags};
-use crate::local::pilot::PilotStatus;
+use crate::local::pilot::{PilotStatus, ResourceStatus};
 use crate::output;
 
 /// Everything that there is to say.
@@ -52,7 +52,7 @@ fn print(status: &Status) {
     if !pilot.loaded {
         println!("\nthe pilot has not finished its first listing: nothing is complete yet");
     }
-    println!("\n{}", output::resources(&pilot.resources));
+    println!("\n{}", output::resources(&telling(&pilot.resources)));
     if pilot.proxies.is_empty() {
         println!(
             "\nno sidecars: label a namespace (`kubectl label namespace NAME istio-injection=enabled`) and start its pods anew"
@@ -60,6 +60,15 @@ fn print(status: &Status) {
     } else {
         println!("\n{}", output::proxies(&pilot.proxies));
     }
+}
+
+/// Without those that only say what runs where, and about which there is nothing to say.
+fn telling(resources: &[ResourceStatus]) -> Vec<ResourceStatus> {
+    let is_quiet = |resource: &&ResourceStatus| {
+        let runs = ["Namespace", "ServiceAccount", "ConfigMap", "Secret", "Pod", "Deployment"];
+        runs.contains(&resource.kind.as_str()) && resource.state == "accepted" && resource.warnings.is_empty()
+    };
+    resources.iter().filter(|resource| !is_quiet(resource)).cloned().collect()
 }
 
 fn replicas(replicas: &[Replica]) -> String {
@@ -73,4 +82,26 @@ fn replicas(replicas: &[Replica]) -> String {
         ]);
     }
     all.trim_fmt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_says_nothing_is_left_out_and_what_is_wrong_is_not() {
+        let resource = |kind: &str, state: &str| ResourceStatus {
+            kind: kind.to_owned(),
+            state: state.to_owned(),
+            ..ResourceStatus::default()
+        };
+        let all = [
+            resource("Namespace", "accepted"),
+            resource("Secret", "refused"),
+            resource("Service", "accepted"),
+            resource("VirtualService", "in_force"),
+        ];
+        let kinds: Vec<String> = telling(&all).into_iter().map(|r| r.kind).collect();
+        assert_eq!(kinds, ["Secret", "Service", "VirtualService"]);
+    }
 }
