@@ -3,23 +3,34 @@
 //!
 //! ```text
 //! ConfigMap istio-ca-root-cert ─► roots ─► <state>/root-cert.pem ─► our certificate (CaConfig)
+//! MeshConfig (mounted) ─► mesh_config ─► index            API server ─► source::kube ─► index
+//! Lease ─► lease ─► the leader alone: bundle (roots in every namespace), writer (status), last_good
 //! ```
 
+pub mod bundle;
+mod conditions;
+pub mod last_good;
+pub mod lease;
+pub mod mesh_config;
 pub mod roots;
 pub mod settings;
+mod writer;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::{Client, Config};
-use mesh_proto::runtime::certificates::CaConfig;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
+use self::last_good::Kept;
+use self::lease::Candidate;
 pub use self::settings::Settings;
+use self::writer::Writer;
 use crate::app::{self, FINDS, Parts, Pilot};
 use crate::index::Index;
 use crate::source::kube::KubeSource;
-use crate::source::kube::merge::{LastGood, Merge};
+use crate::source::kube::merge::Merge;
 use crate::webhook::run::Webhook;
 
 /// A connection to the API server is there within this time or tried again.
@@ -33,27 +44,30 @@ const SILENCE: Duration = Duration::from_secs(75);
 /// What keeps it from serving: addresses in use, no API server configured, one that does not let itself be listed.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
     app::prepare();
-    app::until_signal(serve(settings))
+    let release = release(settings.clone());
+    app::until_signal(serve(settings), release)
 }
 
-async fn serve(settings: Settings) -> anyhow::Result<()> {
+/// Another replica leads at once, not when our Lease has run out.
+async fn release(settings: Settings) {
+    if let Ok(client) = client().await {
+        lease::release(client, &settings.pod_namespace, &settings.pod_name).await;
+    }
+}
+
+async fn serve(mut settings: Settings) -> anyhow::Result<()> {
     let (discovery, admin) = (app::bind(settings.listen).await?, app::bind(settings.admin).await?);
     std::fs::create_dir_all(&settings.state_dir)
         .with_context(|| format!("state directory {}", settings.state_dir.display()))?;
+    let (config, told) = mesh_config::read(&settings.mesh_config)
+        .map_err(|wrong| anyhow::anyhow!("{} {}", wrong.path, wrong.message))
+        .with_context(|| format!("MeshConfig {}", settings.mesh_config.display()))?;
+    if let Some(trust_domain) = &config.trust_domain {
+        settings.trust_domain.clone_from(trust_domain);
+    }
+    let mesh = settings.mesh(&config)?;
+    let ca = settings.ca(&mesh)?;
     let client = client().await?;
-    let mesh = settings.mesh()?;
-    let (found, finds) = mpsc::channel(FINDS);
-    let source = KubeSource::new(client.clone(), Merge::new(LastGood::default()));
-    let waiting = source.waiting();
-    let ca = CaConfig {
-        address: settings.ca_address(),
-        roots: settings.roots_file(),
-        token: Some(settings.token.clone()),
-        identity: settings.identity()?,
-        authority: settings.authority()?,
-        state_dir: settings.state_dir.join("certificates"),
-        ttl: None,
-    };
     tracing::info!(
         pod = settings.pod_name,
         namespace = settings.pod_namespace,
@@ -62,8 +76,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         trust_domain = %mesh.trust_domain,
         "pilot of a cluster"
     );
-    let beside = move |parts: Parts, tasks: &mut tokio::task::JoinSet<anyhow::Result<()>>| {
-        parts.status.wait_for(waiting);
+    let (found, finds) = mpsc::channel(FINDS);
+    let beside = move |parts: Parts, tasks: &mut JoinSet<anyhow::Result<()>>| {
+        let namespace = settings.pod_namespace.clone();
+        let kept = Kept::default();
+        let candidate = Candidate::new(client.clone(), &namespace, &settings.pod_name);
+        let leads = candidate.leads();
         let webhook = Webhook {
             client: client.clone(),
             listen: settings.webhook,
@@ -74,8 +92,18 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             drain: parts.drain,
         };
         tasks.spawn(webhook.run());
-        tasks.spawn(async { Ok(source.run(found).await?) });
-        tasks.spawn(roots::follow(client.clone(), settings.pod_namespace.clone(), settings.roots_file()));
+        tasks.spawn(candidate.run());
+        tasks.spawn(roots::follow(client.clone(), namespace.clone(), settings.roots_file()));
+        tasks.spawn(mesh_config::follow(settings.mesh_config.clone(), config, told, found.clone()));
+        tasks.spawn(bundle::keep(client.clone(), namespace.clone(), leads.clone()));
+        tasks.spawn(Writer::new(client.clone(), parts.status.clone()).run(leads.clone()));
+        tasks.spawn(last_good::write(client.clone(), namespace.clone(), kept.clone(), leads));
+        tasks.spawn(async move {
+            let last_good = last_good::load(&client, &namespace).await;
+            let source = KubeSource::new(client, Merge::new(last_good, kept));
+            parts.status.wait_for(source.waiting());
+            Ok(source.run(found).await?)
+        });
     };
     let pilot = Pilot { index: Index::with_slices(mesh), finds, ca, beside: Box::new(beside) };
     pilot.serve_on(discovery, admin).await

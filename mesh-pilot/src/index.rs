@@ -27,7 +27,7 @@ use self::objects::Objects;
 pub use self::objects::Standing;
 use self::slices::Slices;
 use crate::snapshot::{
-    Changes, Config, EndpointSet, Held, Labels, MeshSettings, Pod, PodKey, Service, Snapshot,
+    Changes, Config, EndpointSet, Held, Labels, MeshOptions, MeshSettings, Pod, PodKey, Service, Snapshot,
 };
 use crate::source::{Event, Refusal};
 
@@ -58,6 +58,7 @@ pub struct Index {
     workloads: Arc<BTreeMap<IpAddr, Arc<Pod>>>,
     published_pods: Arc<BTreeMap<PodKey, Arc<Pod>>>,
     config: Arc<Config>,
+    options: MeshOptions,
     loaded: bool,
     /// Endpoints as the cluster says them; `None`: as selectors and pods do.
     slices: Option<Slices>,
@@ -83,6 +84,7 @@ impl Index {
             endpoints: Arc::default(),
             workloads: Arc::default(),
             published_pods: Arc::default(),
+            options: MeshOptions::default(),
             loaded: false,
             slices: None,
             unnamed_pods: BTreeSet::new(),
@@ -116,6 +118,10 @@ impl Index {
                 self.objects.set_file(path, problems);
             }
             Event::Slice { name, slice } => self.set_slice(name, slice.map(|slice| *slice)),
+            Event::Options(options) => {
+                self.dirty_config |= self.options != options;
+                self.options = options;
+            }
             Event::InitDone => {
                 for reference in self.objects.end_listing() {
                     self.delete(&reference);
@@ -136,6 +142,7 @@ impl Index {
             self.config = Arc::new(self.objects.config(
                 self.config.revision + 1,
                 self.mesh.clone(),
+                self.options.clone(),
                 self.services.clone(),
             ));
             changes.config = true;

@@ -69,6 +69,27 @@ pub struct MeshSettings {
     pub root_namespace: Arc<str>,
 }
 
+/// Settings of the whole mesh that may change while it runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MeshOptions {
+    /// What happens to traffic that goes to nobody that is known.
+    pub outbound: Outbound,
+    /// Proxies write an access log.
+    pub access_log: bool,
+    /// How long a plaintext client may say nothing before the server is asked to speak first; the default if `None`.
+    pub detection_timeout: Option<std::time::Duration>,
+}
+
+/// `outboundTrafficPolicy.mode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Outbound {
+    /// It passes.
+    #[default]
+    AllowAny,
+    /// It is refused.
+    RegistryOnly,
+}
+
 /// A Service as configuration says it. Compared by content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
@@ -234,6 +255,8 @@ pub struct Config {
     pub revision: u64,
     /// Of the mesh.
     pub mesh: MeshSettings,
+    /// Of the mesh, as they are now.
+    pub options: MeshOptions,
     /// Namespaces that exist or that an object is in, with their labels.
     pub namespaces: BTreeMap<Arc<str>, Labels>,
     /// Services by host.
@@ -272,6 +295,7 @@ impl Config {
         Self {
             revision: 0,
             mesh,
+            options: MeshOptions::default(),
             namespaces: BTreeMap::new(),
             services: BTreeMap::new(),
             virtual_services: Vec::new(),

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::snapshot::MeshOptions;
 use mesh_proto::crd::{ObjectRef, Problem, Refused, Resource};
 
 /// What happened, and thereby what the index must do.
@@ -38,6 +39,8 @@ pub enum Event {
         /// What it says.
         slice: Option<Box<Slice>>,
     },
+    /// Settings of the whole mesh are these from now on.
+    Options(MeshOptions),
     /// The listing is done.
     InitDone,
 }
@@ -87,6 +90,8 @@ pub struct SliceEndpoint {
 pub struct Refusal {
     /// Which object.
     pub reference: ObjectRef,
+    /// Counted by the API server.
+    pub generation: Option<i64>,
     /// What is wrong, and whom it was to restrict.
     pub refused: Refused,
     /// An older, good version of it is in force (and was applied before this event).

@@ -67,6 +67,9 @@ pub struct ResourceReport {
     pub name: String,
     /// `file:line`.
     pub location: String,
+    /// Counted by the API server: of the version that this is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
     /// In force or not.
     pub state: State,
     /// Why not, or what else there is to say about the state.
@@ -225,6 +228,7 @@ fn resources(told: &Told, observers: &HashMap<u64, Observers>) -> Vec<ResourceRe
             location: problems
                 .first()
                 .map_or_else(|| path.display().to_string(), |p| format!("{}:{}", p.file, p.position.line)),
+            generation: None,
             state: if errors.is_empty() { State::Accepted } else { State::Refused },
             message: errors.join("; "),
             warnings,
@@ -255,6 +259,7 @@ fn resource(standing: &Standing, notes: &[&Note], observers: Observers) -> Resou
         namespace: standing.reference.namespace.to_string(),
         name: standing.reference.name.to_string(),
         location: standing.location.clone(),
+        generation: standing.generation,
         state,
         message,
         warnings: warnings.chain(noted).collect(),

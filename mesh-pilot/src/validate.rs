@@ -28,7 +28,8 @@ pub fn between(documents: &[Document], mesh: MeshSettings) -> Vec<Problem> {
             Document::Refused(refused) => {
                 let Some(reference) = refused.reference.clone() else { continue };
                 origins.insert(reference.clone(), refused.origin.clone());
-                let refusal = Refusal { reference, refused: refused.clone(), last_good: false };
+                let refusal =
+                    Refusal { reference, generation: None, refused: refused.clone(), last_good: false };
                 index.apply(Event::Refused(Box::new(refusal)));
             }
             Document::Ignored(_) => {}

@@ -4,13 +4,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mesh_proto::model::{SpiffeId, TrustDomain};
+use mesh_proto::model::SpiffeId;
+use mesh_proto::runtime::certificates::CaConfig;
 
+use super::mesh_config::MeshConfig;
 use crate::snapshot::MeshSettings;
 use crate::webhook::ControlPlane;
 
-/// The name of the authority's and of our ServiceAccount.
+/// Our ServiceAccount.
 const ACCOUNT: &str = "mesh-pilot";
+/// The authority's ServiceAccount.
+const AUTHORITY: &str = "mesh-ca";
 
 /// Where a pilot is, and whom it talks to.
 #[derive(Debug, Clone, clap::Args)]
@@ -60,32 +64,33 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What all objects are read with.
+    /// What all objects are read with: MeshConfig's words come before the environment's.
     ///
     /// # Errors
     /// When the trust domain is none.
-    pub fn mesh(&self) -> anyhow::Result<MeshSettings> {
+    pub fn mesh(&self, config: &MeshConfig) -> anyhow::Result<MeshSettings> {
         Ok(MeshSettings {
-            trust_domain: self.trust_domain()?,
+            trust_domain: config.trust_domain.as_ref().unwrap_or(&self.trust_domain).parse()?,
             cluster_domain: Arc::from(self.cluster_domain.as_str()),
-            root_namespace: Arc::from(self.pod_namespace.as_str()),
+            root_namespace: Arc::from(config.root_namespace.as_ref().unwrap_or(&self.pod_namespace).as_str()),
         })
     }
 
-    /// Who we are.
+    /// Where our certificate comes from.
     ///
     /// # Errors
-    /// When the trust domain or the namespace is none.
-    pub fn identity(&self) -> anyhow::Result<SpiffeId> {
-        Ok(SpiffeId::new(&self.trust_domain()?, &self.pod_namespace, ACCOUNT)?)
-    }
-
-    /// Who the authority is.
-    ///
-    /// # Errors
-    /// When the trust domain or the namespace is none.
-    pub fn authority(&self) -> anyhow::Result<SpiffeId> {
-        Ok(SpiffeId::new(&self.trust_domain()?, &self.pod_namespace, "mesh-ca")?)
+    /// When the namespace is none.
+    pub fn ca(&self, mesh: &MeshSettings) -> anyhow::Result<CaConfig> {
+        let account = |name| SpiffeId::new(&mesh.trust_domain, &self.pod_namespace, name);
+        Ok(CaConfig {
+            address: self.ca_address(),
+            roots: self.roots_file(),
+            token: Some(self.token.clone()),
+            identity: account(ACCOUNT)?,
+            authority: account(AUTHORITY)?,
+            state_dir: self.state_dir.join("certificates"),
+            ttl: None,
+        })
     }
 
     /// `host:port` of the authority.
@@ -115,9 +120,5 @@ impl Settings {
     #[must_use]
     pub fn roots_file(&self) -> PathBuf {
         self.state_dir.join("root-cert.pem")
-    }
-
-    fn trust_domain(&self) -> anyhow::Result<TrustDomain> {
-        Ok(self.trust_domain.parse()?)
     }
 }

@@ -72,7 +72,12 @@ impl Mesh {
                 Document::Accepted(resource) => index.apply(Event::Apply(Box::new(resource))),
                 Document::Refused(refused) => {
                     let reference = refused.reference.clone().expect("a story's object has a name");
-                    index.apply(Event::Refused(Box::new(Refusal { reference, refused, last_good: false })));
+                    index.apply(Event::Refused(Box::new(Refusal {
+                        reference,
+                        generation: None,
+                        refused,
+                        last_good: false,
+                    })));
                 }
                 Document::Ignored(problem) => panic!("{problem}"),
             }

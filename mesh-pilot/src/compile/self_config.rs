@@ -7,7 +7,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 use super::endpoints::{PodPort, facts, ports};
 use super::policy::{deny_all, peer_policy};
 use super::{holds, on_wire};
-use crate::snapshot::{Compiled, Config, Pod};
+use crate::snapshot::{Compiled, Config, Outbound, Pod};
 
 /// How long a plaintext client of a PERMISSIVE port may say nothing before the application is asked to speak first. Mesh
 /// clients speak first always. Long enough that a busy client's TLS hello is not mistaken for silence.
@@ -17,6 +17,10 @@ pub const PROTOCOL_DETECTION_TIMEOUT: Duration = Duration::from_secs(2);
 #[must_use]
 pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConfig>> {
     let policy = peer_policy(config, pod);
+    let outbound = match config.options.outbound {
+        Outbound::AllowAny => wire::OutboundPolicy::OutboundAllowAny,
+        Outbound::RegistryOnly => wire::OutboundPolicy::OutboundRegistryOnly,
+    };
     let port = |port: PodPort| wire::InboundPort {
         port: u32::from(port.number),
         protocol: port.protocol.into(),
@@ -32,10 +36,12 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
         mtls_by_port: policy.by_port.into_iter().map(|(port, mode)| (port, mode.into())).collect(),
         mtls_origin: policy.origin,
         ports: ports(pod).into_iter().map(port).collect(),
-        protocol_detection_timeout: Some(on_wire(PROTOCOL_DETECTION_TIMEOUT)),
-        outbound_policy: wire::OutboundPolicy::OutboundAllowAny.into(),
+        protocol_detection_timeout: Some(on_wire(
+            config.options.detection_timeout.unwrap_or(PROTOCOL_DETECTION_TIMEOUT),
+        )),
+        outbound_policy: outbound.into(),
         // MeshConfig's accessLogFile is empty by default; who starts a proxy may switch its log on (the local mesh does).
-        access_log: false,
+        access_log: config.options.access_log,
         cluster_domain: config.mesh.cluster_domain.to_string(),
         requires: Vec::new(),
         deny_all: deny_all(config, pod),

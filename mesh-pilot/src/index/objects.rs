@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mesh_proto::crd::{Object, ObjectMeta, ObjectRef, Problem, Resource, Restriction};
 
-use crate::snapshot::{Config, Held, Labels, MeshSettings, Service};
+use crate::snapshot::{Config, Held, Labels, MeshOptions, MeshSettings, Service};
 use crate::source::Refusal;
 
 /// How an object stands with the pilot itself.
@@ -16,6 +16,8 @@ pub struct Standing {
     pub reference: ObjectRef,
     /// `file:line`, or empty.
     pub location: String,
+    /// Counted by the API server: of the newest version, refused or not.
+    pub generation: Option<i64>,
     /// The version in force, if any.
     pub revision: Option<u64>,
     /// Why the newest version is refused, if it is.
@@ -110,6 +112,10 @@ impl Objects {
             let applied = entry.applied.as_ref();
             Standing {
                 reference: reference.clone(),
+                generation: match &entry.refusal {
+                    Some(refusal) => refusal.generation,
+                    None => applied.and_then(|(resource, _)| resource.object.metadata().generation),
+                },
                 location: origin.map(|origin| origin.location("")).unwrap_or_default(),
                 revision: applied.map(|(_, revision)| *revision),
                 refused: entry.refusal.as_ref().map(|refusal| refusal.refused.problems.clone()),
@@ -123,9 +129,10 @@ impl Objects {
         &self,
         revision: u64,
         mesh: MeshSettings,
+        options: MeshOptions,
         services: BTreeMap<Arc<str>, Arc<Held<Service>>>,
     ) -> Config {
-        let mut config = Config { revision, services, ..Config::empty(mesh) };
+        let mut config = Config { revision, options, services, ..Config::empty(mesh) };
         for (reference, entry) in &self.entries {
             if !reference.namespace.is_empty() {
                 config.namespaces.entry(reference.namespace.clone()).or_default();

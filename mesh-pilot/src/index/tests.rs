@@ -204,7 +204,7 @@ fn what_restricts_and_was_never_good_is_a_restriction_until_it_is_good() {
     let refuse = |story: &mut Story, last_good| {
         let Some(Document::Refused(refused)) = parse("test.yaml", bad).pop() else { panic!("accepted") };
         let reference = refused.reference.clone().unwrap();
-        let refusal = crate::source::Refusal { reference, refused, last_good };
+        let refusal = crate::source::Refusal { reference, generation: None, refused, last_good };
         story.index.apply(Event::Refused(Box::new(refusal)));
         story.take()
     };

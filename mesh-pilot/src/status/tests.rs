@@ -20,6 +20,7 @@ fn problem(severity: Severity, message: &str) -> Problem {
 
 fn standing() -> Standing {
     Standing {
+        generation: None,
         reference: ObjectRef::new(Kind::VirtualService, "", "a"),
         location: "a.yaml:1".to_owned(),
         revision: Some(7),

@@ -182,7 +182,8 @@ impl Files {
                     told.applied = Some(good.clone());
                     events.push(Event::Apply(Box::new(good)));
                 }
-                let refusal = Refusal { reference, refused, last_good: told.applied.is_some() };
+                let refusal =
+                    Refusal { reference, generation: None, refused, last_good: told.applied.is_some() };
                 if told.refusal.as_ref() != Some(&refusal) {
                     told.refusal = Some(refusal.clone());
                     events.push(Event::Refused(Box::new(refusal)));

@@ -76,7 +76,7 @@ fn word(event: &Event) -> String {
     match event {
         Event::Init => "init".into(),
         Event::InitDone => "done".into(),
-        Event::Slice { .. } => panic!("files have no slices"),
+        Event::Slice { .. } | Event::Options(_) => panic!("no file says that: {event:?}"),
         Event::Apply(resource) => match &resource.object {
             Object::VirtualService(vs) => {
                 format!("apply {} {}", resource.reference.name, vs.spec.http[0].route[0].destination.subset)

@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::kinds::Watched;
 use super::slice;
 use super::watch::Sighting;
+use crate::cluster::last_good::Kept;
 use crate::source::{Event, ObjectName, Refusal};
 
 /// The labels of a Node that say where it is, and that its pods get where they lack them (as newer versions of Kubernetes
@@ -34,6 +35,7 @@ pub struct Merge {
     /// The topology labels of nodes, by name.
     nodes: BTreeMap<Arc<str>, Labels>,
     last_good: LastGood,
+    kept: Kept,
     begun: bool,
     done: bool,
 }
@@ -64,10 +66,14 @@ struct Told {
 }
 
 impl Merge {
-    /// A state that knows the last good versions.
+    /// A state that knows the last good versions, and tells `kept` of each that there is.
     #[must_use]
-    pub fn new(last_good: LastGood) -> Self {
+    pub fn new(last_good: LastGood, kept: Kept) -> Self {
+        for (reference, value) in &last_good {
+            kept.keep(reference, &Arc::new(value.clone()));
+        }
         Self {
+            kept,
             kinds: Watched::all().map(|watched| (watched, Known::default())).collect(),
             last_good,
             ..Self::default()
@@ -123,6 +129,7 @@ impl Merge {
                 for name in unnamed {
                     self.gone(watched, &name, events);
                 }
+                self.forget_deleted(watched);
             }
             // What is known stays: an API server that is just starting says so too, and objects of a CRD that is deleted
             // are deleted one by one before.
@@ -146,6 +153,17 @@ impl Merge {
             self.done = true;
             events.push(Event::InitDone);
         }
+    }
+
+    /// Objects that were deleted before this process began have no last good version.
+    fn forget_deleted(&mut self, watched: Watched) {
+        let (Watched::Object(kind), Some(known)) = (watched, self.kinds.get(&watched)) else { return };
+        let there = |r: &ObjectRef| known.objects.contains_key(&(r.namespace.clone(), r.name.clone()));
+        let deleted = |reference: &ObjectRef| reference.kind == kind && !there(reference);
+        for reference in self.last_good.keys().filter(|reference| deleted(reference)) {
+            self.kept.forget(reference);
+        }
+        self.last_good.retain(|reference, _| !deleted(reference));
     }
 
     fn apply(&mut self, watched: Watched, name: ObjectName, value: Value, events: &mut Vec<Event>) {
@@ -173,11 +191,14 @@ impl Merge {
         let reference = ObjectRef::new(kind, &name.0, &name.1);
         let known = self.kinds.entry(Watched::Object(kind)).or_default();
         let told = known.objects.entry(name).or_default();
+        let generation = value.pointer("/metadata/generation").and_then(Value::as_i64);
         match from_value(value, Origin::default()) {
             Document::Accepted(resource) => {
                 told.applied = true;
                 let mut resource = resource;
-                if !is_configuration(kind) {
+                if is_configuration(kind) {
+                    self.kept.keep(&reference, &resource.value);
+                } else {
                     // Their text is never needed again.
                     resource.value = Arc::new(Value::Null);
                 }
@@ -198,7 +219,7 @@ impl Merge {
                 }
                 let last_good = told.applied;
                 let refused = named(refused, &reference);
-                events.push(Event::Refused(Box::new(Refusal { reference, refused, last_good })));
+                events.push(Event::Refused(Box::new(Refusal { reference, generation, refused, last_good })));
             }
             Document::Ignored(problem) => {
                 tracing::warn!(object = %reference, %problem, "an object of no use");
@@ -238,6 +259,7 @@ impl Merge {
             Watched::Object(kind) => {
                 let reference = ObjectRef::new(kind, &name.0, &name.1);
                 self.last_good.remove(&reference);
+                self.kept.forget(&reference);
                 events.push(Event::Delete(reference));
             }
         }

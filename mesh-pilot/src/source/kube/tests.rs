@@ -15,6 +15,7 @@ use super::kinds::Watched;
 use super::merge::{LastGood, Merge};
 use super::seen::{Configuration, Pods, Secrets, Seen, Shape, Slices};
 use super::watch::Sighting;
+use crate::cluster::last_good::Kept;
 use crate::index::Index;
 use crate::snapshot::{MeshSettings, Snapshot};
 use crate::source::Event;
@@ -42,7 +43,7 @@ impl Story {
     fn new(last_good: LastGood) -> Self {
         let mut index = Index::with_slices(mesh());
         let (snapshot, _) = index.snapshot();
-        Self { merge: Merge::new(last_good), index, snapshot }
+        Self { merge: Merge::new(last_good, Kept::default()), index, snapshot }
     }
 
     /// What was told.

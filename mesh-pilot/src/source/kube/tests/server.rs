@@ -23,7 +23,7 @@ impl Source {
         fake.serve("networking.istio.io/v1beta1", "VirtualService", "virtualservices");
         fake.put("virtualservices", old_route("a"));
         let (found, finds) = mpsc::channel(16);
-        let source = KubeSource::new(fake.client(), Merge::new(LastGood::new()));
+        let source = KubeSource::new(fake.client(), Merge::new(LastGood::new(), Kept::default()));
         let mut task = tokio::task::JoinSet::new();
         task.spawn(async { source.run(found).await.unwrap() });
         let mut index = Index::with_slices(mesh());
@@ -120,7 +120,7 @@ async fn an_api_server_that_is_down_at_the_start_is_waited_for() {
     let fake = Fake::default();
     fake.set_down(true);
     let (found, mut finds) = mpsc::channel(16);
-    let source = KubeSource::new(fake.client(), Merge::new(LastGood::new()));
+    let source = KubeSource::new(fake.client(), Merge::new(LastGood::new(), Kept::default()));
     let waiting = source.waiting();
     let task = tokio::spawn(source.run(found));
     tokio::time::sleep(Duration::from_secs(30)).await;

@@ -1,0 +1,280 @@
+//! Istio's MeshConfig: the mounted file, as far as this mesh acts on it. In: YAML. Out: [`MeshConfig`], and for each field
+//! that has no effect here a sentence that says so. Nothing is ignored in silence.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_proto::crd::yaml;
+use mesh_proto::crd::{Position, Problem, Severity};
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+
+use crate::snapshot::{MeshOptions, Outbound};
+use crate::source::Event;
+
+/// How often the mounted file is looked at.
+const PERIOD: Duration = Duration::from_secs(2);
+/// A larger file is none.
+const MAX_BYTES: u64 = 1 << 20;
+/// Fields of `defaultConfig` that the injector gives to each proxy.
+const PROXY_FIELDS: [&str; 6] = [
+    "concurrency",
+    "terminationDrainDuration",
+    "drainDuration",
+    "holdApplicationUntilProxyStarts",
+    "discoveryAddress",
+    "proxyMetadata",
+];
+
+/// What it says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MeshConfig {
+    /// Of all identities; the environment's if absent.
+    pub trust_domain: Option<String>,
+    /// Where policies of the whole mesh live; the control plane's namespace if absent.
+    pub root_namespace: Option<String>,
+    /// What proxies are told.
+    pub options: MeshOptions,
+}
+
+/// Something in it that has no effect, or that is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The field.
+    pub path: String,
+    /// What about it.
+    pub message: String,
+    /// The file cannot be used at all.
+    pub is_error: bool,
+}
+
+/// Reads a MeshConfig.
+///
+/// # Errors
+/// When it is no YAML map or a field that counts has a value that is none: what was in force before stays.
+pub fn parse(text: &str) -> Result<(MeshConfig, Vec<Told>), Told> {
+    let wrong = |path: &str, message: String| Told { path: path.to_owned(), message, is_error: true };
+    let mut value = Value::Null;
+    for chunk in yaml::split(text) {
+        let tree = yaml::read(chunk).map_err(|error| wrong("", error.message.clone()))?;
+        value = tree.map_or(value, |tree| tree.value);
+    }
+    let fields = match value {
+        Value::Null => Map::new(),
+        Value::Object(fields) => fields,
+        other => return Err(wrong("", format!("{other} is no map of fields"))),
+    };
+    let (mut config, mut told) = (MeshConfig::default(), Vec::new());
+    for (name, value) in &fields {
+        field(&mut config, &mut told, name, value).map_err(|message| wrong(name, message))?;
+    }
+    Ok((config, told))
+}
+
+fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Value) -> Result<(), String> {
+    let mut tell = |path: &str, message: &str| {
+        told.push(Told { path: path.to_owned(), message: message.to_owned(), is_error: false })
+    };
+    let text = || value.as_str().ok_or_else(|| format!("{value} is no text"));
+    match name {
+        "trustDomain" => config.trust_domain = Some(text()?.to_owned()).filter(|text| !text.is_empty()),
+        "rootNamespace" => config.root_namespace = Some(text()?.to_owned()).filter(|text| !text.is_empty()),
+        "outboundTrafficPolicy" => {
+            config.options.outbound = match value.get("mode").and_then(Value::as_str) {
+                None | Some("ALLOW_ANY") => Outbound::AllowAny,
+                Some("REGISTRY_ONLY") => Outbound::RegistryOnly,
+                Some(other) => {
+                    return Err(format!("mode {other} is none (expected ALLOW_ANY or REGISTRY_ONLY)"));
+                }
+            };
+        }
+        "accessLogFile" => {
+            let file = text()?;
+            config.options.access_log = !file.is_empty();
+            if !matches!(file, "" | "/dev/stdout") {
+                tell(name, "access logs go to the proxy's standard output, wherever this says");
+            }
+        }
+        "accessLogEncoding" if value == "TEXT" => {}
+        "accessLogFormat" if value == "" => {}
+        "accessLogEncoding" | "accessLogFormat" => {
+            tell(name, "is not in force: access logs have Istio's default text format");
+        }
+        "protocolDetectionTimeout" => {
+            let duration: mesh_proto::crd::Duration = text()?.parse().map_err(|e| format!("{e}"))?;
+            // As in Istio, 0 is no timeout there; here the default stays, for clients that wait for the server.
+            config.options.detection_timeout = Some(duration.0).filter(|timeout| !timeout.is_zero());
+        }
+        "enableAutoMtls" if value == true => {}
+        "enableAutoMtls" => tell(
+            name,
+            "is not in force: mTLS between sidecars stays automatic; use a DestinationRule with tls.mode DISABLE",
+        ),
+        "defaultConfig" => {
+            let fields = value.as_object().ok_or("is no map of fields")?;
+            for inner in fields.keys().filter(|inner| !PROXY_FIELDS.contains(&inner.as_str())) {
+                tell(&format!("{name}.{inner}"), "has no effect here");
+            }
+        }
+        // What other parts of the control plane read, and what is as Istio's default has it.
+        "ingressControllerMode" if value == "OFF" => {}
+        "enablePrometheusMerge" | "defaultProviders" | "extensionProviders" | "dnsRefreshRate" => {
+            tell(name, "has no effect here");
+        }
+        _ => tell(name, "has no effect here, or is no field of MeshConfig"),
+    }
+    Ok(())
+}
+
+/// Reads the file as it is now; a file that is not there says nothing.
+///
+/// # Errors
+/// Why it cannot be read or used.
+pub fn read(path: &Path) -> Result<(MeshConfig, Vec<Told>), Told> {
+    let wrong = |message: String| Told { path: String::new(), message, is_error: true };
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return parse(""),
+        Err(error) => return Err(wrong(error.to_string())),
+        Ok(facts) if facts.len() > MAX_BYTES => return Err(wrong(format!("more than {MAX_BYTES} bytes"))),
+        Ok(_) => {}
+    }
+    parse(&std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?)
+}
+
+/// Follows the file: what is in force is `config` at first.
+///
+/// # Errors
+/// Never: what is wrong is told, and the last good version stays.
+pub async fn follow(
+    path: PathBuf,
+    mut config: MeshConfig,
+    told: Vec<Told>,
+    events: mpsc::Sender<Vec<Event>>,
+) -> anyhow::Result<()> {
+    let began = config.clone();
+    let mut said = None;
+    let mut now: Result<_, Told> = Ok((config.clone(), told));
+    loop {
+        let mut found = Vec::new();
+        let problems = match &now {
+            Ok((newest, told)) => {
+                if newest.options != config.options || said.is_none() {
+                    found.push(Event::Options(newest.options.clone()));
+                    config = newest.clone();
+                }
+                let mut told = told.clone();
+                told.extend(needs_restart(&began, newest));
+                told
+            }
+            Err(wrong) => vec![wrong.clone()],
+        };
+        if said.as_ref() != Some(&problems) {
+            found.push(event(&path, &problems));
+            for told in &problems {
+                tracing::warn!(field = told.path, file = %path.display(), "MeshConfig: {}", told.message);
+            }
+            said = Some(problems);
+        }
+        if !found.is_empty() && events.send(found).await.is_err() {
+            return Ok(());
+        }
+        tokio::time::sleep(PERIOD).await;
+        now = read(&path);
+    }
+}
+
+/// What identities and scopes are made of does not change under way.
+fn needs_restart(began: &MeshConfig, newest: &MeshConfig) -> Vec<Told> {
+    let differs = [
+        ("trustDomain", began.trust_domain != newest.trust_domain),
+        ("rootNamespace", began.root_namespace != newest.root_namespace),
+    ];
+    let told = |(path, _): (&str, bool)| Told {
+        path: path.to_owned(),
+        message: "changed; in force when the pilot is restarted".to_owned(),
+        is_error: false,
+    };
+    differs.into_iter().filter(|(_, differs)| *differs).map(told).collect()
+}
+
+fn event(path: &Path, told: &[Told]) -> Event {
+    let file: Arc<str> = Arc::from(path.display().to_string());
+    let problem = |told: &Told| Problem {
+        file: file.clone(),
+        position: Position::default(),
+        object: None,
+        path: told.path.clone(),
+        message: told.message.clone(),
+        expected: String::new(),
+        severity: if told.is_error { Severity::Error } else { Severity::Warning },
+    };
+    Event::File { path: path.to_owned(), problems: told.iter().map(problem).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_counts_is_read_and_what_does_not_is_told() {
+        let text = "trustDomain: td\nrootNamespace: root\naccessLogFile: /dev/stdout\n\
+            outboundTrafficPolicy: {mode: REGISTRY_ONLY}\nprotocolDetectionTimeout: 500ms\nenableAutoMtls: true\n\
+            defaultConfig: {concurrency: 2, tracing: {}}\nlocalityLbSetting: {}\naccessLogEncoding: JSON\n";
+        let (config, told) = parse(text).unwrap();
+        assert_eq!(
+            (config.trust_domain.as_deref(), config.root_namespace.as_deref()),
+            (Some("td"), Some("root"))
+        );
+        let options = MeshOptions {
+            outbound: Outbound::RegistryOnly,
+            access_log: true,
+            detection_timeout: Some(Duration::from_millis(500)),
+        };
+        assert_eq!(config.options, options);
+        let paths: Vec<_> = told.iter().map(|told| told.path.as_str()).collect();
+        assert_eq!(paths, ["defaultConfig.tracing", "localityLbSetting", "accessLogEncoding"]);
+        assert_eq!(parse("").unwrap(), (MeshConfig::default(), Vec::new()));
+    }
+
+    #[test]
+    fn what_is_none_is_refused_as_a_whole() {
+        for (text, path) in [
+            ("outboundTrafficPolicy: {mode: ALL}", "outboundTrafficPolicy"),
+            ("protocolDetectionTimeout: soon", "protocolDetectionTimeout"),
+            ("trustDomain: [a]", "trustDomain"),
+            ("- a", ""),
+            ("a: [", ""),
+        ] {
+            let told = parse(text).unwrap_err();
+            assert_eq!((told.path.as_str(), told.is_error), (path, true), "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_file_is_followed_and_a_broken_one_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mesh");
+        let write = |text: &str| std::fs::write(&path, text).unwrap();
+        write("accessLogFile: /dev/stdout\n");
+        let (config, told) = read(&path).unwrap();
+        let (events, mut found) = mpsc::channel(4);
+        let task = tokio::spawn(follow(path.clone(), config, told, events));
+        let first = found.recv().await.unwrap();
+        assert!(matches!(&first[0], Event::Options(options) if options.access_log), "{first:?}");
+        write("accessLogFile: [\n");
+        let broken = found.recv().await.unwrap();
+        assert!(
+            matches!(&broken[..], [Event::File { problems, .. }] if problems[0].is_error()),
+            "{broken:?}"
+        );
+        write("trustDomain: other\n");
+        let last = found.recv().await.unwrap();
+        assert!(matches!(&last[0], Event::Options(options) if !options.access_log), "{last:?}");
+        assert!(
+            matches!(&last[1], Event::File { problems, .. } if problems[0].path == "trustDomain"),
+            "{last:?}"
+        );
+        task.abort();
+    }
+}
