@@ -174,7 +174,7 @@ mod tests {
         kept.keep(&other, &value("VirtualService", "networking.istio.io", "b", &json!({"hostz": 1})));
         let (data, left_out) = kept.data();
         assert_eq!((data.len(), left_out), (2, 0));
-        assert_eq!(read(data), LastGood::from([(rule.clone(), (*good).clone())]));
+        assert_eq!(read(data), LastGood::from([(rule, (*good).clone())]));
         let before = kept.changes();
         kept.forget(&other);
         kept.forget(&other);

@@ -57,7 +57,7 @@ pub fn parse(text: &str) -> Result<(MeshConfig, Vec<Told>), Told> {
     let wrong = |path: &str, message: String| Told { path: path.to_owned(), message, is_error: true };
     let mut value = Value::Null;
     for chunk in yaml::split(text) {
-        let tree = yaml::read(chunk).map_err(|error| wrong("", error.message.clone()))?;
+        let tree = yaml::read(chunk).map_err(|error| wrong("", error.message))?;
         value = tree.map_or(value, |tree| tree.value);
     }
     let fields = match value {
@@ -74,7 +74,7 @@ pub fn parse(text: &str) -> Result<(MeshConfig, Vec<Told>), Told> {
 
 fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Value) -> Result<(), String> {
     let mut tell = |path: &str, message: &str| {
-        told.push(Told { path: path.to_owned(), message: message.to_owned(), is_error: false })
+        told.push(Told { path: path.to_owned(), message: message.to_owned(), is_error: false });
     };
     let text = || value.as_str().ok_or_else(|| format!("{value} is no text"));
     match name {
