@@ -104,6 +104,8 @@ pub struct Capture {
     pub exclude_outbound_ports: String,
     /// Interfaces.
     pub exclude_interfaces: String,
+    /// Interfaces of virtual machines in the pod: what comes from them is the application's.
+    pub virtual_interfaces: String,
 }
 
 impl Settings {
@@ -156,6 +158,7 @@ impl Capture {
             include_outbound_ports: text("includeOutboundPorts", "")?,
             exclude_outbound_ports: text("excludeOutboundPorts", "")?,
             exclude_interfaces: String::new(),
+            virtual_interfaces: String::new(),
         })
     }
 }

@@ -44,6 +44,7 @@ pub fn init(wishes: &Wishes, settings: &Settings) -> Value {
         ("-q", &capture.include_outbound_ports),
         ("-o", &capture.exclude_outbound_ports),
         ("-c", &capture.exclude_interfaces),
+        ("-k", &capture.virtual_interfaces),
     ];
     for (flag, value) in lists {
         // "Nothing" is a value of the lists of what is captured, and the default of all others.

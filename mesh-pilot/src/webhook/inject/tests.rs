@@ -128,6 +128,7 @@ fn the_rules_of_capture() {
         ("includeOutboundPorts", "3306", "-q", "3306"),
         ("excludeOutboundPorts", "25,53", "-o", "25,53"),
         ("excludeInterfaces", "eth1", "-c", "eth1"),
+        ("kubevirtInterfaces", "net1", "-k", "net1"),
     ];
     for (name, value, option, expected) in cases {
         let pod = injected(&annotated(&format!("traffic.sidecar.istio.io/{name}"), value));

@@ -110,65 +110,69 @@ impl<'a> Reader<'a> {
 }
 
 fn capture(at: &Reader<'_>, default: &Capture) -> Result<Capture, InjectError> {
-    let port = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0);
-    let port_or_all = |text: &str| text == "*" || port(text);
-    let range = |text: &str| {
-        text.split_once('/').is_some_and(|(ip, bits)| {
-            let most = ip.parse::<IpAddr>().map_or(0, |ip| if ip.is_ipv4() { 32 } else { 128 });
-            most > 0 && bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+    let of = |name: &'static str| [name];
+    let ranges =
+        |name, default: &str| at.list(&of(name), default, "ranges, e.g. \"169.254.169.254/32\"", is_range);
+    let ports = |name, default: &str| at.list(&of(name), default, "ports, e.g. \"9090,9091\"", is_port);
+    let all_ports = |name, default: &str| {
+        at.list(&of(name), default, "ports, e.g. \"9090,9091\", or \"*\"", |text| {
+            text == "*" || is_port(text)
         })
     };
-    let range_or_all = |text: &str| text == "*" || range(text);
-    let interface = |text: &str| {
-        text.len() <= 15 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+@".contains(&b))
-    };
-    let ports = "ports, e.g. \"9090,9091\"";
-    let all_ports = "ports, e.g. \"9090,9091\", or \"*\"";
-    let name = |of: &'static str| [of];
+    let interfaces =
+        |names: &[&str], default: &str| at.list(names, default, "names of interfaces", is_interface);
     Ok(Capture {
         include_outbound_ranges: at.list(
-            &name("traffic.sidecar.istio.io/includeOutboundIPRanges"),
+            &["traffic.sidecar.istio.io/includeOutboundIPRanges"],
             &default.include_outbound_ranges,
             "ranges, e.g. \"10.0.0.0/8\", or \"*\"",
-            range_or_all,
+            |text| text == "*" || is_range(text),
         )?,
-        exclude_outbound_ranges: at.list(
-            &name("traffic.sidecar.istio.io/excludeOutboundIPRanges"),
+        exclude_outbound_ranges: ranges(
+            "traffic.sidecar.istio.io/excludeOutboundIPRanges",
             &default.exclude_outbound_ranges,
-            "ranges, e.g. \"169.254.169.254/32\"",
-            range,
         )?,
-        include_inbound_ports: at.list(
-            &name("traffic.sidecar.istio.io/includeInboundPorts"),
+        include_inbound_ports: all_ports(
+            "traffic.sidecar.istio.io/includeInboundPorts",
             &default.include_inbound_ports,
-            all_ports,
-            port_or_all,
         )?,
-        exclude_inbound_ports: at.list(
-            &name("traffic.sidecar.istio.io/excludeInboundPorts"),
+        exclude_inbound_ports: ports(
+            "traffic.sidecar.istio.io/excludeInboundPorts",
             &default.exclude_inbound_ports,
-            ports,
-            port,
         )?,
-        include_outbound_ports: at.list(
-            &name("traffic.sidecar.istio.io/includeOutboundPorts"),
+        include_outbound_ports: all_ports(
+            "traffic.sidecar.istio.io/includeOutboundPorts",
             &default.include_outbound_ports,
-            all_ports,
-            port_or_all,
         )?,
-        exclude_outbound_ports: at.list(
-            &name("traffic.sidecar.istio.io/excludeOutboundPorts"),
+        exclude_outbound_ports: ports(
+            "traffic.sidecar.istio.io/excludeOutboundPorts",
             &default.exclude_outbound_ports,
-            ports,
-            port,
         )?,
-        exclude_interfaces: at.list(
-            &name("traffic.sidecar.istio.io/excludeInterfaces"),
+        exclude_interfaces: interfaces(
+            &["traffic.sidecar.istio.io/excludeInterfaces"],
             &default.exclude_interfaces,
-            "names of interfaces",
-            interface,
         )?,
+        virtual_interfaces: interfaces(&VIRTUAL, &default.virtual_interfaces)?,
     })
+}
+
+/// The name of today and the one of before.
+const VIRTUAL: [&str; 2] =
+    ["istio.io/reroute-virtual-interfaces", "traffic.sidecar.istio.io/kubevirtInterfaces"];
+
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn is_range(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(ip, bits)| {
+        let most = ip.parse::<IpAddr>().map_or(0, |ip| if ip.is_ipv4() { 32 } else { 128 });
+        most > 0 && bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+    })
+}
+
+fn is_interface(text: &str) -> bool {
+    text.len() <= 15 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+@".contains(&b))
 }
 
 /// Envoy's levels are taken too, as people have them in their files.
