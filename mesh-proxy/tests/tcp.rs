@@ -7,7 +7,7 @@ use mesh_proto::wire::mesh::v1::{MtlsMode, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::mesh::Pair;
+use crate::support::mesh::{DETECTION, Pair};
 
 /// Says hello first, then echoes until the client's end, then says goodbye.
 async fn server_first() -> SocketAddr {
@@ -47,14 +47,14 @@ async fn a_server_may_speak_first() {
     for mode in [MtlsMode::MtlsStrict, MtlsMode::MtlsPermissive] {
         let pair = Pair::start(app, Protocol::Tcp, mode).await;
         let mesh = talk(pair.vip()).await;
-        assert!(mesh < Duration::from_millis(200), "mesh clients never wait: {mesh:?}");
+        assert!(mesh < DETECTION, "mesh clients never wait: {mesh:?}");
         if mode == MtlsMode::MtlsPermissive {
             let plain = talk(pair.ratings.inbound()).await;
-            assert!(plain >= Duration::from_millis(200), "plaintext is looked at first: {plain:?}");
+            assert!(plain >= DETECTION, "plaintext is looked at first: {plain:?}");
         }
     }
     let pair = Pair::start(app, Protocol::Tcp, MtlsMode::MtlsDisable).await;
-    assert!(talk(pair.ratings.inbound()).await < Duration::from_millis(200), "nothing to look for");
+    assert!(talk(pair.ratings.inbound()).await < DETECTION, "nothing to look for");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,6 +19,10 @@ use super::eventually;
 use super::fake_ca::FakeCa;
 use super::fake_pilot::FakePilot;
 
+/// How long a proxy waits for a client's first byte before it takes the server to speak first. Long: a busy machine must not
+/// be taken for a wait.
+pub const DETECTION: std::time::Duration = std::time::Duration::from_millis(1500);
+
 /// The container port of every pod's application.
 pub const PORT: u16 = 9080;
 
@@ -112,7 +116,7 @@ impl Mesh {
                 name: String::new(),
                 services: vec![service_ref(spec.name)],
             }],
-            protocol_detection_timeout: Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 }),
+            protocol_detection_timeout: prost_types::Duration::try_from(DETECTION).ok(),
             outbound_policy: wire::OutboundPolicy::OutboundAllowAny.into(),
             cluster_domain: "cluster.local".into(),
             ..Default::default()
