@@ -73,7 +73,7 @@ pub fn inject(
     let mut warnings = Vec::new();
     let annotations = object_at(&object, "metadata").and_then(|m| m.get("annotations")?.as_object().cloned());
     let annotations = annotations.unwrap_or_default();
-    if annotations.contains_key(STATUS) {
+    if annotations.contains_key(STATUS) && has_proxy(&object) {
         return Ok(Injected { object, warnings });
     }
     let wishes = Wishes::read(&annotations, settings)?;
@@ -111,6 +111,12 @@ pub fn inject(
     let status = place(spec, &wishes, settings, proxy, init);
     metadata(&mut object, workload.as_deref(), settings, &status, app.as_deref(), scrape.is_some());
     Ok(Injected { object, warnings })
+}
+
+/// An annotation alone, copied from another pod, is no sidecar.
+fn has_proxy(pod: &Value) -> bool {
+    let lists = ["initContainers", "containers"].map(|list| pod["spec"][list].as_array());
+    lists.into_iter().flatten().flatten().any(|container| container["name"] == PROXY)
 }
 
 fn object_at<'a>(value: &'a Value, name: &str) -> Option<&'a Map<String, Value>> {

@@ -83,6 +83,14 @@ fn the_users_own_container_is_put_over_ours() {
 }
 
 #[test]
+fn a_copied_annotation_is_no_sidecar() {
+    let mut pod = annotated(STATUS, "{}");
+    assert_eq!(names(&injected(&pod), "initContainers"), [INIT, PROXY]);
+    pod["spec"]["initContainers"] = json!([{"name": PROXY, "image": "x"}]);
+    assert_eq!(injected(&pod), pod);
+}
+
+#[test]
 fn a_gateways_own_pod() {
     let mut pod = annotated("inject.istio.io/templates", "gateway");
     pod["spec"]["containers"] = json!([{"name": PROXY, "image": "auto", "ports": [{"containerPort": 80}]}]);
