@@ -140,7 +140,8 @@ fn releases(args: &InstallArgs) -> Vec<Release> {
 fn words(args: &InstallArgs, release: &Release, chart: &Path) -> Vec<OsString> {
     let call = Arguments::default();
     let call = if args.dry_run {
-        call.with(["template", &release.name])
+        // Who applies this wants the mesh, not the pods of `helm test`.
+        call.with(["template", "--skip-tests", &release.name])
     } else {
         call.with(["upgrade", "--install", "--create-namespace", &release.name])
     };
@@ -199,7 +200,7 @@ mod tests {
     fn a_revision_is_a_release_of_its_own_and_a_dry_run_only_renders() {
         assert_eq!(
             lines("--revision canary --dry-run"),
-            ["template mesh-canary CHART --set-string revision=canary"]
+            ["template --skip-tests mesh-canary CHART --set-string revision=canary"]
         );
         assert_eq!(
             lines("--revision default"),
