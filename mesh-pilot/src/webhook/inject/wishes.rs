@@ -68,6 +68,38 @@ impl Wishes {
     }
 }
 
+/// Annotations of sidecars that nothing here follows: said, not ignored.
+pub fn not_followed(annotations: &Map<String, Value>) -> Vec<String> {
+    let of_sidecars = |name: &str| {
+        let domain = name.split('/').next().unwrap_or_default();
+        ["sidecar.istio.io", "proxy.istio.io", "inject.istio.io"]
+            .iter()
+            .any(|ours| domain.strip_suffix(ours).is_some_and(|more| more.is_empty() || more.ends_with('.')))
+    };
+    let followed = |name: &str| FOLLOWED.contains(&name) || name.starts_with("traffic.sidecar.istio.io/");
+    let names = annotations.keys().filter(|name| of_sidecars(name) && !followed(name));
+    names.map(|name| format!("annotation {name} is not followed")).collect()
+}
+
+/// What is followed, here or in [`super::super::decide`].
+const FOLLOWED: [&str; 15] = [
+    "inject.istio.io/templates",
+    "proxy.istio.io/config",
+    "sidecar.istio.io/inject",
+    "sidecar.istio.io/interceptionMode",
+    "sidecar.istio.io/logLevel",
+    "sidecar.istio.io/nativeSidecar",
+    "sidecar.istio.io/proxyCPU",
+    "sidecar.istio.io/proxyCPULimit",
+    "sidecar.istio.io/proxyImage",
+    "sidecar.istio.io/proxyMemory",
+    "sidecar.istio.io/proxyMemoryLimit",
+    "sidecar.istio.io/rewriteAppHTTPProbers",
+    "sidecar.istio.io/status",
+    "sidecar.istio.io/userVolume",
+    "sidecar.istio.io/userVolumeMount",
+];
+
 fn wrong(annotation: &str, value: &str, expected: &str) -> InjectError {
     InjectError {
         path: format!("metadata.annotations[{annotation}]"),

@@ -83,6 +83,20 @@ fn the_users_own_container_is_put_over_ours() {
 }
 
 #[test]
+fn what_is_not_followed_is_said() {
+    let told =
+        |name: &str| inject(&annotated(name, "true"), None, &settings(json!({})), "t").unwrap().warnings;
+    for name in
+        ["proxy.istio.io/overrides", "sidecar.istio.io/bootstrapOverride", "status.sidecar.istio.io/port"]
+    {
+        assert_eq!(told(name), [format!("annotation {name} is not followed")]);
+    }
+    for name in ["sidecar.istio.io/nativeSidecar", "other.example/x", "mysidecar.istio.io/x", STATUS] {
+        assert!(told(name).is_empty(), "{name}");
+    }
+}
+
+#[test]
 fn a_copied_annotation_is_no_sidecar() {
     let mut pod = annotated(STATUS, "{}");
     assert_eq!(names(&injected(&pod), "initContainers"), [INIT, PROXY]);
