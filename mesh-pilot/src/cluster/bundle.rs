@@ -22,8 +22,8 @@ use super::roots::{KEY, NAME};
 pub const MANAGER: &str = "mesh-pilot";
 /// Where nobody needs the roots (Istio's list): no pod there is ever injected.
 const SYSTEM: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
-/// After a failure.
-const RETRY: Duration = Duration::from_secs(2);
+/// After a failure; twice as long after each further one.
+const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// A watch is begun anew after this many seconds.
 const WATCH_SECONDS: u32 = 60;
 
@@ -128,7 +128,7 @@ async fn copy(client: &Client, own: &str) {
     let copies = copies.map(|event| event.map(Seen::Copy));
     let mut seen = pin!(select(namespaces, copies));
     let mut bundle = Bundle { own: own.to_owned(), ..Bundle::default() };
-    let mut again = false;
+    let mut failures = Failures::default();
     loop {
         tokio::select! {
             next = seen.next() => match next {
@@ -136,26 +136,50 @@ async fn copy(client: &Client, own: &str) {
                 Some(Ok(seen)) => bundle.take(seen),
                 Some(Err(error)) => {
                     tracing::warn!(%error, "namespaces or their roots cannot be read; trying again");
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(RETRY.0).await;
                 }
             },
-            () = tokio::time::sleep(RETRY), if again => {}
+            () = tokio::time::sleep(failures.wait), if !failures.told.is_empty() => failures.waited(),
         }
-        again = false;
         for (namespace, roots) in bundle.wanting() {
             match write(client, &namespace, &roots).await {
                 Ok(()) => {
                     tracing::info!(namespace, name = NAME, "roots written");
+                    failures.told.remove(&namespace);
                     bundle.copies.insert(namespace, roots);
                 }
                 Err(error) if is_going(&error) => {
+                    failures.told.remove(&namespace);
                     bundle.namespaces.remove(&namespace);
                 }
-                Err(error) => {
-                    again = true;
-                    tracing::warn!(%error, namespace, name = NAME, "cannot write the roots; trying again");
-                }
+                Err(error) => failures.tell(namespace, error.to_string()),
             }
+        }
+    }
+}
+
+/// Namespaces that could not be written to: told once, tried again ever less often.
+struct Failures {
+    told: BTreeMap<String, String>,
+    wait: Duration,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self { told: BTreeMap::new(), wait: RETRY.0 }
+    }
+}
+
+impl Failures {
+    fn waited(&mut self) {
+        self.wait = (self.wait * 2).min(RETRY.1);
+    }
+
+    fn tell(&mut self, namespace: String, error: String) {
+        if self.told.get(&namespace) != Some(&error) {
+            tracing::warn!(error, namespace, name = NAME, "cannot write the roots; trying again");
+            self.wait = RETRY.0;
+            self.told.insert(namespace, error);
         }
     }
 }

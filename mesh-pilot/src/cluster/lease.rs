@@ -20,10 +20,10 @@ pub const NAME: &str = "mesh-pilot-leader";
 const DURATION: Duration = Duration::from_secs(15);
 /// Without a successful renewal for so long, the holder steps down.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// At the end, for giving it up.
+const RELEASE: Duration = Duration::from_secs(5);
 /// How often to look.
 const PERIOD: Duration = Duration::from_secs(2);
-/// One request takes no longer.
-const REQUEST: Duration = Duration::from_secs(5);
 
 /// A candidate.
 pub struct Candidate {
@@ -75,9 +75,17 @@ impl View {
         }
     }
 
-    /// Whether we still may lead.
-    fn leads(&self, now: Instant) -> bool {
-        self.renewed.is_some_and(|at| now.duration_since(at) < DEADLINE)
+    /// For how long we may lead without another renewal.
+    fn leads_until(&self) -> Option<Instant> {
+        self.renewed.map(|at| at + DEADLINE)
+    }
+
+    /// Whether we still may lead; a holder that may not is a candidate like any other.
+    fn leads(&mut self, now: Instant) -> bool {
+        if self.leads_until().is_some_and(|until| until <= now) {
+            self.renewed = None;
+        }
+        self.renewed.is_some()
     }
 }
 
@@ -106,7 +114,9 @@ impl Candidate {
     /// Never: what fails is told and tried again.
     pub async fn run(mut self) -> anyhow::Result<()> {
         loop {
-            match tokio::time::timeout(REQUEST, self.step()).await {
+            // A holder waits no longer than it may lead.
+            let limit = self.view.leads_until().unwrap_or_else(|| Instant::now() + DEADLINE);
+            match tokio::time::timeout_at(limit, self.step()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => self.told("cannot be renewed or taken", &error),
                 Err(_) => tracing::warn!(lease = NAME, "no answer from the API server"),
@@ -186,7 +196,7 @@ pub async fn release(client: Client, namespace: &str, name: &str) {
         spec.holder_identity = Some(String::new());
         api.replace(NAME, &PostParams::default(), &lease).await.map(drop)
     };
-    match tokio::time::timeout(DURATION / 15, released).await {
+    match tokio::time::timeout(RELEASE, released).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "the Lease is not released; it runs out"),
         Err(_) => tracing::debug!("the Lease is not released in time; it runs out"),
@@ -225,9 +235,11 @@ mod tests {
     #[test]
     fn who_cannot_renew_steps_down_before_another_may_lead() {
         let start = Instant::now();
-        let view = View { seen: None, renewed: Some(start) };
+        let mut view = View { seen: None, renewed: Some(start) };
+        assert_eq!(view.leads_until(), Some(start + DEADLINE));
         assert!(view.leads(start + DEADLINE - PERIOD) && !view.leads(start + DEADLINE));
-        assert!(DEADLINE + PERIOD + REQUEST > DEADLINE && DEADLINE + PERIOD < DURATION);
+        assert_eq!(view.leads_until(), None);
+        assert!(DEADLINE + PERIOD < DURATION);
         assert!(!View::default().leads(start));
     }
 }

@@ -13,6 +13,7 @@ use kube::{Api, Client};
 use mesh_proto::crd::{Kind, ObjectRef};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::bundle::MANAGER;
 use super::conditions::{Condition, conditions, merged};
@@ -23,6 +24,8 @@ use crate::status::{ResourceReport, Status};
 const PERIOD: Duration = Duration::from_secs(1);
 /// Between two objects that are looked at: four a second, each a read and at most one write.
 const PACE: Duration = Duration::from_millis(250);
+/// After a failure, that object is left alone for so long.
+const RETRY: Duration = Duration::from_secs(30);
 /// One request takes no longer.
 const REQUEST: Duration = Duration::from_secs(10);
 
@@ -34,6 +37,8 @@ pub struct Writer {
     client: Client,
     status: std::sync::Arc<Status>,
     said: Said,
+    /// Objects that could not be written, and until when they are left alone.
+    failed: HashMap<ObjectRef, Instant>,
     resources: HashMap<Kind, ApiResource>,
 }
 
@@ -41,7 +46,7 @@ impl Writer {
     /// A writer of this report.
     #[must_use]
     pub fn new(client: Client, status: std::sync::Arc<Status>) -> Self {
-        Self { client, status, said: Said::new(), resources: HashMap::new() }
+        Self { client, status, said: Said::new(), failed: HashMap::new(), resources: HashMap::new() }
     }
 
     /// Writes while we lead.
@@ -72,9 +77,11 @@ impl Writer {
             let wanted: Vec<_> = report.resources.iter().filter_map(wanted).collect();
             let there: HashSet<_> = wanted.iter().map(|(reference, ..)| reference).collect();
             self.said.retain(|reference, _| there.contains(reference));
+            self.failed.retain(|reference, _| there.contains(reference));
             for (reference, generation, conditions) in wanted {
                 let wanted = (generation, conditions);
-                if self.said.get(&reference) == Some(&wanted) {
+                let left_alone = self.failed.get(&reference).is_some_and(|until| Instant::now() < *until);
+                if left_alone || self.said.get(&reference) == Some(&wanted) {
                     continue;
                 }
                 self.object(reference, wanted).await;
@@ -90,7 +97,9 @@ impl Writer {
             }
             Ok(Ok(false)) => {}
             Ok(Err(error)) => {
+                // It may be served in another version by now.
                 self.resources.remove(&reference.kind);
+                self.failed.insert(reference.clone(), Instant::now() + RETRY);
                 tracing::warn!(object = %reference, %error, "cannot write its status; trying again");
             }
             Err(_) => tracing::warn!(object = %reference, "no answer to the write of its status"),
