@@ -161,7 +161,8 @@ fn clusters_and_endpoints() {
         for (name, set) in snapshot.endpoints.iter() {
             let cluster = compile::cluster(&snapshot.config, &client(), name).unwrap().message;
             let endpoints = compile::endpoints(&snapshot.config, set).unwrap().message;
-            let view = ClusterView::build(&cluster, &endpoints, None, 1);
+            let view =
+                ClusterView::build(&cluster, &endpoints, None, &mesh_proxy::cluster::Here::default(), 1);
             view.unwrap_or_else(|error| panic!("{name}: {policy}: {error}"));
         }
     }

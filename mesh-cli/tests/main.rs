@@ -11,6 +11,7 @@ mod support;
 mod charts;
 mod contract;
 mod discovery;
+mod failover;
 mod gateway;
 mod identity;
 mod inject;

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use mesh_proto::crd::{Object, ObjectRef, Problem, Resource};
 
+pub use self::convert::locality;
 use self::objects::Objects;
 pub use self::objects::Standing;
 use self::slices::Slices;

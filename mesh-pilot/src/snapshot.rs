@@ -152,6 +152,8 @@ pub struct Pod {
     pub identity: SpiffeId,
     /// The pod IP.
     pub address: IpAddr,
+    /// Where it runs: `region/zone/subzone`, as far as it is known; empty: not known.
+    pub locality: Arc<str>,
     /// Labels.
     pub labels: Labels,
     /// Annotations.

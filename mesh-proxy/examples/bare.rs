@@ -4,6 +4,7 @@
 //! `bare pair DIR server [h2]` are two of them with mutual TLS in between (9101 to 9201 to 9000; LISTEN and UPSTREAM may be
 //! given at the end); DIR holds `ca.pem`, `leaf.pem` and `leaf.key`.
 
+use mesh_proxy::cluster::ConnectionSettings;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -129,6 +130,8 @@ async fn run(wiring: Wiring) -> anyhow::Result<()> {
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
         max_requests: None,
+        connections: ConnectionSettings::default(),
+        limits: None,
         greeting: None,
     };
     let service = Rc::new(Forward { pool: Pool::new(), target });

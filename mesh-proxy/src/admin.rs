@@ -1,7 +1,7 @@
 //! The proxy's HTTP servers for people and probes, on the control thread.
 //!
 //! In: closures and a drain handle that the app gives. Out: `/healthz/ready` (status), `/stats/prometheus` (metrics),
-//! `/config_dump`, `/certs`, `/ready`, `/stats`, `/drain` (admin, on loopback only), and in a pod what the kubelet asks
+//! `/config_dump`, `/clusters`, `/certs`, `/ready`, `/stats`, `/drain` (admin, on loopback only), and in a pod what the kubelet asks
 //! ([`agent`]).
 
 pub mod agent;
@@ -60,6 +60,8 @@ pub struct Sources {
     pub certs: Document,
     /// For `/stats`.
     pub stats: Document,
+    /// For `/clusters`.
+    pub clusters: Document,
     /// For `/drain`.
     pub drain: Box<dyn Drain>,
     /// What belongs to a pod.

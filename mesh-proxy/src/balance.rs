@@ -1,10 +1,11 @@
 //! Who takes the next request: one algorithm per file, pure over the members of a group.
 //!
-//! In: the members of a cluster or subset (all of them, in the order of their keys), a [`Choice`] and random numbers.
-//! Out: a member that is ready, another one than those already tried if there is one. What must outlive a push is
-//! carried over from the balancer before it: cursors, and tables whose members have not changed.
+//! In: the members of a cluster or subset (all of them, in the order of their keys), who of them may get traffic, a
+//! [`Choice`] and random numbers. Out: a member, another one than those already tried if there is one. What must outlive a
+//! push is carried over from the balancer before it: cursors, and tables whose members have not changed.
 
 mod least_request;
+mod live;
 mod maglev;
 mod random;
 mod ready;
@@ -17,7 +18,8 @@ use std::sync::Arc;
 
 use rand::Rng;
 
-use crate::cluster::{Endpoint, LoadBalancer};
+use crate::cluster::{Endpoint, LoadBalancer, Member, Moment};
+pub(crate) use live::Live;
 use maglev::Maglev;
 use ready::Ready;
 use ring_hash::RingHash;
@@ -29,6 +31,15 @@ pub(crate) struct Choice<'a> {
     pub(crate) hash: Option<u64>,
     pub(crate) tried: &'a [Arc<Endpoint>],
     pub(crate) worker: usize,
+    pub(crate) now: Moment,
+}
+
+/// Who may get traffic.
+type Usable<'a> = &'a dyn Fn(&Member) -> bool;
+
+/// Members, each with whether it may get traffic.
+fn with(members: &[Arc<Member>], usable: Usable<'_>) -> Vec<(Arc<Member>, bool)> {
+    members.iter().map(|member| (member.clone(), usable(member))).collect()
 }
 
 impl Choice<'_> {
@@ -59,13 +70,14 @@ enum Algorithm {
 
 impl Balancer {
     /// `members` are sorted by key. `workers`: how many threads choose.
-    pub(crate) fn new(
+    fn new(
         load_balancer: &LoadBalancer,
-        members: &[Arc<Endpoint>],
+        members: &[Arc<Member>],
+        usable: Usable<'_>,
         previous: Option<&Self>,
         workers: usize,
     ) -> Self {
-        let ready = Ready::new(members.iter().filter(|m| m.ready).cloned().collect());
+        let ready = Ready::new(members.iter().filter(|m| usable(m)).cloned().collect());
         let before = previous.map(|p| &p.algorithm);
         let algorithm = match load_balancer {
             LoadBalancer::RoundRobin => Algorithm::RoundRobin(RoundRobin::new(&ready)),
@@ -73,19 +85,29 @@ impl Balancer {
             LoadBalancer::Random => Algorithm::Random,
             LoadBalancer::RingHash { minimum_ring_size, .. } => {
                 let before = before.and_then(|b| if let Algorithm::RingHash(b) = b { Some(b) } else { None });
-                Algorithm::RingHash(RingHash::new(members, *minimum_ring_size, before))
+                Algorithm::RingHash(RingHash::new(members, usable, *minimum_ring_size, before))
             }
             LoadBalancer::Maglev { table_size, .. } => {
                 let before = before.and_then(|b| if let Algorithm::Maglev(b) = b { Some(b) } else { None });
-                Algorithm::Maglev(Maglev::new(members, *table_size, before))
+                Algorithm::Maglev(Maglev::new(members, usable, *table_size, before))
             }
             LoadBalancer::Passthrough => Algorithm::Passthrough,
         };
         Self { ready, cursors: Cursors::new(previous.map(|p| &p.cursors), workers), algorithm }
     }
 
-    /// A member that is ready. `None`: there is none, or nothing is balanced here.
-    pub(crate) fn choose<R: Rng>(&self, choice: &Choice<'_>, rng: &mut R) -> Option<&Arc<Endpoint>> {
+    /// How many may get traffic.
+    fn len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Whether somebody may get traffic who was not tried.
+    fn has_other(&self, choice: &Choice<'_>) -> bool {
+        self.ready.iter().any(|member| !choice.was_tried(member))
+    }
+
+    /// A member that may get traffic. `None`: there is none, or nothing is balanced here.
+    fn choose<R: Rng>(&self, choice: &Choice<'_>, rng: &mut R) -> Option<&Arc<Member>> {
         match (&self.algorithm, choice.hash) {
             _ if self.ready.len() == 0 => None,
             (Algorithm::Passthrough, _) => None,
@@ -102,7 +124,7 @@ impl Balancer {
 
     /// Forgets what was tried when there is nobody else.
     fn unless_all<'a>(&self, choice: &Choice<'a>) -> Choice<'a> {
-        let other = choice.tried.is_empty() || self.ready.iter().any(|e| !choice.was_tried(e));
+        let other = choice.tried.is_empty() || self.has_other(choice);
         if other { *choice } else { Choice { tried: &[], ..*choice } }
     }
 }

@@ -1,12 +1,19 @@
 //! Who serves a destination: its endpoints, subsets and policy, as one immutable view in a cell that is swapped.
 //!
 //! In: `wire::Cluster` and `wire::Endpoints`. Out: [`ClusterView::pick`]. What is counted about an endpoint lives in its
-//! [`EndpointState`], which is kept by uid over every push (design §3.3).
+//! [`EndpointState`], which is kept by uid over every push (design §3.3); so do limits and ejections.
 
+mod clock;
 mod dump;
 mod endpoint;
 mod group;
 mod hash;
+mod latency;
+pub mod limits;
+mod locality;
+mod member;
+pub mod metrics;
+mod outlier;
 mod policy;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -20,10 +27,16 @@ use mesh_proto::model::protocol::Protocol;
 use mesh_proto::wire::mesh::v1 as wire;
 use xxhash_rust::xxh64::xxh64;
 
-pub use endpoint::{Endpoint, EndpointState, Locality, Picked};
-use group::Group;
+pub use clock::Moment;
+pub use endpoint::{Endpoint, EndpointState, Locality};
+use group::{Group, Parts};
 pub use hash::{HashKey, Hashed};
-pub use policy::{LoadBalancer, Policy, UpstreamTls};
+pub use latency::Ending;
+pub use limits::{Limits, Permit, Resource};
+pub use locality::Here;
+pub(crate) use locality::{Level, Share};
+pub use member::{Member, Picked, Seen};
+pub use policy::{ConnectionSettings, Keepalive, LoadBalancer, Policy, UpstreamTls};
 
 use crate::balance::Choice;
 use crate::telemetry::Service;
@@ -64,7 +77,10 @@ impl ClusterCell {
 
     /// Publishes a view, or that there is none. Only the store calls this.
     pub fn publish(&self, view: Option<Arc<ClusterView>>) {
-        self.view.store(view);
+        self.view.store(view.clone());
+        if let Some(view) = view {
+            view.settle();
+        }
     }
 
     /// [`ClusterView::pick`] on the view in force.
@@ -93,6 +109,8 @@ pub struct PickContext<'a> {
     pub tried: &'a [Arc<Endpoint>],
     /// Which worker asks.
     pub worker: usize,
+    /// The time.
+    pub now: Moment,
 }
 
 /// Why nobody can take a request.
@@ -119,6 +137,14 @@ pub enum NoEndpoint {
         cluster: HostPort,
         /// How many there are.
         known: usize,
+    },
+    /// Outlier detection has taken out all that are ready (503 UH `no_healthy_upstream`).
+    #[error("outlier detection has ejected all {ejected} ready endpoints of {cluster}")]
+    AllEjected {
+        /// The cluster.
+        cluster: HostPort,
+        /// How many.
+        ejected: usize,
     },
     /// `loadBalancer.simple: PASSTHROUGH`: the caller has to dial the original destination instead.
     #[error("{0} is forwarded to its original destination, not balanced")]
@@ -158,7 +184,8 @@ pub struct ClusterView {
 }
 
 impl ClusterView {
-    /// Parses. States and cursors are taken over from `previous`; `workers` is how many threads will pick.
+    /// Parses. States and cursors are taken over from `previous`; `workers` is how many threads will pick. Limits and
+    /// ejections count for it from [`ClusterCell::publish`] on.
     ///
     /// # Errors
     /// Names the field that has no meaning.
@@ -166,6 +193,7 @@ impl ClusterView {
         cluster: &wire::Cluster,
         endpoints: &wire::Endpoints,
         previous: Option<&Self>,
+        here: &Here,
         workers: usize,
     ) -> Result<Self, InvalidCluster> {
         let invalid = |field: &str, reason: String| InvalidCluster::Value { field: field.to_owned(), reason };
@@ -174,17 +202,20 @@ impl ClusterView {
         let name = HostPort::try_from(name).map_err(|e| invalid("name", e.to_string()))?;
         let protocol = Protocol::try_from(cluster.protocol);
         let endpoints = parse_endpoints(endpoints, previous)?;
-        let group = |policy, field: &str, labels, before| {
-            Group::new(policy, field, labels, &endpoints, before, workers)
+        let group = |policy, field: &str, labels, subset: &str, before| {
+            let istio = format!("outbound|{}|{subset}|{}", name.port(), name.host());
+            let parts = Parts { endpoints: &endpoints, here, workers, name: &istio };
+            Group::new(policy, field, labels, &parts, before)
         };
         let everybody = BTreeMap::new();
-        let whole = group(cluster.policy.as_ref(), "policy", &everybody, previous.map(|p| &p.whole))?;
+        let whole = group(cluster.policy.as_ref(), "policy", &everybody, "", previous.map(|p| &p.whole))?;
         let mut subsets = HashMap::with_capacity(cluster.subsets.len());
         for (index, subset) in cluster.subsets.iter().enumerate() {
             let before = previous.and_then(|p| p.subsets.get(subset.name.as_str()));
             // An older pilot's subset without a policy has that of the whole.
             let policy = subset.policy.as_ref().or(cluster.policy.as_ref());
-            let group = group(policy, &format!("subsets[{index}].policy"), &subset.labels, before)?;
+            let field = format!("subsets[{index}].policy");
+            let group = group(policy, &field, &subset.labels, &subset.name, before)?;
             if subsets.insert(Box::from(subset.name.as_str()), group).is_some() {
                 return Err(invalid(&format!("subsets[{index}].name"), format!("{:?} again", subset.name)));
             }
@@ -241,8 +272,20 @@ impl ClusterView {
     ///
     /// # Errors
     /// When there is no such subset.
-    pub fn policy(&self, subset: Option<&str>) -> Result<&Policy, NoEndpoint> {
+    pub fn policy(&self, subset: Option<&str>) -> Result<&Arc<Policy>, NoEndpoint> {
         Ok(&self.group(subset)?.policy)
+    }
+
+    /// What is under way to the whole cluster or a subset, where its policy limits that.
+    #[must_use]
+    pub fn limits(&self, subset: Option<&str>) -> Option<&Arc<Limits>> {
+        let group = self.group(subset).ok()?;
+        group.policy.limits.is_some().then_some(&group.limits)
+    }
+
+    fn settle(&self) {
+        self.whole.settle();
+        self.subsets.values().for_each(Group::settle);
     }
 
     /// Chooses an endpoint; it counts as busy until [`Picked`] is dropped.
@@ -256,9 +299,9 @@ impl ClusterView {
         rng: &mut R,
     ) -> Result<Picked, NoEndpoint> {
         let group = self.group(subset)?;
-        let choice = Choice { hash: ctx.hash, tried: ctx.tried, worker: ctx.worker };
-        match group.balancer.choose(&choice, rng) {
-            Some(endpoint) => Ok(Picked::new(endpoint.clone())),
+        let choice = Choice { hash: ctx.hash, tried: ctx.tried, worker: ctx.worker, now: ctx.now };
+        match group.choose(&choice, rng) {
+            Some(member) => Ok(Picked::new(member)),
             None => Err(self.nobody(group)),
         }
     }
@@ -274,9 +317,12 @@ impl ClusterView {
     /// Why a group has nobody to choose.
     fn nobody(&self, group: &Group) -> NoEndpoint {
         let cluster = self.name.clone();
-        match group.known {
+        let members = group.members.all();
+        let ejected = members.iter().filter(|member| member.ready && member.is_ejected()).count();
+        match members.len() {
             _ if group.policy.load_balancer == LoadBalancer::Passthrough => NoEndpoint::Passthrough(cluster),
             0 => NoEndpoint::Empty(cluster),
+            _ if ejected > 0 => NoEndpoint::AllEjected { cluster, ejected },
             known => NoEndpoint::NoneReady { cluster, known },
         }
     }

@@ -14,7 +14,7 @@ use http::header::{HOST, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, Version};
 
-use crate::cluster::Picked;
+use crate::cluster::{Picked, Seen};
 use crate::drain::Closer;
 use crate::http::service::Tunnel;
 use crate::http::{BadRequest, Body, End, Outcome, Record, Reply, Then};
@@ -68,6 +68,8 @@ pub struct Exchange {
     details: Cow<'static, str>,
     upstream_time: Option<Duration>,
     picked: Option<Picked>,
+    /// How the attempt with it ended is told.
+    judged: bool,
     log: Option<Box<LogFields>>,
     done: bool,
 }
@@ -104,6 +106,7 @@ impl Exchange {
             details: Cow::Borrowed(""),
             upstream_time: None,
             picked: None,
+            judged: false,
             log,
             done: false,
         })
@@ -170,6 +173,20 @@ impl Exchange {
     /// Keeps a choice until the exchange is over.
     pub fn hold(&mut self, picked: Option<Picked>) {
         self.picked = picked;
+        self.judged = false;
+    }
+
+    /// How the attempt with the choice that is kept ended: the first word counts.
+    pub fn saw(&mut self, seen: Seen, took: Duration) {
+        if let Some(picked) = self.picked.as_ref().filter(|_| !self.judged) {
+            self.judged = true;
+            picked.saw(seen, took);
+        }
+    }
+
+    /// One more response flag.
+    pub fn flag(&mut self, flag: Flags) {
+        self.flags = self.flags.with(flag);
     }
 
     /// An answer of the upstream's.

@@ -11,6 +11,8 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::pool::Lease;
+
 /// A connected byte stream. TLS states are boxed: the enum is moved with every change of owner.
 pub enum Io {
     /// Plain TCP.
@@ -19,12 +21,26 @@ pub enum Io {
     Server(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     /// TLS that we opened.
     Client(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    /// One of those two that we opened, and that counts as a connection as long as it lives.
+    Counted(Box<Counted>),
     /// An in-memory stream: tests with paused time need one.
     #[cfg(test)]
     Memory(tokio::io::DuplexStream),
 }
 
+/// A connection under a limit.
+pub struct Counted {
+    io: Io,
+    _lease: Lease,
+}
+
 impl Io {
+    /// The same, counted until it is dropped.
+    #[must_use]
+    pub fn counted(self, lease: Lease) -> Self {
+        Self::Counted(Box::new(Counted { io: self, _lease: lease }))
+    }
+
     /// The socket below; none for a stream that has no socket.
     #[must_use]
     pub fn tcp(&self) -> Option<&TcpStream> {
@@ -32,6 +48,7 @@ impl Io {
             Self::Plain(tcp) => Some(tcp),
             Self::Server(tls) => Some(tls.get_ref().0),
             Self::Client(tls) => Some(tls.get_ref().0),
+            Self::Counted(counted) => counted.io.tcp(),
             #[cfg(test)]
             Self::Memory(_) => None,
         }
@@ -49,6 +66,7 @@ impl Io {
         match self {
             Self::Server(tls) => tls.get_ref().1.peer_certificates(),
             Self::Client(tls) => tls.get_ref().1.peer_certificates(),
+            Self::Counted(counted) => counted.io.peer_certificates(),
             _ => None,
         }
     }
@@ -59,6 +77,7 @@ impl Io {
         match self {
             Self::Server(tls) => tls.get_ref().1.alpn_protocol(),
             Self::Client(tls) => tls.get_ref().1.alpn_protocol(),
+            Self::Counted(counted) => counted.io.alpn(),
             _ => None,
         }
     }
@@ -66,7 +85,11 @@ impl Io {
     /// Whether several slices go out in one system call. TLS gathers them into records by itself.
     #[must_use]
     pub fn is_tls(&self) -> bool {
-        matches!(self, Self::Server(_) | Self::Client(_))
+        match self {
+            Self::Server(_) | Self::Client(_) => true,
+            Self::Counted(counted) => counted.io.is_tls(),
+            _ => false,
+        }
     }
 
     /// Whether an idle connection can still be used: the peer has neither closed it nor sent anything unasked.
@@ -86,6 +109,10 @@ macro_rules! each {
             Io::Plain($stream) => $call,
             Io::Server($stream) => $call,
             Io::Client($stream) => $call,
+            Io::Counted(counted) => {
+                let $stream = &mut counted.io;
+                $call
+            }
             #[cfg(test)]
             Io::Memory($stream) => $call,
         }

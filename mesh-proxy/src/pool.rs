@@ -17,6 +17,7 @@ use rustls::pki_types::ServerName;
 pub mod connect;
 pub mod error;
 pub mod key;
+mod limited;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,9 @@ mod tests;
 pub use connect::Source;
 pub use error::{SendError, SendErrorKind};
 pub use key::PoolKey;
+pub use limited::{Lease, Overflow};
 
+use crate::cluster::{ConnectionSettings, Limits, Resource};
 use crate::http::{Body, Protocol, h1, h2};
 use crate::io::Io;
 use slot::Slot;
@@ -49,6 +52,10 @@ pub struct Target {
     pub idle_timeout: Duration,
     /// How many requests a connection may carry; none means no limit.
     pub max_requests: Option<u32>,
+    /// How connections are opened and used beside that.
+    pub connections: ConnectionSettings,
+    /// What is counted and limited; none means no limit.
+    pub limits: Option<Arc<Limits>>,
     /// A field sent with the first request of each connection.
     pub greeting: Option<(HeaderName, HeaderValue)>,
 }
@@ -105,9 +112,15 @@ impl Pool {
     /// A connection of its own, with TLS where the target has it: for bytes that are no HTTP.
     ///
     /// # Errors
-    /// Connect and TLS errors.
+    /// Connect and TLS errors; an overflow at the limit of connections, for which bytes do not wait.
     pub async fn connect_raw(&self, target: &Target) -> Result<Io, SendError> {
-        connect::connect(target).await.map_err(|kind| SendError::new(kind, None))
+        let failed = |kind| SendError::new(kind, None);
+        let Some(limits) = &target.limits else { return connect::connect(target).await.map_err(failed) };
+        let overflow = || failed(SendErrorKind::Overflow(Overflow::Connections));
+        let here = self.slot(target).occupancy.clone();
+        let lease = here.connect_strictly(limits).ok_or_else(overflow)?;
+        let io = connect::connect(target).await.map_err(failed)?;
+        Ok(io.counted(lease))
     }
 
     /// How many connections lie idle.
@@ -142,15 +155,56 @@ async fn send_http1(
     target: &Target,
     request: Request<Body>,
 ) -> Result<Response<Body>, SendError> {
-    let connection = match slot.take() {
-        Some(connection) => connection,
-        None => match connect::connect(target).await {
-            Ok(io) => h1::client::Connection::new(io),
-            Err(kind) => return Err(SendError::new(kind, Some(request))),
+    let connection = match &target.limits {
+        Some(limits) => limited_http1(&slot, target, limits).await,
+        None => match slot.take() {
+            Some(connection) => Ok(connection),
+            None => connect::connect(target).await.map(h1::client::Connection::new),
         },
     };
+    let connection = match connection {
+        Ok(connection) => connection,
+        Err(kind) => return Err(SendError::new(kind, Some(request))),
+    };
     let host = || target.address.to_string();
-    h1::client::send(connection, request, target.greeting.as_ref(), host, slot).await
+    let mesh = target.tls.is_some();
+    h1::client::send(connection, request, target.greeting.as_ref(), host, slot, mesh).await
+}
+
+/// A connection under limits, with the lease of its request.
+async fn limited_http1(
+    slot: &Slot,
+    target: &Target,
+    limits: &Arc<Limits>,
+) -> Result<Box<h1::client::Connection>, SendErrorKind> {
+    let here = &slot.occupancy;
+    // Who waits comes first.
+    let free = if here.has_waiting() { None } else { slot.take() };
+    let mut connection = match free {
+        Some(connection) => connection,
+        None => {
+            let pending = limits.enter(Resource::Pending);
+            let _pending = pending.ok_or(SendErrorKind::Overflow(Overflow::Pending))?;
+            loop {
+                if let Some(lease) = here.connect(limits) {
+                    let io = connect::connect(target).await?;
+                    break h1::client::Connection::new(io.counted(lease));
+                }
+                here.wait().await;
+                if let Some(connection) = slot.take() {
+                    break connection;
+                }
+            }
+        }
+    };
+    match here.request(limits) {
+        Ok(lease) => connection.lease = Some(lease),
+        Err(overflow) => {
+            h1::client::Home::put(slot, connection);
+            return Err(SendErrorKind::Overflow(overflow));
+        }
+    }
+    Ok(connection)
 }
 
 async fn send_http2(
@@ -158,26 +212,65 @@ async fn send_http2(
     target: &Target,
     request: Request<Body>,
 ) -> Result<Response<Body>, SendError> {
-    let ticket = match slot.ticket() {
-        Some(ticket) => ticket,
-        None => {
-            let _opening = slot.opening.lock().await;
-            // Whoever was before us may have opened one with room.
-            match slot.ticket() {
-                Some(ticket) => ticket,
-                None => match open_http2(target).await {
-                    Ok(connection) => slot.share(connection),
-                    Err(kind) => return Err(SendError::new(kind, Some(request))),
-                },
+    let ticket = match &target.limits {
+        Some(limits) => limited_http2(&slot, target, limits).await,
+        None => match slot.ticket() {
+            Some(ticket) => Ok(ticket),
+            None => {
+                let _opening = slot.opening.lock().await;
+                // Whoever was before us may have opened one with room.
+                match slot.ticket() {
+                    Some(ticket) => Ok(ticket),
+                    None => open_http2(target, None).await.map(|connection| slot.share(connection)),
+                }
             }
-        }
+        },
+    };
+    let ticket = match ticket {
+        Ok(ticket) => ticket,
+        Err(kind) => return Err(SendError::new(kind, Some(request))),
     };
     let fallback = target.address.to_string();
     ticket.send(request, target.tls.is_some(), &fallback, target.greeting.as_ref()).await
 }
 
-async fn open_http2(target: &Target) -> Result<h2::client::Connection, SendErrorKind> {
+/// A place on a shared connection under limits, with the lease of its request.
+async fn limited_http2(
+    slot: &Slot,
+    target: &Target,
+    limits: &Arc<Limits>,
+) -> Result<h2::client::Ticket, SendErrorKind> {
+    let here = &slot.occupancy;
+    let free = if here.has_waiting() { None } else { slot.ticket() };
+    let ticket = match free {
+        Some(ticket) => ticket,
+        None => {
+            let pending = limits.enter(Resource::Pending);
+            let _pending = pending.ok_or(SendErrorKind::Overflow(Overflow::Pending))?;
+            loop {
+                let opening = slot.opening.lock().await;
+                if let Some(ticket) = slot.ticket() {
+                    break ticket;
+                }
+                if let Some(lease) = here.connect(limits) {
+                    break slot.share(open_http2(target, Some(lease)).await?);
+                }
+                drop(opening);
+                here.wait().await;
+            }
+        }
+    };
+    // A ticket that is dropped gives its place back.
+    let lease = here.request(limits).map_err(SendErrorKind::Overflow)?;
+    Ok(ticket.leased(lease))
+}
+
+async fn open_http2(target: &Target, lease: Option<Lease>) -> Result<h2::client::Connection, SendErrorKind> {
     let io = connect::connect(target).await?;
+    let io = match lease {
+        Some(lease) => io.counted(lease),
+        None => io,
+    };
     if io.is_tls() && io.alpn().is_some_and(|alpn| !alpn.ends_with(b"h2")) {
         return Err(SendErrorKind::Tls("the upstream chose another protocol than HTTP/2".to_owned()));
     }

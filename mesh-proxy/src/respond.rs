@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use mesh_proto::model::HostPort;
 
@@ -18,6 +18,9 @@ use crate::telemetry::Flags;
 
 #[cfg(test)]
 mod tests;
+
+/// What Envoy adds where a limit was reached.
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 /// Whose fault a failure is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,7 +192,7 @@ impl Failure {
             NoEndpoint::ClusterAbsent(_) | NoEndpoint::UnknownSubset { .. } => {
                 (Flags::NO_CLUSTER, "cluster_not_found", Fault::Route)
             }
-            NoEndpoint::Empty(_) | NoEndpoint::NoneReady { .. } => {
+            NoEndpoint::Empty(_) | NoEndpoint::NoneReady { .. } | NoEndpoint::AllEjected { .. } => {
                 (Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream", Fault::Upstream)
             }
             NoEndpoint::Passthrough(_) => (Flags::NO_CLUSTER, "original_dst_unknown", Fault::Route),
@@ -216,6 +219,15 @@ impl Failure {
                 reset(&format!("remote_connection_failure|TLS_error: {why}")),
                 Fault::Upstream,
             ),
+            SendErrorKind::Unreached => (
+                unavailable,
+                Flags::UPSTREAM_CONNECT_FAILED,
+                reset("remote_connection_failure|application"),
+                Fault::Upstream,
+            ),
+            SendErrorKind::Overflow(_) => {
+                (unavailable, Flags::UPSTREAM_OVERFLOW, reset("overflow"), Fault::Policy)
+            }
             SendErrorKind::RefusedStream => {
                 (unavailable, Flags::UPSTREAM_RESET, reset("remote_refused_stream_reset"), Fault::Upstream)
             }
@@ -262,7 +274,12 @@ impl Failure {
     pub fn response(&self, grpc: bool, open: bool) -> Response<Body> {
         let verdict = self.verdict();
         let text = if open { self.text(&verdict) } else { short(&verdict.details).to_owned() };
-        if grpc { trailers_only(verdict.status, &text) } else { plain(verdict.status, text) }
+        let mut response =
+            if grpc { trailers_only(verdict.status, &text) } else { plain(verdict.status, text) };
+        if matches!(self, Self::Send { kind: SendErrorKind::Overflow(_), .. }) {
+            response.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
+        }
+        response
     }
 
     /// One line: who, what, detail.

@@ -35,6 +35,7 @@ pub use writer::{Held, Writer};
 
 use self::handles::Handles;
 
+use crate::cluster::ClusterHandle;
 use crate::destination::{Catalogue, Lookup, PodAddress, Resolved, resolve};
 
 /// How long a request waits for the first answer about a name (design §3.3).
@@ -47,6 +48,9 @@ pub const MAX_DEMANDED: usize = 20_000;
 pub type DestinationCell = Cell<Destination>;
 /// The handle of one workload.
 pub type WorkloadCell = Cell<Workload>;
+
+/// Clusters by name; the writer keeps them.
+type Registry = Arc<RwLock<BTreeMap<HostPort, ClusterHandle>>>;
 
 /// Why a destination or workload cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -110,6 +114,7 @@ pub struct Store {
     listeners: ArcSwap<Vec<Arc<Listener>>>,
     destinations: Handles<HostPort, Destination>,
     workloads: Handles<IpAddr, Workload>,
+    clusters: Registry,
     generation: AtomicU64,
     changed: watch::Sender<u64>,
     readiness: watch::Sender<Readiness>,
@@ -132,6 +137,7 @@ impl Store {
             listeners: ArcSwap::from_pointee(Vec::new()),
             destinations: Handles::default(),
             workloads: Handles::default(),
+            clusters: Registry::default(),
             generation: AtomicU64::new(1),
             changed: watch::Sender::new(1),
             readiness: watch::Sender::new(Readiness::default()),
@@ -214,6 +220,12 @@ impl Store {
     #[must_use]
     pub fn listeners(&self) -> Arc<Vec<Arc<Listener>>> {
         self.listeners.load_full()
+    }
+
+    /// The clusters that some route names, for metrics and the admin port.
+    #[must_use]
+    pub fn clusters(&self) -> Vec<ClusterHandle> {
+        self.clusters.read().values().cloned().collect()
     }
 
     /// Grows whenever a look-up by name may have another answer than before: a connection that remembers a cell looks

@@ -7,6 +7,7 @@ mod support;
 mod capture;
 mod drain;
 mod environment;
+mod failover;
 mod grpc;
 mod http;
 mod mtls;

@@ -30,6 +30,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_example_of_failures_has_no_mistake() {
+        let place = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/failover");
+        let report = mesh_proto::crd::validate_files(std::slice::from_ref(&place));
+        assert!(report.problems.is_empty(), "{:#?}", report.problems);
+    }
+
+    #[test]
     fn the_example_has_no_mistake_and_every_file_is_bundled() {
         let place = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/shop");
         let report = mesh_proto::crd::validate_files(std::slice::from_ref(&place));

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use mesh_proto::crd::Labels;
+use mesh_proto::crd::destination_rule::DestinationRuleSpec;
 use mesh_proto::crd::meta::LOW_PORT_OFFSET;
 use mesh_proto::model::Protocol;
 use mesh_proto::wire::mesh::v1 as wire;
@@ -16,25 +17,39 @@ use crate::snapshot::{Compiled, Config, EndpointSet, EndpointView, Pod};
 /// The cluster that metrics name where there is only one (Istio's default).
 const CLUSTER_ID: &str = "Kubernetes";
 
-/// The endpoints of a service's port, with the labels that some subset of that host looks at.
+/// The endpoints of a service's port, with the labels that some subset or `failoverPriority` of that host looks at.
 #[must_use]
 pub fn endpoints(config: &Config, set: &EndpointSet) -> Option<Compiled<wire::Endpoints>> {
-    let wanted = subset_labels(config, set.name.host());
+    let wanted = wanted_labels(config, set.name.host());
     let endpoints = set.endpoints.iter().map(|view| endpoint(config, view, &wanted)).collect();
     let service = config.services.get(set.name.host()).map(|held| held.revision);
     Some(Compiled { message: wire::Endpoints { endpoints }, holds: holds(service) })
 }
 
-/// The labels that some DestinationRule, of whatever namespace, has in a subset of this host.
-fn subset_labels<'a>(config: &'a Config, host: &str) -> BTreeSet<&'a str> {
+/// The labels that some DestinationRule, of whatever namespace, has in a subset or `failoverPriority` of this host.
+fn wanted_labels<'a>(config: &'a Config, host: &str) -> BTreeSet<&'a str> {
     let rules = config.destination_rules.iter();
     let of_host = rules
         .filter(|rule| names(&full(config, &rule.spec.spec.host, &rule.reference.namespace), host).is_some());
-    of_host
-        .flat_map(|rule| &rule.spec.spec.subsets)
-        .flat_map(|s| s.labels.keys())
-        .map(String::as_str)
-        .collect()
+    let mut wanted = BTreeSet::new();
+    for spec in of_host.map(|rule| &rule.spec.spec) {
+        wanted.extend(spec.subsets.iter().flat_map(|s| s.labels.keys()).map(String::as_str));
+        wanted.extend(priority_labels(spec));
+    }
+    wanted
+}
+
+/// The names of the labels that a rule's `failoverPriority` lists compare.
+fn priority_labels(spec: &DestinationRuleSpec) -> impl Iterator<Item = &str> {
+    let of_subsets = spec.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref());
+    let policies = spec.traffic_policy.iter().chain(of_subsets);
+    let balancers = policies.flat_map(|policy| {
+        let ports = policy.port_level_settings.iter().map(|port| port.load_balancer.as_ref());
+        ports.chain([policy.load_balancer.as_ref()]).flatten()
+    });
+    let settings = balancers.filter_map(|balancer| balancer.locality_lb_setting.as_ref());
+    let labels = settings.flat_map(|setting| &setting.failover_priority);
+    labels.map(|label| label.split_once('=').map_or(label.as_str(), |(name, _)| name))
 }
 
 fn endpoint(config: &Config, view: &EndpointView, wanted: &BTreeSet<&str>) -> wire::Endpoint {
@@ -46,7 +61,7 @@ fn endpoint(config: &Config, view: &EndpointView, wanted: &BTreeSet<&str>) -> wi
         identity: identity(pod),
         mtls: speaks_mtls(pod, &peer_policy(config, pod), view.address.port()),
         ready: view.ready && !pod.terminating,
-        locality: String::new(),
+        locality: pod.locality.to_string(),
         weight: 1,
         labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
         facts: Some(facts(pod)),

@@ -45,6 +45,7 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
         cluster_domain: config.mesh.cluster_domain.to_string(),
         requires: Vec::new(),
         deny_all: deny_all(config, pod),
+        locality: pod.locality.to_string(),
     };
     Some(Compiled { message, holds: holds(policy.revisions) })
 }

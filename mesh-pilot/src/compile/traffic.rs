@@ -4,12 +4,14 @@
 //! namespace the most specific host; rules of the same host merge their subsets only, and the first traffic policy wins; a
 //! rule whose `workloadSelector` selects the client comes before plain ones. Nothing is inherited between them.
 
+mod failover;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_proto::crd::destination_rule::{
-    ClientTls, ClientTlsMode, ConnectionPool, ConsistentHash, LoadBalancer, SimpleBalancer, Subset,
-    TrafficPolicy,
+    ClientTls, ClientTlsMode, ConnectionPool, ConsistentHash, LoadBalancer, OutlierDetection, RetryBudget,
+    SimpleBalancer, Subset, TrafficPolicy,
 };
 use mesh_proto::crd::{self, Labels};
 use mesh_proto::wire::mesh::v1 as wire;
@@ -95,7 +97,10 @@ pub(super) fn first_policy<'a>(rules: &[&'a Rule]) -> Option<&'a TrafficPolicy> 
 pub(super) struct Groups<'a> {
     load_balancer: Option<&'a LoadBalancer>,
     connection_pool: Option<&'a ConnectionPool>,
+    outlier_detection: Option<&'a OutlierDetection>,
     tls: Option<&'a ClientTls>,
+    /// A port has none of its own.
+    retry_budget: Option<&'a RetryBudget>,
 }
 
 impl<'a> Groups<'a> {
@@ -110,13 +115,17 @@ impl<'a> Groups<'a> {
             return Self {
                 load_balancer: own.load_balancer.as_ref(),
                 connection_pool: own.connection_pool.as_ref(),
+                outlier_detection: own.outlier_detection.as_ref(),
                 tls: own.tls.as_ref(),
+                retry_budget: policy.retry_budget.as_ref().or(self.retry_budget),
             };
         }
         Self {
             load_balancer: policy.load_balancer.as_ref().or(self.load_balancer),
             connection_pool: policy.connection_pool.as_ref().or(self.connection_pool),
+            outlier_detection: policy.outlier_detection.as_ref().or(self.outlier_detection),
             tls: policy.tls.as_ref().or(self.tls),
+            retry_budget: policy.retry_budget.as_ref().or(self.retry_budget),
         }
     }
 
@@ -141,6 +150,16 @@ impl<'a> Groups<'a> {
             tls: tls.into(),
             idle_timeout: Some(on_wire(idle)),
             max_requests_per_connection: u32::try_from(requests).unwrap_or(u32::MAX),
+            limits: failover::limits(self.connection_pool, self.retry_budget),
+            outlier_detection: self.outlier_detection.map(failover::outlier_detection),
+            locality: failover::locality(
+                self.load_balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref()),
+                self.outlier_detection.is_some(),
+            ),
+            tcp_keepalive: tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref()).map(failover::keepalive),
+            max_connection_duration: tcp.and_then(|tcp| tcp.max_connection_duration).map(|t| on_wire(t.0)),
+            tcp_idle_timeout: tcp.and_then(|tcp| tcp.idle_timeout).map(|timeout| on_wire(timeout.0)),
+            max_concurrent_streams: failover::streams(self.connection_pool),
         }
     }
 }

@@ -11,6 +11,12 @@ use crate::snapshot::{ContainerPort, MeshSettings, Pod, Service, ServicePort, Ta
 /// The annotation of a pod that has a sidecar.
 const INJECTED: &str = "sidecar.istio.io/status";
 
+/// Istio's label for a place.
+const LOCALITY: &str = "istio-locality";
+const REGION: &str = "topology.kubernetes.io/region";
+const ZONE: &str = "topology.kubernetes.io/zone";
+const SUBZONE: &str = "topology.istio.io/subzone";
+
 /// A Service; `None` when it has no endpoints of its own by design (ExternalName).
 pub fn service(service: &crd::Service, mesh: &MeshSettings) -> Option<Service> {
     let (metadata, spec) = (&service.metadata, &service.spec);
@@ -83,10 +89,26 @@ pub fn pod(pod: &crd::Pod, mesh: &MeshSettings) -> Option<Pod> {
         terminating: metadata.deletion_timestamp.is_some(),
         host_network: pod.spec.host_network,
         injected: metadata.annotations.contains_key(INJECTED),
+        locality: Arc::from(locality(&metadata.labels)),
         labels: metadata.labels.clone(),
         annotations: metadata.annotations.clone(),
         services: Vec::new(),
     })
+}
+
+/// Where labels say that something runs, as `region/zone/subzone`: `istio-locality` with dots between (or slashes, where
+/// they are allowed), else the well-known topology labels, which a Node has too. Empty: they do not say.
+pub fn locality(labels: &Labels) -> String {
+    let label = |name: &str| labels.get(name).map(String::as_str).unwrap_or_default();
+    if let Some(all) = labels.get(LOCALITY).filter(|all| !all.is_empty()) {
+        return if all.contains('/') { all.clone() } else { all.replacen('.', "/", 2) };
+    }
+    let parts = [label(REGION), label(ZONE), label(SUBZONE)];
+    // Without a region there is nothing to be in.
+    if parts[0].is_empty() {
+        return String::new();
+    }
+    parts.join("/").trim_end_matches('/').to_owned()
 }
 
 /// The workload behind a pod's name: `reviews-v2-7d9c5c6d4-x2x4z` (with the label `pod-template-hash`) and
@@ -107,6 +129,20 @@ fn workload<'a>(name: &'a str, labels: &Labels) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn localities() {
+        let of = |labels: &[(&str, &str)]| {
+            locality(&labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+        };
+        assert_eq!(of(&[]), "");
+        assert_eq!(of(&[(LOCALITY, "r.z.s")]), "r/z/s");
+        assert_eq!(of(&[(LOCALITY, "us-east1/us-east1-b")]), "us-east1/us-east1-b");
+        assert_eq!(of(&[(REGION, "r")]), "r");
+        assert_eq!(of(&[(REGION, "r"), (ZONE, "z"), (SUBZONE, "s")]), "r/z/s");
+        assert_eq!(of(&[(REGION, "r"), (LOCALITY, "other")]), "other");
+        assert_eq!(of(&[(ZONE, "z")]), "");
+    }
 
     #[test]
     fn workload_names() {

@@ -143,6 +143,7 @@ impl Index {
             service_account: Arc::from(""),
             identity: SpiffeId::new(&self.mesh.trust_domain, &service.namespace, "default").ok()?,
             address,
+            locality: Arc::from(""),
             labels: Labels::new(),
             annotations: Labels::new(),
             workload: Arc::from("unknown"),

@@ -71,6 +71,7 @@ fn pod(name: &str, ip: u32) -> Arc<Pod> {
         service_account: Arc::from("app"),
         identity: SpiffeId::new(&trust_domain(), "default", "app").unwrap(),
         address: IpAddr::from((0x7f05_0000 + ip).to_be_bytes()),
+        locality: Arc::from(""),
         labels: Labels::new(),
         annotations: Labels::new(),
         workload: Arc::from(name),

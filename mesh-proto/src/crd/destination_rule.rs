@@ -314,7 +314,7 @@ strict! {
     /// Retries as a share of requests.
     pub struct RetryBudget {
         /// 20 when absent.
-        pub percent: Option<Value>,
+        pub percent: Option<f64>,
         /// 3 when absent.
         pub min_retry_concurrency: Option<u32>,
         /// Over which time.

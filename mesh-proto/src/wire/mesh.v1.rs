@@ -84,6 +84,9 @@ pub struct SelfConfig {
     /// connection closed); the origin names the policy.
     #[prost(message, optional, tag = "14")]
     pub deny_all: ::core::option::Option<Origin>,
+    /// region/zone/subzone; empty: not known
+    #[prost(string, tag = "15")]
+    pub locality: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InboundPort {
@@ -368,7 +371,7 @@ pub struct Subset {
     pub policy: ::core::option::Option<Policy>,
 }
 /// Complete: the pilot fills in every default.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Policy {
     #[prost(message, optional, tag = "1")]
     pub load_balancer: ::core::option::Option<LoadBalancer>,
@@ -382,6 +385,111 @@ pub struct Policy {
     /// 0: without limit.
     #[prost(uint32, tag = "5")]
     pub max_requests_per_connection: u32,
+    #[prost(message, optional, tag = "6")]
+    pub limits: ::core::option::Option<Limits>,
+    /// absent: nobody is ejected
+    #[prost(message, optional, tag = "7")]
+    pub outlier_detection: ::core::option::Option<OutlierDetection>,
+    /// absent: localities make no difference
+    #[prost(message, optional, tag = "8")]
+    pub locality: ::core::option::Option<LocalityPolicy>,
+    /// absent: off
+    #[prost(message, optional, tag = "9")]
+    pub tcp_keepalive: ::core::option::Option<TcpKeepalive>,
+    /// Of connections that carry opaque bytes. Absent: no limit.
+    #[prost(message, optional, tag = "10")]
+    pub max_connection_duration: ::core::option::Option<::prost_types::Duration>,
+    /// The same. Absent: the default of 1 h; zero: none.
+    #[prost(message, optional, tag = "11")]
+    pub tcp_idle_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// Of one HTTP/2 connection; 0: the proxy's own limit.
+    #[prost(uint32, tag = "12")]
+    pub max_concurrent_streams: u32,
+}
+/// What one proxy may have under way to this cluster (or subset) at once. An absent number is no limit.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct Limits {
+    #[prost(uint32, optional, tag = "1")]
+    pub max_connections: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "2")]
+    pub max_pending_requests: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "3")]
+    pub max_requests: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "4")]
+    pub max_retries: ::core::option::Option<u32>,
+    /// takes the place of max_retries
+    #[prost(message, optional, tag = "5")]
+    pub retry_budget: ::core::option::Option<RetryBudget>,
+}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct RetryBudget {
+    /// of the requests under way
+    #[prost(double, tag = "1")]
+    pub percent: f64,
+    #[prost(uint32, tag = "2")]
+    pub min_retry_concurrency: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OutlierDetection {
+    /// 0: off
+    #[prost(uint32, tag = "1")]
+    pub consecutive_5xx: u32,
+    /// 502, 503, 504; 0: off
+    #[prost(uint32, tag = "2")]
+    pub consecutive_gateway: u32,
+    /// Failures of our own making (connect, reset, timeout) count apart from statuses.
+    #[prost(bool, tag = "3")]
+    pub split_local_origin: bool,
+    #[prost(uint32, tag = "4")]
+    pub consecutive_local_origin: u32,
+    #[prost(message, optional, tag = "5")]
+    pub interval: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "6")]
+    pub base_ejection_time: ::core::option::Option<::prost_types::Duration>,
+    #[prost(uint32, tag = "7")]
+    pub max_ejection_percent: u32,
+    /// below it, all ready ones get traffic; 0: never
+    #[prost(uint32, tag = "8")]
+    pub min_health_percent: u32,
+}
+/// Which endpoints come first for a client in a locality. One of the three; none of them: region, zone, subzone.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LocalityPolicy {
+    #[prost(message, repeated, tag = "1")]
+    pub distribute: ::prost::alloc::vec::Vec<LocalityShares>,
+    #[prost(message, repeated, tag = "2")]
+    pub failover: ::prost::alloc::vec::Vec<LocalityFailover>,
+    /// labels, or label=value
+    #[prost(string, repeated, tag = "3")]
+    pub failover_priority: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LocalityShares {
+    /// region/zone/subzone, each may be *
+    #[prost(string, tag = "1")]
+    pub from: ::prost::alloc::string::String,
+    /// in percent
+    #[prost(btree_map = "string, uint32", tag = "2")]
+    pub to: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LocalityFailover {
+    /// region
+    #[prost(string, tag = "1")]
+    pub from: ::prost::alloc::string::String,
+    /// region
+    #[prost(string, tag = "2")]
+    pub to: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TcpKeepalive {
+    /// 0 and absent: the kernel's.
+    #[prost(uint32, tag = "1")]
+    pub probes: u32,
+    #[prost(message, optional, tag = "2")]
+    pub time: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "3")]
+    pub interval: ::core::option::Option<::prost_types::Duration>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LoadBalancer {
@@ -480,7 +588,7 @@ pub struct Endpoint {
     /// 0 = none
     #[prost(uint32, tag = "7")]
     pub weight: u32,
-    /// those that some subset of this host uses
+    /// those that some subset or failoverPriority of this host uses
     #[prost(btree_map = "string, string", tag = "8")]
     pub labels: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,

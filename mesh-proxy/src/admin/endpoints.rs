@@ -64,6 +64,7 @@ pub(super) async fn answer<B>(
         (Role::Status, "/healthz/ready") | (Role::Admin, "/ready") => Page::Ready,
         (Role::Metrics | Role::Admin, "/stats/prometheus") => Page::Metrics,
         (Role::Admin, "/config_dump") => Page::Document(&sources.config_dump),
+        (Role::Admin, "/clusters") => Page::Document(&sources.clusters),
         (Role::Admin, "/certs") => Page::Document(&sources.certs),
         (Role::Admin, "/stats") => Page::Document(&sources.stats),
         (Role::Admin, "/drain") => Page::Drain,
@@ -118,7 +119,7 @@ fn paths(role: Role) -> &'static str {
         Role::Metrics => "/stats/prometheus",
         Role::Agent => agent::PATHS,
         Role::Admin => {
-            "/ready, /config_dump, /certs, /stats, /stats/prometheus, /logging, POST /logging?level=FILTER, \
+            "/ready, /config_dump, /clusters, /certs, /stats, /stats/prometheus, /logging, POST /logging?level=FILTER, \
              POST /drain?timeout=SECONDS"
         }
     }

@@ -46,6 +46,7 @@ async fn fixture() -> Fixture {
         config_dump: Box::new(|| json!({"routes": []})),
         certs: Box::new(|| json!([{"id": "spiffe://a"}])),
         stats: Box::new(|| json!({"workers": []})),
+        clusters: Box::new(|| json!([])),
         drain: Box::new(drained),
         agent: None,
     };

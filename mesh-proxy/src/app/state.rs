@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::termination::Termination;
 use crate::admin::{self, Sources};
+use crate::cluster::metrics;
 use crate::config::Config;
 use crate::drain::{Drain, Drained};
 use crate::store::Store;
@@ -127,6 +128,17 @@ impl State {
         told
     }
 
+    fn metrics(known: &Known) -> String {
+        let mut told = known.telemetry.render();
+        told.push_str(&metrics::render(&known.store.clusters()));
+        told
+    }
+
+    fn clusters(&self) -> Value {
+        let clusters = self.get().map(|known| known.store.clusters()).unwrap_or_default();
+        clusters.iter().filter_map(|cell| cell.load_full()).map(|view| view.dump()).collect()
+    }
+
     fn certs(&self) -> Value {
         let Some(known) = self.get() else { return json!({ "identity": null }) };
         let mut told = describe(&known.identity);
@@ -141,10 +153,10 @@ impl State {
 #[must_use]
 pub fn sources(state: &Arc<State>) -> Sources {
     let of = || state.clone();
-    let (ready, metrics, dump, certs, stats) = (of(), of(), of(), of(), of());
+    let (ready, metrics, dump, certs, stats, clusters) = (of(), of(), of(), of(), of(), of());
     Sources {
         ready: Box::new(move || ready.ready()),
-        metrics: Box::new(move || metrics.get().map(|k| k.telemetry.render()).unwrap_or_default()),
+        metrics: Box::new(move || metrics.get().map(State::metrics).unwrap_or_default()),
         config_dump: Box::new(move || dump.config_dump()),
         certs: Box::new(move || certs.certs()),
         stats: Box::new(move || {
@@ -153,6 +165,7 @@ pub fn sources(state: &Arc<State>) -> Sources {
             told["outbound_live"] = stats.outbound.live().into();
             told
         }),
+        clusters: Box::new(move || clusters.clusters()),
         drain: Box::new(Inbound(state.clone())),
         agent: state.config.agent.clone().map(|config| admin::agent::Agent {
             config,

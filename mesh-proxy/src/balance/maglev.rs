@@ -1,6 +1,6 @@
 //! Consistent hashing by Maglev's table (Eisenbud et al., NSDI 2016, §3.4), with weights as in Envoy.
 //!
-//! Endpoints that are not ready stay in the table; a key that falls on one is hashed again, so that only its keys move
+//! Endpoints that are not ready, or ejected, stay in the table; a key that falls on one is hashed again, so that only its keys move
 //! and spread over all others. An endpoint that disappears rebuilds the table: beside its keys a few per cent move.
 
 use std::net::SocketAddr;
@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh64::xxh64;
 
-use super::Choice;
-use crate::cluster::Endpoint;
+use super::{Choice, Usable, with};
+use crate::cluster::Member;
 
 /// How often a key is hashed again before the table is searched from there on.
 const REHASHES: u64 = 16;
@@ -17,7 +17,8 @@ const REHASHES: u64 = 16;
 /// Members in their table.
 #[derive(Debug)]
 pub(super) struct Maglev {
-    members: Vec<Arc<Endpoint>>,
+    /// Each with whether it may get traffic.
+    members: Vec<(Arc<Member>, bool)>,
     table: Arc<Table>,
 }
 
@@ -30,7 +31,12 @@ struct Table {
 
 impl Maglev {
     /// `size` is a prime.
-    pub(super) fn new(members: &[Arc<Endpoint>], size: u64, previous: Option<&Self>) -> Self {
+    pub(super) fn new(
+        members: &[Arc<Member>],
+        usable: Usable<'_>,
+        size: u64,
+        previous: Option<&Self>,
+    ) -> Self {
         let of: Vec<_> = members.iter().map(|m| (m.address, m.weight)).collect();
         let table = match previous {
             Some(previous) if previous.table.of == of && previous.table.slots.len() as u64 == size => {
@@ -38,19 +44,19 @@ impl Maglev {
             }
             _ => Arc::new(Table::new(of, size)),
         };
-        Self { members: members.to_vec(), table }
+        Self { members: with(members, usable), table }
     }
 
     /// The member that `hash` belongs to, or another one if that is not ready or was tried. The caller has made sure
     /// that there is one, or none ready.
-    pub(super) fn choose(&self, hash: u64, choice: &Choice<'_>) -> Option<&Arc<Endpoint>> {
+    pub(super) fn choose(&self, hash: u64, choice: &Choice<'_>) -> Option<&Arc<Member>> {
         let slots = &self.table.slots;
         if slots.is_empty() {
             return None;
         }
         let usable = |slot: &u32| {
-            let member = &self.members[*slot as usize];
-            (member.ready && !choice.was_tried(member)).then_some(member)
+            let (member, usable) = &self.members[*slot as usize];
+            (*usable && !choice.was_tried(member)).then_some(member)
         };
         let mut hash = hash;
         let mut at = 0;

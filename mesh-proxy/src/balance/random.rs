@@ -5,12 +5,12 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::{Choice, Ready};
-use crate::cluster::Endpoint;
+use crate::cluster::Member;
 
 pub(super) fn choose<'a, R: Rng>(
     ready: &'a Ready,
     choice: &Choice<'_>,
     rng: &mut R,
-) -> Option<&'a Arc<Endpoint>> {
+) -> Option<&'a Arc<Member>> {
     ready.draw_other(choice, rng)
 }

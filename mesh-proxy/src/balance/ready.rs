@@ -5,18 +5,18 @@ use std::sync::Arc;
 use rand::{Rng, RngExt};
 
 use super::Choice;
-use crate::cluster::Endpoint;
+use crate::cluster::Member;
 
 /// Ready members, in the order of their keys.
 #[derive(Debug)]
 pub(super) struct Ready {
-    members: Vec<Arc<Endpoint>>,
+    members: Vec<Arc<Member>>,
     /// Sums of the weights up to and including each; empty when all weigh the same.
     sums: Vec<u64>,
 }
 
 impl Ready {
-    pub(super) fn new(members: Vec<Arc<Endpoint>>) -> Self {
+    pub(super) fn new(members: Vec<Arc<Member>>) -> Self {
         let uniform = members.windows(2).all(|pair| pair[0].weight == pair[1].weight);
         let mut sum = 0;
         let sums = members.iter().map(|member| {
@@ -31,11 +31,11 @@ impl Ready {
         self.members.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.members.iter()
     }
 
-    pub(super) fn get(&self, index: usize) -> Option<&Arc<Endpoint>> {
+    pub(super) fn get(&self, index: usize) -> Option<&Arc<Member>> {
         self.members.get(index)
     }
 
@@ -56,7 +56,7 @@ impl Ready {
     }
 
     /// One at random, by weight.
-    pub(super) fn draw<R: Rng>(&self, rng: &mut R) -> Option<&Arc<Endpoint>> {
+    pub(super) fn draw<R: Rng>(&self, rng: &mut R) -> Option<&Arc<Member>> {
         match (self.members.as_slice(), self.sums.last()) {
             ([], _) => None,
             ([sole], _) => Some(sole),
@@ -69,7 +69,7 @@ impl Ready {
     }
 
     /// One at random, by weight, of those not yet tried; of all when there are no others.
-    pub(super) fn draw_other<R: Rng>(&self, choice: &Choice<'_>, rng: &mut R) -> Option<&Arc<Endpoint>> {
+    pub(super) fn draw_other<R: Rng>(&self, choice: &Choice<'_>, rng: &mut R) -> Option<&Arc<Member>> {
         if choice.tried.is_empty() {
             return self.draw(rng);
         }

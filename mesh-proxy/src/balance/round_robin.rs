@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use rand::Rng;
 
 use super::{Choice, Ready};
-use crate::cluster::Endpoint;
+use crate::cluster::Member;
 
 /// Where each worker is; kept over pushes.
 #[derive(Debug, Clone)]
@@ -65,7 +65,7 @@ impl RoundRobin {
         cursors: &Cursors,
         choice: &Choice<'_>,
         rng: &mut R,
-    ) -> Option<&'a Arc<Endpoint>> {
+    ) -> Option<&'a Arc<Member>> {
         if self.heaviest.is_some() && !choice.tried.is_empty() {
             return ready.draw_other(choice, rng);
         }
@@ -88,7 +88,7 @@ impl RoundRobin {
         None
     }
 
-    fn is_due(&self, member: &Endpoint, round: u64) -> bool {
+    fn is_due(&self, member: &Member, round: u64) -> bool {
         let Some(heaviest) = self.heaviest else { return true };
         let weight = u64::from(member.weight);
         // Both factors are below 2^32. The key spreads the turns of equal weights over the rounds.

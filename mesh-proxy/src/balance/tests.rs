@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use mesh_proto::wire::mesh::v1 as wire;
 use mesh_proto::wire::mesh::v1::load_balancer::Kind;
@@ -11,7 +12,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use crate::cluster::tests::{cluster, endpoint};
-use crate::cluster::{ClusterCell, ClusterView, Endpoint, PickContext};
+use crate::cluster::{ClusterCell, ClusterView, Ending, Endpoint, Here, Moment, PickContext};
 
 const NONE: wire::Empty = wire::Empty {};
 
@@ -38,7 +39,7 @@ fn endpoints(weights: &[u32]) -> wire::Endpoints {
 }
 
 fn view(kind: Kind, weights: &[u32], before: Option<&ClusterView>, workers: usize) -> ClusterView {
-    ClusterView::build(&cluster(kind), &endpoints(weights), before, workers).unwrap()
+    ClusterView::build(&cluster(kind), &endpoints(weights), before, &Here::default(), workers).unwrap()
 }
 
 fn counts(view: &ClusterView, picks: u64, mut ctx: impl FnMut(u64) -> PickContext<'static>) -> Vec<u64> {
@@ -138,6 +139,33 @@ fn least_request_evens_out_what_is_held() {
     assert!(view.endpoints().iter().all(|e| e.state.active() == 0));
 }
 
+/// The slow one of three gets less within a few answers, and its share again when it is well.
+#[test]
+fn least_request_gives_less_to_the_slow() {
+    let view = view(Kind::LeastRequest(NONE), &[1; 3], None, 1);
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut now = Moment::default();
+    let mut share = |slow: u64| {
+        let mut slow_ones = 0;
+        for _ in 0..2000 {
+            now = now.after(Duration::from_millis(5));
+            let picked = view.pick(None, &PickContext { now, ..Default::default() }, &mut rng).unwrap();
+            let endpoint = picked.endpoint();
+            let is_slow = &*endpoint.uid == "v1-1";
+            slow_ones += u32::from(is_slow);
+            let took = Duration::from_millis(if is_slow { slow } else { 10 });
+            endpoint.state.latency.record(now, took, Ending::Answer);
+        }
+        slow_ones / 20
+    };
+    assert!((28..=38).contains(&share(10)), "at rest all are alike");
+    assert!((28..=38).contains(&share(12)), "noise changes nothing");
+    let slow = share(500);
+    assert!((1..=6).contains(&slow), "{slow} %");
+    // It was tried now and then, so that it is known soon.
+    assert!(share(10) > 20);
+}
+
 /// Where each of `keys` hashes goes.
 fn owners(view: &ClusterView, keys: u64) -> Vec<String> {
     let mut rng = SmallRng::seed_from_u64(1);
@@ -209,7 +237,7 @@ proptest! {
         let unready = view(ring(minimum), &weights, Some(&alive), 1);
         let mut gone = endpoints(&vec![1; n]);
         gone.endpoints.remove(dead);
-        let gone = ClusterView::build(&cluster(ring(minimum)), &gone, Some(&alive), 1).unwrap();
+        let gone = ClusterView::build(&cluster(ring(minimum)), &gone, Some(&alive), &Here::default(), 1).unwrap();
         let table_unready = view(maglev(), &weights, Some(&table), 1);
         for (before, after) in [(&alive, &unready), (&alive, &gone), (&table, &table_unready)] {
             for (before, after) in owners(before, 300).iter().zip(owners(after, 300)) {
@@ -232,12 +260,12 @@ proptest! {
         let mut rng = SmallRng::seed_from_u64(5);
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
         for _ in 0..ready {
-            let ctx = PickContext { hash, tried: &tried, worker: 0 };
+            let ctx = PickContext { hash, tried: &tried, ..Default::default() };
             let picked = view.pick(None, &ctx, &mut rng).unwrap().endpoint().clone();
             prop_assert!(picked.ready && tried.iter().all(|t| t.uid != picked.uid));
             tried.push(picked);
         }
-        let ctx = PickContext { hash, tried: &tried, worker: 0 };
+        let ctx = PickContext { hash, tried: &tried, ..Default::default() };
         prop_assert!(view.pick(None, &ctx, &mut rng).is_ok());
     }
 }

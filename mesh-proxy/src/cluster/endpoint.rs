@@ -9,6 +9,7 @@ use mesh_proto::model::identity::SpiffeId;
 use mesh_proto::wire::mesh::v1 as wire;
 
 use super::InvalidCluster;
+use super::latency::Latency;
 use crate::telemetry::Party;
 
 /// An endpoint as the pilot describes it.
@@ -52,8 +53,10 @@ pub struct Locality {
 /// Counters of an endpoint, shared by all workers.
 #[derive(Debug, Default)]
 pub struct EndpointState {
-    active: AtomicU64,
-    total: AtomicU64,
+    pub(super) active: AtomicU64,
+    pub(super) total: AtomicU64,
+    /// How long it takes to answer.
+    pub latency: Latency,
 }
 
 impl EndpointState {
@@ -67,32 +70,6 @@ impl EndpointState {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
-    }
-}
-
-/// A choice. The endpoint counts as busy until this is dropped: keep it until the answer's body has ended.
-#[derive(Debug)]
-pub struct Picked {
-    endpoint: Arc<Endpoint>,
-}
-
-impl Picked {
-    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
-        endpoint.state.active.fetch_add(1, Ordering::Relaxed);
-        endpoint.state.total.fetch_add(1, Ordering::Relaxed);
-        Self { endpoint }
-    }
-
-    /// Who was chosen.
-    #[must_use]
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
-    }
-}
-
-impl Drop for Picked {
-    fn drop(&mut self) {
-        self.endpoint.state.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -147,7 +124,8 @@ impl Endpoint {
 }
 
 impl Locality {
-    fn new(text: &str) -> Self {
+    /// Parses `region/zone/subzone`.
+    pub(crate) fn new(text: &str) -> Self {
         let mut parts = text.splitn(3, '/').map(Box::from);
         let mut next = || parts.next().unwrap_or_default();
         Self { region: next(), zone: next(), subzone: next() }

@@ -7,6 +7,9 @@ use mesh_proto::wire::mesh::v1 as wire;
 
 use super::InvalidCluster;
 use super::hash::HashKey;
+use super::limits::LimitSettings;
+use super::locality::Order;
+use super::outlier::Outlier;
 use crate::route::parse_duration;
 
 /// Istio's defaults, for what the pilot left out.
@@ -32,6 +35,38 @@ pub struct Policy {
     pub idle_timeout: Duration,
     /// After how many requests a connection is closed.
     pub max_requests_per_connection: Option<NonZeroU32>,
+    /// How much may be under way. `None`: anything.
+    pub limits: Option<LimitSettings>,
+    /// Who fails is taken out. `None`: nobody is.
+    pub outlier: Option<Outlier>,
+    /// Which endpoints come first. `None`: places make no difference.
+    pub locality: Option<Order>,
+    /// Of connections that carry bytes. Zero: without limit.
+    pub tcp_idle_timeout: Duration,
+    /// How connections are opened and used.
+    pub connections: ConnectionSettings,
+}
+
+/// How connections are opened and used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectionSettings {
+    /// Probes of idle sockets.
+    pub keepalive: Option<Keepalive>,
+    /// How long a connection that carries bytes may live.
+    pub max_duration: Option<Duration>,
+    /// Streams of one HTTP/2 connection.
+    pub max_streams: Option<NonZeroU32>,
+}
+
+/// TCP keepalive; `None` is the kernel's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// How many probes without an answer end it.
+    pub probes: Option<NonZeroU32>,
+    /// When the first comes.
+    pub time: Option<Duration>,
+    /// How often they come.
+    pub interval: Option<Duration>,
 }
 
 /// Which balancing algorithm.
@@ -81,13 +116,33 @@ impl Policy {
             let invalid = |reason| InvalidCluster::Value { field: format!("{field}.{name}"), reason };
             value.map_or(Ok(default), |value| parse_duration(value).map_err(invalid))
         };
+        let maybe = |value: Option<prost_types::Duration>, name: &str| {
+            value.map(|value| duration(Some(value), name, Duration::ZERO)).transpose()
+        };
         let connect_timeout = duration(wire.connect_timeout, "connect_timeout", CONNECT_TIMEOUT)?;
+        let outlier = wire.outlier_detection.as_ref();
+        let keepalive = wire.tcp_keepalive.as_ref().map(|keepalive| {
+            Ok(Keepalive {
+                probes: NonZeroU32::new(keepalive.probes),
+                time: maybe(keepalive.time, "tcp_keepalive.time")?,
+                interval: maybe(keepalive.interval, "tcp_keepalive.interval")?,
+            })
+        });
         Ok(Self {
             load_balancer: LoadBalancer::new(wire.load_balancer.as_ref(), &format!("{field}.load_balancer"))?,
             connect_timeout: if connect_timeout.is_zero() { CONNECT_TIMEOUT } else { connect_timeout },
             tls: UpstreamTls::new(wire.tls, &format!("{field}.tls"))?,
             idle_timeout: duration(wire.idle_timeout, "idle_timeout", IDLE_TIMEOUT)?,
             max_requests_per_connection: NonZeroU32::new(wire.max_requests_per_connection),
+            limits: wire.limits.as_ref().map(LimitSettings::new),
+            outlier: outlier.map(|o| Outlier::new(o, &format!("{field}.outlier_detection"))).transpose()?,
+            locality: wire.locality.as_ref().map(Order::new),
+            tcp_idle_timeout: duration(wire.tcp_idle_timeout, "tcp_idle_timeout", IDLE_TIMEOUT)?,
+            connections: ConnectionSettings {
+                keepalive: keepalive.transpose()?,
+                max_duration: maybe(wire.max_connection_duration, "max_connection_duration")?,
+                max_streams: NonZeroU32::new(wire.max_concurrent_streams),
+            },
         })
     }
 }

@@ -14,7 +14,8 @@ use rand::rngs::SmallRng;
 use super::*;
 
 pub(crate) fn endpoint(name: &str, ready: bool) -> wire::Endpoint {
-    let last = name.bytes().fold(0_u32, |sum, b| sum * 31 + u32::from(b)) % 60_000 + 1;
+    let last =
+        name.bytes().fold(0_u32, |sum, b| sum.wrapping_mul(31).wrapping_add(u32::from(b))) % 60_000 + 1;
     let version = name.split('-').next().unwrap_or_default();
     wire::Endpoint {
         uid: name.to_owned(),
@@ -46,7 +47,7 @@ fn view(
     endpoints: Vec<wire::Endpoint>,
     before: Option<&ClusterView>,
 ) -> ClusterView {
-    ClusterView::build(cluster, &wire::Endpoints { endpoints }, before, 1).unwrap()
+    ClusterView::build(cluster, &wire::Endpoints { endpoints }, before, &Here::default(), 1).unwrap()
 }
 
 fn round_robin() -> wire::Cluster {
@@ -126,7 +127,7 @@ fn reasons_why_there_is_nobody() {
 fn a_bad_one_is_refused_by_field() {
     let refused = |cluster: &wire::Cluster, endpoint: wire::Endpoint| {
         let endpoints = wire::Endpoints { endpoints: vec![self::endpoint("v1-9", true), endpoint] };
-        ClusterView::build(cluster, &endpoints, None, 1).unwrap_err().to_string()
+        ClusterView::build(cluster, &endpoints, None, &Here::default(), 1).unwrap_err().to_string()
     };
     let good = || endpoint("v1-0", true);
     let cases = [

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
+use crate::cluster::ConnectionSettings;
 use crate::drain::Drain;
 use crate::http::{
     BadRequest, Body, Frame, Outcome, Protocol, Record, Reply, ServerSettings, Service, Then,
@@ -270,6 +271,8 @@ pub(super) fn target(address: SocketAddr, protocol: Protocol) -> Target {
         connect_timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_secs(60),
         max_requests: None,
+        connections: ConnectionSettings::default(),
+        limits: None,
         greeting: None,
     }
 }

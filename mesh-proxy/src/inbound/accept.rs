@@ -213,7 +213,8 @@ impl Arrival {
             Ok(app) => {
                 let mut copy = Copy::new(io, app, first, Bytes::new());
                 let cluster = format!("inbound|{}||", self.port.port);
-                let told = Told { cluster: &cluster, address: self.port.target };
+                let told =
+                    Told { cluster: &cluster, address: self.port.target, idle: crate::tcp::IDLE, max: None };
                 splice(&self.worker, &mut copy, &self.ends, &told, &self.closer).await;
             }
             Err(error) => {

@@ -17,7 +17,7 @@ use crate::drain::Closer;
 use crate::exchange::{Ends, Exchange, reply};
 use crate::http::{BadRequest, Body, Reply, Service};
 use crate::outbound::direct;
-use crate::outbound::headers::{self, CLIENT_CERT};
+use crate::outbound::headers::{self, CLIENT_CERT, UNREACHED};
 use crate::outbound::http::{carries, send_direct};
 use crate::pool::Target;
 use crate::respond::Failure;
@@ -116,8 +116,14 @@ impl Service for Inbound {
         let mut exchange = Exchange::new(&self.worker, self.ends.borrow().clone(), &head);
         exchange.cluster(|| format!("inbound|{}||", self.port.port));
         let answer = self.answer(head, body, &mut exchange).await;
+        let unreached = matches!(&answer, Err(Failure::Send { kind, .. }) if kind.is_safe_to_repeat())
+            && self.peer.is_some();
         // A verified peer's sidecar passes the detail on to its application.
-        reply(exchange, answer, self.peer.is_some(), &self.closer)
+        let mut reply = reply(exchange, answer, self.peer.is_some(), &self.closer);
+        if unreached {
+            reply.response.headers_mut().insert(UNREACHED, HeaderValue::from_static("1"));
+        }
+        reply
     }
 
     fn refused(&self, why: &BadRequest) {

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use http::request::Parts;
 use http::{Method, Request};
 
+use crate::cluster::Seen;
 use crate::http::{Body, Replayable};
 use crate::pool::{SendError, SendErrorKind};
 use crate::route::{Outcome, RetryOn, RetryPolicy};
@@ -98,16 +99,50 @@ pub fn is_stale(kind: &SendErrorKind, method: &Method) -> bool {
 #[must_use]
 pub fn outcome(kind: &SendErrorKind) -> Option<Outcome> {
     match kind {
-        SendErrorKind::ConnectFailed(_) | SendErrorKind::ConnectTimeout | SendErrorKind::Tls(_) => {
-            Some(Outcome::ConnectFailed)
-        }
+        SendErrorKind::ConnectFailed(_)
+        | SendErrorKind::ConnectTimeout
+        | SendErrorKind::Tls(_)
+        | SendErrorKind::Unreached => Some(Outcome::ConnectFailed),
         SendErrorKind::RefusedStream => Some(Outcome::RefusedStream),
         SendErrorKind::ClosedBeforeResponse { bytes_written, .. } => {
             Some(Outcome::Reset { started: *bytes_written })
         }
         SendErrorKind::Reset => Some(Outcome::Reset { started: true }),
-        SendErrorKind::Protocol(_) | SendErrorKind::RequestBody(_) => None,
+        // Another attempt would only take more of what is short.
+        SendErrorKind::Overflow(_) | SendErrorKind::Protocol(_) | SendErrorKind::RequestBody(_) => None,
     }
+}
+
+/// What a failed attempt says about the endpoint; `None`: nothing.
+#[must_use]
+pub fn seen(kind: &SendErrorKind) -> Option<Seen> {
+    match kind {
+        SendErrorKind::ConnectFailed(_)
+        | SendErrorKind::ConnectTimeout
+        | SendErrorKind::Tls(_)
+        | SendErrorKind::ClosedBeforeResponse { .. }
+        | SendErrorKind::Reset
+        | SendErrorKind::Protocol(_) => Some(Seen::Failed),
+        // Its sidecar's answer.
+        SendErrorKind::Unreached => Some(Seen::Status(503)),
+        // How connections end, our own limits, the client's fault.
+        SendErrorKind::RefusedStream | SendErrorKind::Overflow(_) | SendErrorKind::RequestBody(_) => None,
+    }
+}
+
+/// What an answer says about the endpoint. Of gRPC, its status where the head has it: Envoy's translation.
+#[must_use]
+pub fn seen_answer(outcome: &Outcome) -> Seen {
+    let Outcome::Response { status, grpc_status } = outcome else { return Seen::Failed };
+    Seen::Status(match grpc_status {
+        None | Some(0) => status.as_u16(),
+        Some(4) => 504,
+        Some(12) => 501,
+        Some(14) => 503,
+        Some(2 | 13 | 15) => 500,
+        // The client's fault, or a limit.
+        Some(_) => 400,
+    })
 }
 
 /// The failure of an attempt with a certificate that has expired by `now`.

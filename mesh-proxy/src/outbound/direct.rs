@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 use mesh_proto::model::HostPort;
 
 use crate::capture::Application;
-use crate::cluster::{LoadBalancer, Policy, UpstreamTls};
+use crate::cluster::{ConnectionSettings, LoadBalancer, Policy, UpstreamTls};
 use crate::pool::{Source, Target};
 use crate::respond::Failure;
 use crate::store::Workload;
@@ -22,6 +22,8 @@ use crate::worker::targets::Recipe;
 const CONNECT: Duration = Duration::from_secs(10);
 /// Shorter than what application servers keep idle connections for.
 const IDLE: Duration = Duration::from_secs(60);
+/// Envoy's default for connections that carry bytes.
+const IDLE_BYTES: Duration = Duration::from_secs(3600);
 
 fn policy() -> Policy {
     Policy {
@@ -30,6 +32,11 @@ fn policy() -> Policy {
         tls: UpstreamTls::Auto,
         idle_timeout: IDLE,
         max_requests_per_connection: None,
+        limits: None,
+        outlier: None,
+        locality: None,
+        tcp_idle_timeout: IDLE_BYTES,
+        connections: ConnectionSettings::default(),
     }
 }
 
@@ -61,6 +68,7 @@ pub fn workload(
         expect,
         carries,
         policy: &policy(),
+        limits: None,
         greeting,
         source: None,
     };
@@ -99,6 +107,7 @@ fn plain(
         expect: None,
         carries,
         policy: &policy(),
+        limits: None,
         greeting: None,
         source,
     })

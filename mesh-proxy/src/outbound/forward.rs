@@ -15,14 +15,17 @@ use mesh_proto::model::Protocol as Declared;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::attempt::{Sendable, expired, is_stale, outcome};
+use super::attempt::{Sendable, expired, is_stale, outcome, seen, seen_answer};
 use super::{headers, timed};
-use crate::cluster::{ClusterView, Endpoint, Hashed, NoEndpoint, PickContext};
+use crate::cluster::{
+    ClusterView, Endpoint, Hashed, Limits, Moment, NoEndpoint, Permit, PickContext, Resource, Seen,
+};
 use crate::exchange::Exchange;
 use crate::http::Body;
 use crate::pool::{SendError, Target};
 use crate::respond::Failure;
 use crate::route::{Backend, Outcome, RetryPolicy, RouteAction};
+use crate::telemetry::Flags;
 use crate::tls::MeshAlpn;
 use crate::worker::{Me, Worker};
 
@@ -53,6 +56,14 @@ struct Attempts<'r> {
     retries: u32,
     /// Stale connections replaced.
     stale: u32,
+    /// The last attempt did not reach anybody.
+    unreached: bool,
+    /// Of the cluster, where it has any.
+    limits: Option<Arc<Limits>>,
+    /// Counts the retry that is under way.
+    retrying: Option<Permit>,
+    /// A retry was asked for, but too many are under way.
+    overflowed: bool,
 }
 
 /// What the client's side speaks.
@@ -84,7 +95,14 @@ impl Onward<'_> {
         };
         let deadline = Instant::from_std(self.exchange.started()) + timeout;
         let answer = tokio::time::timeout_at(deadline, self.attempts(head, body, route)).await;
-        let mut response = answer.map_err(|_| Failure::RouteTimeout)??;
+        let mut response = match answer {
+            Ok(response) => response?,
+            Err(_) => {
+                // Whoever was asked last has not answered.
+                self.exchange.saw(Seen::TimedOut, timeout);
+                return Err(Failure::RouteTimeout);
+            }
+        };
         if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
             let body = std::mem::take(response.body_mut());
             *response.body_mut() = timed::until(body, deadline);
@@ -111,13 +129,23 @@ impl Onward<'_> {
             tried: SmallVec::new(),
             retries: 0,
             stale: 0,
+            unreached: false,
+            limits: None,
+            retrying: None,
+            overflowed: false,
         };
         attempts.hashed = self.hash(backend, &head)?;
         let mut request = Sendable::new(head, body, &route.retry, self.exchange.is_grpc());
         loop {
-            let target = self.target(&mut attempts)?;
-            match self.attempt(&target, &mut request, &mut attempts).await {
-                Next::Done(answer) => return answer,
+            let now = Instant::now();
+            let target = self.target(&mut attempts, now)?;
+            match self.attempt(&target, &mut request, &mut attempts, now).await {
+                Next::Done(answer) => {
+                    if attempts.overflowed {
+                        self.exchange.flag(Flags::UPSTREAM_OVERFLOW);
+                    }
+                    return answer;
+                }
                 Next::Again => self.pause(&attempts).await,
             }
         }
@@ -132,16 +160,22 @@ impl Onward<'_> {
     }
 
     /// Chooses an endpoint and how to reach it.
-    fn target(&mut self, attempts: &mut Attempts<'_>) -> Result<Rc<Target>, Failure> {
+    fn target(&mut self, attempts: &mut Attempts<'_>, now: Instant) -> Result<Rc<Target>, Failure> {
         let backend = attempts.backend;
         let view = view_of(backend)?;
         let subset = backend.subset.as_deref();
-        let avoid = attempts.retry.ignore_previous_hosts.unwrap_or(attempts.hashed.hash.is_none());
+        // A key stays with its host, unless that one cannot be reached at all.
+        let elsewhere = attempts.unreached || attempts.hashed.hash.is_none();
+        let avoid = attempts.retry.ignore_previous_hosts.unwrap_or(elsewhere);
         let context = PickContext {
             hash: attempts.hashed.hash,
             tried: if avoid { &attempts.tried } else { &[] },
             worker: self.worker.index,
+            now: Moment::of(now),
         };
+        if let (None, Some(limits)) = (&attempts.limits, view.limits(subset)) {
+            attempts.limits = Some(limits.clone());
+        }
         self.exchange.service(view.service(), || cluster_name(&view, subset));
         let picked = self.worker.random(|rng| view.pick(subset, &context, rng))?;
         let carries = attempts.carries.over(view.protocol());
@@ -159,19 +193,20 @@ impl Onward<'_> {
         target: &Target,
         request: &mut Sendable,
         attempts: &mut Attempts<'_>,
+        sent: Instant,
     ) -> Next {
         let Some(mut next) = request.take() else {
             return Next::Done(Err(Failure::Bug("an attempt without a request")));
         };
         headers::attempt(next.headers_mut(), attempts.retries + 1);
-        let sent = Instant::now();
         match self.send(target, next, attempts.retry.per_try_timeout).await {
             Ok(mut response) => {
                 let answer = Outcome::of_response(response.status(), response.headers());
+                let took = sent.elapsed();
+                self.exchange.saw(seen_answer(&answer), took);
                 if attempts.grants(&answer, request) {
                     return Next::Again;
                 }
-                let took = sent.elapsed();
                 self.exchange.answered(response.status().as_u16(), took);
                 headers::answered(response.headers_mut(), took);
                 if let Some(cookie) = attempts.hashed.set_cookie.take() {
@@ -180,6 +215,7 @@ impl Onward<'_> {
                 Next::Done(Ok(response))
             }
             Err(None) => {
+                self.exchange.saw(Seen::TimedOut, sent.elapsed());
                 if attempts.grants(&Outcome::AttemptTimeout, request) {
                     return Next::Again;
                 }
@@ -187,6 +223,9 @@ impl Onward<'_> {
             }
             Err(Some(mut error)) => {
                 request.give_back(&mut error);
+                if let Some(seen) = seen(&error.kind).filter(|_| !is_stale(&error.kind, &attempts.method)) {
+                    self.exchange.saw(seen, sent.elapsed());
+                }
                 let next = attempts.after(error, request);
                 if target.tls.is_some() { self.blame_our_certificate(next) } else { next }
             }
@@ -233,10 +272,22 @@ impl Onward<'_> {
 impl Attempts<'_> {
     /// Whether the policy grants another attempt; counts it.
     fn grants(&mut self, outcome: &Outcome, request: &Sendable) -> bool {
-        let granted =
+        // The one that has just ended is none any more.
+        self.retrying = None;
+        let asked =
             self.retries < self.retry.attempts && self.retry.is_retriable(outcome) && request.is_left();
-        self.retries += u32::from(granted);
-        granted
+        if !asked {
+            return false;
+        }
+        if let Some(limits) = &self.limits {
+            self.retrying = limits.enter(Resource::Retries);
+            self.overflowed = self.retrying.is_none();
+            if self.overflowed {
+                return false;
+            }
+        }
+        self.retries += 1;
+        true
     }
 
     fn after(&mut self, error: SendError, request: &Sendable) -> Next {
@@ -246,6 +297,7 @@ impl Attempts<'_> {
             self.tried.pop();
             return Next::Again;
         }
+        self.unreached = error.kind.is_safe_to_repeat();
         if outcome(&error.kind).is_some_and(|outcome| self.grants(&outcome, request)) {
             return Next::Again;
         }

@@ -13,6 +13,9 @@ use crate::worker::me::PEER;
 
 /// Who was verified, in Envoy's form.
 pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// What a sidecar answers to a verified peer where nothing of the request reached its application: the peer's sidecar may
+/// send it to another instance, whatever its method. Nobody else ever sees it.
+pub const UNREACHED: HeaderName = HeaderName::from_static("x-mesh-unreached");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const UPSTREAM_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const ATTEMPT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
@@ -61,6 +64,8 @@ pub fn attempt(headers: &mut HeaderMap, number: u32) {
 /// Sets what an answer carries when it leaves a proxy.
 pub fn answered(headers: &mut HeaderMap, took: Duration) {
     headers.remove(&PEER);
+    // An application, or a server outside, that says so does not know what it means.
+    headers.remove(&UNREACHED);
     let millis = took.as_millis();
     let value = if millis == 0 {
         HeaderValue::from_static("0")

@@ -6,19 +6,20 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::attempt::seen;
 use super::direct;
 use super::forward::{cluster_name, view_of};
 use super::goal::Goal;
-use crate::cluster::{Endpoint, HashKey, PickContext, Picked};
+use crate::cluster::{Endpoint, HashKey, Moment, PickContext, Picked, Seen};
 use crate::drain::Closer;
 use crate::exchange::Ends;
 use crate::io::Io;
-use crate::pool::Target;
+use crate::pool::{SendErrorKind, Target};
 use crate::respond::{Failure, Verdict};
 use crate::route::Backend;
 use crate::store::DestinationCell;
@@ -29,6 +30,8 @@ use crate::worker::Worker;
 
 /// How many endpoints are tried for one connection.
 const TRIES: usize = 3;
+/// Longer than any connection lives.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// A connection to an endpoint.
 pub struct Upstream {
@@ -40,6 +43,10 @@ pub struct Upstream {
 struct About {
     /// Counts at the endpoint while the connection lives.
     picked: Option<Picked>,
+    /// How long it may be silent.
+    idle: Duration,
+    /// How long it may live.
+    max: Option<Duration>,
     destination: Arc<Party>,
     service: Arc<Service>,
     cluster: String,
@@ -72,7 +79,8 @@ pub async fn connect(worker: &Rc<Worker>, goal: &Goal, source: IpAddr) -> Result
     };
     let (address, mtls) = (target.address, target.tls.is_some());
     let cluster = "PassthroughCluster".to_owned();
-    let about = About { picked: None, destination, service, cluster, address, mtls };
+    let about =
+        About { picked: None, idle: tcp::IDLE, max: None, destination, service, cluster, address, mtls };
     match worker.pool.connect_raw(&target).await {
         Ok(io) => Ok(Upstream { io, about }),
         Err(error) => Err(Failure::Send { kind: error.kind, retried: false }),
@@ -94,8 +102,20 @@ async fn balanced(
     let mut tried: SmallVec<[Arc<Endpoint>; TRIES]> = SmallVec::new();
     loop {
         let (target, endpoint, about) = pick(worker, backend, source, &tried)?;
-        match worker.pool.connect_raw(&target).await {
+        let started = Instant::now();
+        let connected = worker.pool.connect_raw(&target).await;
+        let saw = match &connected {
+            Ok(_) => Some(Seen::Connected),
+            Err(error) => seen(&error.kind),
+        };
+        if let (Some(picked), Some(saw)) = (&about.picked, saw) {
+            picked.saw(saw, started.elapsed());
+        }
+        match connected {
             Ok(io) => return Ok(Upstream { io, about }),
+            Err(error) if matches!(error.kind, SendErrorKind::Overflow(_)) => {
+                return Err(Failure::Send { kind: error.kind, retried: false });
+            }
             Err(error) if tried.len() + 1 == TRIES => {
                 return Err(Failure::Send { kind: error.kind, retried: true });
             }
@@ -123,12 +143,17 @@ fn pick(
         }
         Some(_) | None => None,
     };
-    let context = PickContext { hash, tried, worker: worker.index };
+    let policy = view.policy(subset)?;
+    let (idle, max) = (policy.tcp_idle_timeout, policy.connections.max_duration);
+    let context = PickContext { hash, tried, worker: worker.index, now: Moment::now() };
     let picked = worker.random(|rng| view.pick(subset, &context, rng))?;
     let endpoint = picked.endpoint().clone();
     let target = worker.targets.of(&view, subset, &endpoint, MeshAlpn::Tcp, None)?;
     let about = About {
         picked: Some(picked),
+        // 0 is none: as long as anything can last here.
+        idle: if idle.is_zero() { FOREVER } else { idle },
+        max,
         destination: endpoint.party.clone(),
         service: view.service().clone(),
         cluster: cluster_name(&view, subset),
@@ -152,7 +177,7 @@ pub async fn join(
     ends.service = about.service;
     ends.mtls = about.mtls;
     let mut copy = Copy::new(client, io, first, Bytes::new());
-    let told = Told { cluster: &about.cluster, address: about.address };
+    let told = Told { cluster: &about.cluster, address: about.address, idle: about.idle, max: about.max };
     splice(worker, &mut copy, &ends, &told, closer).await;
     drop(about.picked);
 }
@@ -163,6 +188,10 @@ pub struct Told<'a> {
     pub cluster: &'a str,
     /// Its address.
     pub address: SocketAddr,
+    /// How long the connection may be silent.
+    pub idle: Duration,
+    /// How long it may live.
+    pub max: Option<Duration>,
 }
 
 /// Copies, counts and logs.
@@ -182,7 +211,13 @@ pub async fn splice(
         mtls: ends.mtls,
     };
     let counted = worker.telemetry.tcp_opened(&route);
-    let moved = tcp::forward(copy, tcp::IDLE, closer.closed(), |up, down| {
+    let stop = async {
+        match told.max {
+            Some(max) => drop(tokio::time::timeout(max, closer.closed()).await),
+            None => closer.closed().await,
+        }
+    };
+    let moved = tcp::forward(copy, told.idle, stop, |up, down| {
         counted.received(up);
         counted.sent(down);
     })

@@ -39,6 +39,7 @@ async fn handshakes(target: &Target) -> Result<Io, SendErrorKind> {
     };
     let tcp = opened
         .and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
+        .and_then(|tcp| keep_alive(&tcp, target).map(|()| tcp))
         .map_err(|error| SendErrorKind::ConnectFailed(error.kind()))?;
     let Some((config, name)) = &target.tls else { return Ok(Io::Plain(tcp)) };
     let connector = TlsConnector::from(config.clone());
@@ -78,6 +79,21 @@ fn bound(source: Source, to: SocketAddr) -> io::Result<Socket> {
 /// Without `CAP_NET_ADMIN`.
 pub fn transparent(socket: &Socket, of: SocketAddr) -> io::Result<()> {
     if of.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }
+}
+
+fn keep_alive(tcp: &TcpStream, target: &Target) -> io::Result<()> {
+    let Some(wanted) = target.connections.keepalive else { return Ok(()) };
+    let mut keepalive = socket2::TcpKeepalive::new();
+    if let Some(time) = wanted.time {
+        keepalive = keepalive.with_time(time);
+    }
+    if let Some(interval) = wanted.interval {
+        keepalive = keepalive.with_interval(interval);
+    }
+    if let Some(probes) = wanted.probes {
+        keepalive = keepalive.with_retries(probes.get());
+    }
+    socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive)
 }
 
 /// The verifier's own words, without the layers around them.

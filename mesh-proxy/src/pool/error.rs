@@ -4,6 +4,7 @@ use std::io;
 
 use http::Request;
 
+use super::Overflow;
 use crate::http::{Body, BodyError};
 
 /// A failed attempt.
@@ -45,6 +46,12 @@ pub enum SendErrorKind {
     /// The answer is not HTTP that we forward.
     #[error("malformed answer: {0}")]
     Protocol(&'static str),
+    /// The peer's sidecar says that nothing of the request reached its application.
+    #[error("the application behind the peer's sidecar could not be reached")]
+    Unreached,
+    /// A limit of the DestinationRule's connectionPool is reached.
+    #[error("overflow: {} of the DestinationRule is reached", .0.field())]
+    Overflow(Overflow),
     /// The client's body failed while it was being sent: not the upstream's fault.
     #[error("request body: {0}")]
     RequestBody(BodyError),
@@ -63,7 +70,12 @@ impl SendErrorKind {
     #[must_use]
     pub fn is_safe_to_repeat(&self) -> bool {
         match self {
-            Self::ConnectFailed(_) | Self::ConnectTimeout | Self::Tls(_) | Self::RefusedStream => true,
+            Self::ConnectFailed(_)
+            | Self::ConnectTimeout
+            | Self::Tls(_)
+            | Self::RefusedStream
+            | Self::Unreached
+            | Self::Overflow(_) => true,
             // A reused connection that the upstream closes while we write was closed before it read.
             Self::ClosedBeforeResponse { bytes_written, .. } => !bytes_written,
             Self::Reset | Self::Protocol(_) | Self::RequestBody(_) => false,

@@ -22,6 +22,8 @@ struct Parts {
     protocol: Protocol,
     tls: u64,
     identity: Option<SpiffeId>,
+    /// Whose limits count: with limits, each subset has its own connections, as in Envoy.
+    limited: Option<Box<str>>,
 }
 
 impl PoolKey {
@@ -34,7 +36,24 @@ impl PoolKey {
         tls: u64,
         identity: Option<SpiffeId>,
     ) -> Self {
-        let parts = Parts { cluster, endpoint, protocol, tls, identity };
+        Self::of(Parts { cluster, endpoint, protocol, tls, identity, limited: None })
+    }
+
+    /// The same for connections that count for a subset (`""`: the whole).
+    #[must_use]
+    pub fn limited(self, subset: &str) -> Self {
+        let Parts { cluster, endpoint, protocol, tls, identity, .. } = &*self.parts;
+        Self::of(Parts {
+            cluster: cluster.clone(),
+            endpoint: endpoint.clone(),
+            protocol: *protocol,
+            tls: *tls,
+            identity: identity.clone(),
+            limited: Some(subset.into()),
+        })
+    }
+
+    fn of(parts: Parts) -> Self {
         let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
         parts.hash(&mut hasher);
         Self { parts: Arc::new(parts), hash: hasher.finish() }

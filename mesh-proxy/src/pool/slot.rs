@@ -1,6 +1,7 @@
 //! The connections of one key.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 use crate::http::h1::client::{Connection, Home};
 use crate::http::h2;
 use crate::pool::Target;
+use crate::pool::limited::Occupancy;
 
 /// Idle HTTP/1 connections, newest last, and shared HTTP/2 connections.
 pub(super) struct Slot {
@@ -19,6 +21,9 @@ pub(super) struct Slot {
     pub(super) opening: tokio::sync::Mutex<()>,
     idle_timeout: Cell<Duration>,
     max_requests: Cell<Option<u32>>,
+    max_streams: Cell<Option<u32>>,
+    /// Used where there are limits.
+    pub(super) occupancy: Rc<Occupancy>,
 }
 
 struct Idle {
@@ -35,6 +40,8 @@ impl Default for Slot {
             opening: tokio::sync::Mutex::default(),
             idle_timeout: Cell::default(),
             max_requests: Cell::default(),
+            max_streams: Cell::default(),
+            occupancy: Rc::default(),
         }
     }
 }
@@ -44,6 +51,7 @@ impl Slot {
     pub(super) fn configure(&self, target: &Target) {
         self.idle_timeout.set(target.idle_timeout);
         self.max_requests.set(target.max_requests);
+        self.max_streams.set(target.connections.max_streams.map(Into::into));
     }
 
     /// The newest idle connection that is still usable.
@@ -66,8 +74,8 @@ impl Slot {
     pub(super) fn ticket(&self) -> Option<h2::client::Ticket> {
         let mut shared = self.shared.borrow_mut();
         shared.retain(|c| !c.is_closed());
-        let max = self.max_requests.get();
-        shared.iter().find(|c| c.has_room(max)).map(h2::client::Connection::ticket)
+        let (max, streams) = (self.max_requests.get(), self.max_streams.get());
+        shared.iter().find(|c| c.has_room(max, streams)).map(h2::client::Connection::ticket)
     }
 
     /// Adds a shared connection and takes a place on it.
@@ -109,9 +117,11 @@ impl Slot {
 }
 
 impl Home for Slot {
-    fn put(&self, connection: Box<Connection>) {
+    fn put(&self, mut connection: Box<Connection>) {
+        connection.lease = None;
         if self.max_requests.get().is_none_or(|max| connection.requests() < max) {
             self.idle.borrow_mut().push(Idle { connection, since: self.now.get() });
+            self.occupancy.free();
         }
     }
 }

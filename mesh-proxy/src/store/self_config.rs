@@ -12,6 +12,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 pub use wire::MtlsMode;
 
 use super::workload;
+use crate::cluster::Locality;
 use crate::destination::Services;
 
 /// Why `self/self` cannot be used.
@@ -73,6 +74,8 @@ pub struct SelfConfig {
     pub access_log: bool,
     /// `cluster.local`.
     pub cluster_domain: String,
+    /// Where it runs.
+    pub locality: Locality,
 }
 
 /// One container port.
@@ -131,6 +134,7 @@ impl TryFrom<wire::SelfConfig> for SelfConfig {
             allow_any_outbound: outbound == wire::OutboundPolicy::OutboundAllowAny,
             access_log: wire.access_log,
             cluster_domain: wire.cluster_domain,
+            locality: Locality::new(&wire.locality),
         })
     }
 }

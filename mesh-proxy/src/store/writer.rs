@@ -52,6 +52,8 @@ struct Round {
     implied: bool,
     /// The workload's labels or namespace: matches on the source are decided anew.
     source: bool,
+    /// Where the workload is: which endpoints come first is decided anew.
+    place: bool,
 }
 
 /// The writing half of a [`Store`].
@@ -77,12 +79,12 @@ impl Writer {
     /// The writer of `store`. `roots`: who is trusted, which trust bundles replace.
     #[must_use]
     pub fn new(store: Arc<Store>, roots: RootsHandle) -> Self {
-        let workers = store.place.workers;
+        let clusters = Clusters::new(store.place.workers, store.clusters.clone());
         Self {
             store,
             trust: Trust::new(roots),
             subscribed: BTreeSet::new(),
-            clusters: Clusters::new(workers),
+            clusters,
             routes: BTreeMap::new(),
             waiting: BTreeSet::new(),
             retiring: BTreeSet::new(),
@@ -154,6 +156,9 @@ impl Writer {
         }
         if round.source {
             self.parse_routes_again();
+        }
+        if round.place {
+            self.build_clusters_again();
         }
         self.take_clusters(&mut round, parts);
         for resource in rest {

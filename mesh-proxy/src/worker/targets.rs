@@ -16,7 +16,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::cluster::{ClusterView, Endpoint, Policy, UpstreamTls};
+use crate::cluster::{ClusterView, Endpoint, Limits, Policy, UpstreamTls};
 use crate::http::Protocol;
 use crate::pool::{PoolKey, Source, Target};
 use crate::respond::Failure;
@@ -52,7 +52,7 @@ struct Key {
 
 struct Entry {
     endpoint: Arc<Endpoint>,
-    policy: Policy,
+    policy: Arc<Policy>,
     identity: u64,
     target: Rc<Target>,
 }
@@ -71,8 +71,10 @@ pub struct Recipe<'a> {
     pub expect: Option<&'a SpiffeId>,
     /// What the connection will carry.
     pub carries: MeshAlpn,
-    /// Timeouts and limits.
+    /// Timeouts and settings of connections.
     pub policy: &'a Policy,
+    /// What is counted and limited.
+    pub limits: Option<&'a Arc<Limits>>,
     /// Who we are, for the peer's metrics.
     pub greeting: Option<&'a (HeaderName, HeaderValue)>,
     /// The address to connect from; `None`: the kernel's choice. Part of what `uid` tells apart.
@@ -107,7 +109,7 @@ impl Targets {
         let generation = self.identity.generation();
         if let Some(entry) = self.known.borrow().targets.get(&key)
             && entry.identity == generation
-            && entry.policy == *policy
+            && (Arc::ptr_eq(&entry.policy, policy) || entry.policy == *policy)
         {
             return Ok(entry.target.clone());
         }
@@ -119,6 +121,7 @@ impl Targets {
             expect: expected(policy, endpoint)?,
             carries,
             policy,
+            limits: view.limits(subset),
             greeting,
             source: None,
         };
@@ -155,6 +158,10 @@ impl Targets {
             generation,
             recipe.expect.cloned(),
         );
+        let key = match recipe.limits {
+            Some(_) => key.limited(recipe.subset.unwrap_or_default()),
+            None => key,
+        };
         Target {
             key,
             address: recipe.address,
@@ -164,6 +171,8 @@ impl Targets {
             connect_timeout: recipe.policy.connect_timeout,
             idle_timeout: recipe.policy.idle_timeout,
             max_requests: recipe.policy.max_requests_per_connection.map(Into::into),
+            connections: recipe.policy.connections,
+            limits: recipe.limits.cloned(),
         }
     }
 

@@ -366,7 +366,7 @@ pub fn route(action: wire::RouteAction) -> wire::RouteTable {
     wire::RouteTable { rules: vec![rule], origin: None }
 }
 
-fn policy() -> wire::Policy {
+pub fn policy() -> wire::Policy {
     wire::Policy {
         load_balancer: Some(wire::LoadBalancer {
             kind: Some(wire::load_balancer::Kind::RoundRobin(wire::Empty {})),

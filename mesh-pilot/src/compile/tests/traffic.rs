@@ -51,6 +51,86 @@ fn each_field_has_its_effect() {
 }
 
 #[test]
+fn limits_are_those_that_are_set() {
+    let pool = |pool: &str| {
+        let rest = format!("trafficPolicy: {{connectionPool: {{{pool}}}}}");
+        Mesh::with(&rule("a", "reviews", &rest)).policy("reviews", 9080)
+    };
+    assert_eq!(pool("tcp: {connectTimeout: 1s}").limits, None);
+    // Istio's own way to say that there is none.
+    assert_eq!(pool("tcp: {maxConnections: 4294967295}, http: {maxRetries: 0}").limits, None);
+    let all = pool(
+        "tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 2, http2MaxRequests: 3, maxRetries: 4}",
+    );
+    let expected = wire::Limits {
+        max_connections: Some(1),
+        max_pending_requests: Some(2),
+        max_requests: Some(3),
+        max_retries: Some(4),
+        retry_budget: None,
+    };
+    assert_eq!(all.limits, Some(expected));
+    let more = pool(
+        "tcp: {idleTimeout: 5s, maxConnectionDuration: 7s, tcpKeepalive: {probes: 3, time: 9s}}, http: {maxConcurrentStreams: 8}",
+    );
+    let seconds = |d: Option<prost_types::Duration>| d.unwrap().seconds;
+    assert_eq!((seconds(more.tcp_idle_timeout), seconds(more.max_connection_duration)), (5, 7));
+    let keepalive = more.tcp_keepalive.unwrap();
+    assert_eq!((keepalive.probes, seconds(keepalive.time), keepalive.interval), (3, 9, None));
+    assert_eq!(more.max_concurrent_streams, 8);
+    let budget = Mesh::with(&rule("a", "reviews", "trafficPolicy: {retryBudget: {}}"));
+    let budget = budget.policy("reviews", 9080).limits.unwrap().retry_budget.unwrap();
+    assert_eq!((budget.percent, budget.min_retry_concurrency), (20.0, 3));
+}
+
+#[test]
+fn outlier_detection_has_envoys_defaults_and_turns_locality_on() {
+    let policy = |policy: &str| {
+        Mesh::with(&rule("a", "reviews", &format!("trafficPolicy: {{{policy}}}"))).policy("reviews", 9080)
+    };
+    let off = policy("connectionPool: {}");
+    assert_eq!((off.outlier_detection, off.locality), (None, None));
+    let on = policy("outlierDetection: {}");
+    let outlier = on.outlier_detection.unwrap();
+    assert_eq!((outlier.consecutive_5xx, outlier.consecutive_gateway), (5, 0));
+    assert_eq!((outlier.max_ejection_percent, outlier.min_health_percent), (10, 0));
+    let seconds = |d: Option<prost_types::Duration>| d.unwrap().seconds;
+    assert_eq!((seconds(outlier.interval), seconds(outlier.base_ejection_time)), (10, 30));
+    assert_eq!(on.locality, Some(wire::LocalityPolicy::default()));
+    let set = policy(
+        "outlierDetection: {consecutive5xxErrors: 0, consecutiveGatewayErrors: 2, splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 1, maxEjectionPercent: 100, minHealthPercent: 40}",
+    );
+    let outlier = set.outlier_detection.unwrap();
+    assert_eq!((outlier.consecutive_5xx, outlier.consecutive_gateway), (0, 2));
+    assert_eq!((outlier.split_local_origin, outlier.consecutive_local_origin), (true, 1));
+    assert_eq!((outlier.max_ejection_percent, outlier.min_health_percent), (100, 40));
+    let locality = |setting: &str, outlier: &str| {
+        policy(&format!("loadBalancer: {{localityLbSetting: {{{setting}}}}}{outlier}")).locality
+    };
+    let outlier = ", outlierDetection: {}";
+    assert_eq!(locality("enabled: false", outlier), None);
+    assert_eq!(locality("failover: [{from: a, to: b}]", ""), None);
+    assert_eq!(locality("failover: [{from: a, to: b}]", outlier).unwrap().failover[0].to, "b");
+    assert_eq!(locality("failoverPriority: [rack]", outlier).unwrap().failover_priority, ["rack"]);
+    let shares = locality("distribute: [{from: '*', to: {a: 100}}]", "").unwrap();
+    assert_eq!(shares.distribute[0].to["a"], 100);
+}
+
+/// What a client in a place needs to know of the others: where they are, and the labels that an order names.
+#[test]
+fn places_and_the_labels_of_an_order_are_sent() {
+    let order = rule(
+        "a",
+        "reviews",
+        "trafficPolicy: {outlierDetection: {}, loadBalancer: {localityLbSetting: {failoverPriority: [app, 'version=v1']}}}",
+    );
+    let plain = Mesh::with("").endpoints("reviews", 9080);
+    assert!(plain[0].labels.is_empty() && plain[0].locality.is_empty(), "{plain:?}");
+    let ordered = Mesh::with(&order).endpoints("reviews", 9080);
+    assert_eq!(ordered[0].labels.keys().collect::<Vec<_>>(), ["app", "version"]);
+}
+
+#[test]
 fn consistent_hash() {
     let hash = |hash: &str| {
         let policy = format!("trafficPolicy: {{loadBalancer: {{consistentHash: {{{hash}}}}}}}");

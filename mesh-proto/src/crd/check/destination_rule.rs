@@ -1,5 +1,7 @@
 //! DestinationRule.
 
+mod failover;
+
 use std::collections::HashSet;
 
 use super::super::destination_rule::{
@@ -61,7 +63,9 @@ fn policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings) {
     groups(&all, path, findings);
     refuse_yet(findings, policy.tunnel.is_some(), path, "tunnel");
     refuse_yet(findings, policy.proxy_protocol.is_some(), path, "proxyProtocol");
-    tell_yet(findings, policy.retry_budget.is_some(), path, "retryBudget");
+    if let Some(budget) = &policy.retry_budget {
+        failover::retry_budget(budget, &format!("{path}.retryBudget"), findings);
+    }
     let mut numbers = HashSet::new();
     for (index, port) in policy.port_level_settings.iter().enumerate() {
         let path = format!("{path}.portLevelSettings[{index}]");
@@ -83,18 +87,21 @@ fn policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings) {
 
 fn groups(groups: &Groups<'_>, path: &str, findings: &mut Findings) {
     if let Some(balancer) = groups.load_balancer {
-        load_balancer(balancer, &format!("{path}.loadBalancer"), findings);
+        let outlier = groups.outlier_detection.is_some();
+        load_balancer(balancer, outlier, &format!("{path}.loadBalancer"), findings);
     }
     if let Some(pool) = groups.connection_pool {
         connection_pool(pool, &format!("{path}.connectionPool"), findings);
     }
-    tell_yet(findings, groups.outlier_detection.is_some(), path, "outlierDetection");
+    if let Some(outlier) = groups.outlier_detection {
+        failover::outlier_detection(outlier, &format!("{path}.outlierDetection"), findings);
+    }
     if let Some(tls) = groups.tls {
         client_tls(tls, &format!("{path}.tls"), findings);
     }
 }
 
-fn load_balancer(balancer: &LoadBalancer, path: &str, findings: &mut Findings) {
+fn load_balancer(balancer: &LoadBalancer, outlier: bool, path: &str, findings: &mut Findings) {
     let simple = balancer.simple.filter(|simple| *simple != SimpleBalancer::Unspecified);
     if simple.is_some() && balancer.consistent_hash.is_some() {
         findings.error(path, "simple and consistentHash are both set", "one of them");
@@ -112,7 +119,9 @@ fn load_balancer(balancer: &LoadBalancer, path: &str, findings: &mut Findings) {
     if let Some(hash) = &balancer.consistent_hash {
         consistent_hash(hash, &format!("{path}.consistentHash"), findings);
     }
-    tell_yet(findings, balancer.locality_lb_setting.is_some(), path, "localityLbSetting");
+    if let Some(setting) = &balancer.locality_lb_setting {
+        failover::locality(setting, outlier, &format!("{path}.localityLbSetting"), findings);
+    }
     tell_yet(findings, balancer.warmup.is_some(), path, "warmup");
     tell_yet(findings, balancer.warmup_duration_secs.is_some(), path, "warmupDurationSecs");
 }
@@ -231,32 +240,10 @@ fn is_prime(number: u64) -> bool {
 
 fn connection_pool(pool: &ConnectionPool, path: &str, findings: &mut Findings) {
     if let Some(tcp) = &pool.tcp {
-        let path = format!("{path}.tcp");
-        if tcp.connect_timeout.is_some_and(|t| t.0.is_zero()) {
-            findings.error(format!("{path}.connectTimeout"), "0 lets nothing connect", "at least 1ms");
-        }
-        tell_yet(findings, tcp.max_connections.is_some(), &path, "maxConnections");
-        tell_yet(findings, tcp.tcp_keepalive.is_some(), &path, "tcpKeepalive");
-        tell_yet(findings, tcp.max_connection_duration.is_some(), &path, "maxConnectionDuration");
-        tell_yet(findings, tcp.idle_timeout.is_some(), &path, "idleTimeout");
+        failover::tcp_pool(tcp, &format!("{path}.tcp"), findings);
     }
     if let Some(http) = &pool.http {
-        let path = format!("{path}.http");
-        if http.max_requests_per_connection.is_some_and(|n| n < 0) {
-            findings.error(format!("{path}.maxRequestsPerConnection"), "negative", "0 (no limit) or more");
-        }
-        if let Some(policy) = http.h2_upgrade_policy.as_deref()
-            && !matches!(policy, "DEFAULT" | "DO_NOT_UPGRADE" | "UPGRADE")
-        {
-            let expected = "DEFAULT, DO_NOT_UPGRADE or UPGRADE";
-            findings.error(format!("{path}.h2UpgradePolicy"), format!("unknown policy {policy:?}"), expected);
-        }
-        tell_yet(findings, http.http1_max_pending_requests.is_some(), &path, "http1MaxPendingRequests");
-        tell_yet(findings, http.http2_max_requests.is_some(), &path, "http2MaxRequests");
-        tell_yet(findings, http.max_retries.is_some(), &path, "maxRetries");
-        tell_yet(findings, http.h2_upgrade_policy.as_deref() == Some("UPGRADE"), &path, "h2UpgradePolicy");
-        tell_yet(findings, http.max_concurrent_streams.is_some(), &path, "maxConcurrentStreams");
-        tell_yet(findings, http.http2_keep_alive.is_some(), &path, "http2KeepAlive");
+        failover::http_pool(http, &format!("{path}.http"), findings);
     }
 }
 

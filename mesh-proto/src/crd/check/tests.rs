@@ -144,6 +144,11 @@ fn virtual_services() {
 
 #[test]
 fn destination_rules() {
+    let locality = |setting: &str, outlier: &str| {
+        let outlier =
+            if outlier.is_empty() { String::new() } else { format!(", outlierDetection: {{{outlier}}}") };
+        format!("{{host: a, trafficPolicy: {{loadBalancer: {{localityLbSetting: {{{setting}}}}}{outlier}}}}}")
+    };
     let policy = |policy: &str| format!("{{host: a, trafficPolicy: {{{policy}}}}}");
     let hash = |hash: &str| policy(&format!("loadBalancer: {{consistentHash: {{{hash}}}}}"));
     let at = "spec.trafficPolicy.loadBalancer";
@@ -193,8 +198,25 @@ fn destination_rules() {
         (hash("ringSize: 4, ringHash: {}"), vec!["warning", hash_error]),
         (
             policy("outlierDetection: {}"),
+            vec!["warning spec.trafficPolicy.outlierDetection: maxEjectionPercent is 10: of fewer than 10"],
+        ),
+        (policy("outlierDetection: {consecutive5xxErrors: 3, maxEjectionPercent: 50}"), vec![]),
+        (
+            policy("outlierDetection: {maxEjectionPercent: 101, minHealthPercent: 101, interval: 0s}"),
             vec![
-                "warning spec.trafficPolicy.outlierDetection: outlierDetection is accepted, not in force yet",
+                "error spec.trafficPolicy.outlierDetection.interval: too short",
+                "error spec.trafficPolicy.outlierDetection.maxEjectionPercent: more than all",
+                "error spec.trafficPolicy.outlierDetection.minHealthPercent: more than all",
+            ],
+        ),
+        (
+            policy("outlierDetection: {maxEjectionPercent: 100, consecutiveLocalOriginFailures: 1}"),
+            vec!["warning spec.trafficPolicy.outlierDetection.consecutiveLocalOriginFailures"],
+        ),
+        (
+            policy("outlierDetection: {maxEjectionPercent: 100, outlierDetectionHttpErrorCodes: [429]}"),
+            vec![
+                "warning spec.trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes: outlierDetectionHttpErrorCodes is accepted, not",
             ],
         ),
         (
@@ -203,9 +225,44 @@ fn destination_rules() {
             ),
             vec![],
         ),
+        (policy("connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1}}"), vec![]),
         (
-            policy("connectionPool: {tcp: {maxConnections: 1}}"),
-            vec!["warning spec.trafficPolicy.connectionPool.tcp.maxConnections"],
+            policy("connectionPool: {tcp: {maxConnections: -1}, http: {maxRetries: -1}}"),
+            vec![
+                "error spec.trafficPolicy.connectionPool.tcp.maxConnections: negative",
+                "error spec.trafficPolicy.connectionPool.http.maxRetries: negative",
+            ],
+        ),
+        (
+            policy("connectionPool: {tcp: {tcpKeepalive: {time: 10ms}, maxConnectionDuration: 0s}}"),
+            vec![
+                "error spec.trafficPolicy.connectionPool.tcp.maxConnectionDuration: 0 lets nothing live",
+                "error spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.time: the kernel counts whole",
+            ],
+        ),
+        (policy("retryBudget: {percent: 25, minRetryConcurrency: 5}"), vec![]),
+        (policy("retryBudget: {percent: 101}"), vec!["error spec.trafficPolicy.retryBudget.percent"]),
+        (locality("distribute: [{from: a/*, to: {'a/*': 80, 'b/*': 20}}]", ""), vec![]),
+        (
+            locality("distribute: [{from: a/*, to: {'a/*': 80}}]", ""),
+            vec![
+                "error spec.trafficPolicy.loadBalancer.localityLbSetting.distribute[0].to: the shares add up to 80",
+            ],
+        ),
+        (locality("failover: [{from: a, to: b}]", "maxEjectionPercent: 100"), vec![]),
+        (
+            locality("failover: [{from: a, to: a}]", ""),
+            vec![
+                "error spec.trafficPolicy.loadBalancer.localityLbSetting.failover[0]: a region fails over",
+                "warning spec.trafficPolicy.loadBalancer.localityLbSetting: without outlierDetection nothing",
+            ],
+        ),
+        (
+            locality(
+                "failoverPriority: [a], distribute: [{from: a, to: {a: 100}}]",
+                "maxEjectionPercent: 100",
+            ),
+            vec!["error spec.trafficPolicy.loadBalancer.localityLbSetting: distribute and failover"],
         ),
         (policy("tls: {mode: ISTIO_MUTUAL}"), vec![]),
         (

@@ -67,6 +67,7 @@ async fn fixture(probes: &serde_json::Value, scrape: Option<Scrape>) -> Fixture 
         config_dump: Box::new(|| json!({})),
         certs: Box::new(|| json!({})),
         stats: Box::new(|| json!({})),
+        clusters: Box::new(|| json!([])),
         drain: Box::new(Never),
         agent: Some(agent),
     };
@@ -264,6 +265,7 @@ async fn a_job_ends_its_sidecar_from_inside() {
         config_dump: Box::new(|| json!({})),
         certs: Box::new(|| json!({})),
         stats: Box::new(|| json!({})),
+        clusters: Box::new(|| json!([])),
         drain: Box::new(Never),
         agent: None,
     };

@@ -16,7 +16,8 @@ use crate::http::h1::head::{self, Asked, Framing, ResponseHead};
 use crate::http::h1::scan::Scan;
 use crate::http::headers;
 use crate::io::Io;
-use crate::pool::{SendError, SendErrorKind};
+use crate::outbound::headers::UNREACHED;
+use crate::pool::{Lease, SendError, SendErrorKind};
 
 /// The longest head of an answer.
 const MAX_HEAD: usize = 64 << 10;
@@ -34,6 +35,8 @@ pub struct Connection {
     outgoing: Outgoing,
     /// Requests that were sent on it.
     requests: u32,
+    /// Counts the request that it carries, where requests are limited.
+    pub lease: Option<Lease>,
 }
 
 /// Where a connection goes when its exchange is complete.
@@ -46,7 +49,13 @@ impl Connection {
     /// A new connection.
     #[must_use]
     pub fn new(io: Io) -> Box<Self> {
-        Box::new(Self { io, incoming: Incoming::default(), outgoing: Outgoing::default(), requests: 0 })
+        Box::new(Self {
+            io,
+            incoming: Incoming::default(),
+            outgoing: Outgoing::default(),
+            requests: 0,
+            lease: None,
+        })
     }
 
     /// Requests that were sent on it.
@@ -63,7 +72,7 @@ impl Connection {
 }
 
 /// Sends a request and waits for the head of the answer. `greeting` goes with a connection's first request; `host` stands
-/// in where the client named none.
+/// in where the client named none; `mesh` says that the peer's identity in the mesh was verified.
 ///
 /// # Errors
 /// See [`SendErrorKind`].
@@ -73,6 +82,7 @@ pub async fn send(
     greeting: Option<&(HeaderName, HeaderValue)>,
     host: impl FnOnce() -> String,
     home: Rc<dyn Home>,
+    mesh: bool,
 ) -> Result<Response<Body>, SendError> {
     let (parts, body) = request.into_parts();
     let asked = Asked {
@@ -84,6 +94,11 @@ pub async fn send(
     let greeting = greeting.filter(|_| connection.requests == 1);
     let mut exchange = Exchange::start(connection, &parts, body, greeting, host, asked);
     match exchange.head().await {
+        // Only a sidecar of the mesh can say that: nobody else sees the greeting's connection.
+        Ok(head) if mesh && head.headers.contains_key(&UNREACHED) => {
+            let body = exchange.into_unreached(head, home);
+            Err(SendError::new(SendErrorKind::Unreached, body.map(|body| Request::from_parts(parts, body))))
+        }
         Ok(head) => {
             headers::recycle(parts.headers);
             exchange.into_response(head, home)
@@ -254,6 +269,31 @@ impl Exchange {
             first_use: self.connection.requests == 1,
             bytes_written: self.connection.outgoing.written() > self.written_before,
         }
+    }
+
+    /// The request's body, if nothing of it was used up: the answer was only the sidecar's, and its connection is good.
+    fn into_unreached(mut self, head: ResponseHead, home: Rc<dyn Home>) -> Option<Body> {
+        let content = match head.framing {
+            Framing::None => Some(0),
+            Framing::Length(length) => usize::try_from(length).ok(),
+            _ => None,
+        };
+        let incoming = self.connection.incoming.bytes_mut();
+        let whole = content.is_some_and(|length| length <= incoming.len());
+        if let Some(length) = content.filter(|_| whole) {
+            drop(incoming.split_to(length));
+        }
+        let clean = whole
+            && head.keep_alive
+            && self.upload.is_complete(&self.connection)
+            && self.connection.incoming.bytes().is_empty()
+            && !self.connection.incoming.is_eof();
+        if clean {
+            self.connection.incoming.rest();
+            self.connection.outgoing.rest();
+            home.put(self.connection);
+        }
+        self.upload.into_unused()
     }
 
     /// The response. Where its body is complete already, the connection goes home at once.

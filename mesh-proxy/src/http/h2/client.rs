@@ -17,7 +17,8 @@ use crate::http::h2::message::{self, Incoming, Length};
 use crate::http::h2::send::{Sending, SendingError};
 use crate::http::headers::HeaderCase;
 use crate::io::Io;
-use crate::pool::{SendError, SendErrorKind};
+use crate::outbound::headers::UNREACHED;
+use crate::pool::{Lease, SendError, SendErrorKind};
 
 /// Streams that we open on one connection before we open another one.
 pub const MAX_STREAMS: usize = 64;
@@ -46,14 +47,18 @@ struct State {
 }
 
 /// Counts one stream until its answer is complete.
-struct Stream(Rc<State>);
+struct Stream {
+    state: Rc<State>,
+    /// The same, where requests are limited. Dropped after the place is free.
+    lease: Option<Lease>,
+}
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let active = self.0.active.get() - 1;
-        self.0.active.set(active);
+        let active = self.state.active.get() - 1;
+        self.state.active.set(active);
         if active == 0 {
-            self.0.idle_since.set(Some(Instant::now()));
+            self.state.idle_since.set(Some(Instant::now()));
         }
     }
 }
@@ -87,9 +92,10 @@ impl Connection {
 
     /// Whether it takes one more request.
     #[must_use]
-    pub fn has_room(&self, max_requests: Option<u32>) -> bool {
+    pub fn has_room(&self, max_requests: Option<u32>, max_streams: Option<u32>) -> bool {
+        let streams = max_streams.map_or(MAX_STREAMS, |max| MAX_STREAMS.min(max as usize));
         !self.state.closed.get()
-            && self.state.active.get() < MAX_STREAMS.min(self.sender.current_max_send_streams())
+            && self.state.active.get() < streams.min(self.sender.current_max_send_streams())
             && max_requests.is_none_or(|max| self.state.requests.get() < max)
     }
 
@@ -123,7 +129,7 @@ impl Connection {
         let state = &self.state;
         state.active.set(state.active.get() + 1);
         state.requests.set(state.requests.get() + 1);
-        Ticket { sender: self.sender.clone(), stream: Stream(state.clone()) }
+        Ticket { sender: self.sender.clone(), stream: Stream { state: state.clone(), lease: None } }
     }
 }
 
@@ -134,6 +140,13 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// Counts the request until its answer is complete.
+    #[must_use]
+    pub fn leased(mut self, lease: Lease) -> Self {
+        self.stream.lease = Some(lease);
+        self
+    }
+
     /// Sends a request and waits for the head of its answer. `fallback` is the authority where the client named none,
     /// `greeting` goes with a connection's first request.
     ///
@@ -152,7 +165,7 @@ impl Ticket {
         }
         let ready = poll_fn(|cx| self.sender.poll_ready(cx)).await;
         if ready.is_err() {
-            self.stream.0.closed.set(true);
+            self.stream.state.closed.set(true);
             return Err(SendError::new(SendErrorKind::RefusedStream, Some(request)));
         }
         let (parts, body) = request.into_parts();
@@ -175,7 +188,7 @@ impl Ticket {
         let (answer, stream) = match self.sender.send_request(Request::from_parts(parts, ()), end) {
             Ok(both) => both,
             Err(error) => {
-                self.stream.0.closed.set(error.is_io() || error.is_go_away());
+                self.stream.state.closed.set(error.is_io() || error.is_go_away());
                 let request = Request::from_parts(kept, body);
                 return Err(SendError::new(kind_of(&error, self.first_use()), Some(request)));
             }
@@ -184,6 +197,12 @@ impl Ticket {
         let mut sending = Sending::new(stream, body);
         sending.done = end;
         match (Exchange { answer, sending: &mut sending }).head().await {
+            // Only a sidecar of the mesh can say that.
+            Ok(response) if tls && response.headers().contains_key(&UNREACHED) => {
+                let body = unused(sending, full);
+                let request = body.map(|body| Request::from_parts(kept, body));
+                Err(SendError::new(SendErrorKind::Unreached, request))
+            }
             Ok(response) => Ok(self.into_response(response, sending)),
             Err(failure) => {
                 let kind = failure.kind(self.first_use());
@@ -194,7 +213,7 @@ impl Ticket {
     }
 
     fn first_use(&self) -> bool {
-        self.stream.0.requests.get() == 1
+        self.stream.state.requests.get() == 1
     }
 
     fn into_response(self, response: Response<RecvStream>, sending: Sending) -> Response<Body> {

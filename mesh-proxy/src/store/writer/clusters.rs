@@ -9,7 +9,8 @@ use std::sync::Arc;
 use mesh_proto::model::HostPort;
 use mesh_proto::wire::mesh::v1 as wire;
 
-use crate::cluster::{ClusterCell, ClusterHandle, ClusterView, InvalidCluster};
+use crate::cluster::{ClusterCell, ClusterHandle, ClusterView, Here, InvalidCluster};
+use crate::store::Registry;
 
 /// What the pilot has said about a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,10 @@ impl Slot {
 pub(super) struct Clusters {
     slots: BTreeMap<HostPort, Slot>,
     workers: usize,
+    /// The cells of all slots, for readers.
+    registry: Registry,
+    /// Where this proxy is.
+    here: Here,
 }
 
 /// What has come about one cluster in one response, and what was there before.
@@ -71,17 +76,28 @@ pub(super) struct Refused {
 }
 
 impl Clusters {
-    pub(super) fn new(workers: usize) -> Self {
-        Self { slots: BTreeMap::new(), workers }
+    pub(super) fn new(workers: usize, registry: Registry) -> Self {
+        Self { slots: BTreeMap::new(), workers, registry, here: Here::default() }
+    }
+
+    /// Where this proxy is from now on. True when that is another place than before.
+    pub(super) fn stand(&mut self, here: Here) -> bool {
+        let moved = self.here != here;
+        self.here = here;
+        moved
+    }
+
+    /// Of all slots.
+    pub(super) fn names(&self) -> Vec<HostPort> {
+        self.slots.keys().cloned().collect()
     }
 
     /// The slot of a cluster, made when there is none.
     pub(super) fn slot(&mut self, name: &HostPort) -> &mut Slot {
-        self.slots.entry(name.clone()).or_insert_with(|| Slot {
-            cell: Arc::new(ClusterCell::absent(name.clone())),
-            cluster: Answer::Unknown,
-            endpoints: Answer::Unknown,
-            kept: Vec::new(),
+        self.slots.entry(name.clone()).or_insert_with(|| {
+            let cell = Arc::new(ClusterCell::absent(name.clone()));
+            self.registry.write().insert(name.clone(), cell.clone());
+            Slot { cell, cluster: Answer::Unknown, endpoints: Answer::Unknown, kept: Vec::new() }
         })
     }
 
@@ -110,6 +126,7 @@ impl Clusters {
         let gone: Vec<_> = self.slots.keys().filter(|name| !wanted.contains(name)).cloned().collect();
         for name in &gone {
             self.slots.remove(name);
+            self.registry.write().remove(name);
         }
         gone
     }
@@ -135,12 +152,12 @@ impl Clusters {
     }
 
     fn build(&mut self, name: &HostPort, change: &Change) -> Refused {
-        let workers = self.workers;
+        let (workers, here) = (self.workers, self.here.clone());
         let slot = self.slot(name);
         let previous = slot.cell.load_full();
         let none = wire::Endpoints::default();
         let build = |cluster: &wire::Cluster, endpoints: Option<&wire::Endpoints>| {
-            ClusterView::build(cluster, endpoints.unwrap_or(&none), previous.as_deref(), workers)
+            ClusterView::build(cluster, endpoints.unwrap_or(&none), previous.as_deref(), &here, workers)
         };
         let mut refused = Refused::default();
         let old_endpoints = change.held_endpoints.as_ref();

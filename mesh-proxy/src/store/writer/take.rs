@@ -13,6 +13,7 @@ use super::clusters::{Answer, Change};
 use super::incoming::{Incoming, Refusal, decode};
 use super::routes::Routes;
 use super::{Origin, Round, Writer};
+use crate::cluster::Here;
 use crate::destination::Namespace;
 use crate::store::Phase;
 use crate::store::self_config::SelfConfig;
@@ -49,6 +50,10 @@ impl Writer {
         let before = self.store.self_config.swap(Some(Arc::new(own)));
         let labels = self.store.self_config().map(|own| own.labels.clone());
         round.source |= before.map(|own| own.labels.clone()) != labels;
+        if let Some(own) = self.store.self_config() {
+            let here = Here { locality: own.locality.clone(), labels: own.labels.clone() };
+            round.place |= self.clusters.stand(here);
+        }
         round.lookups = true;
         self.hold(resource);
         Ok(())
@@ -73,6 +78,18 @@ impl Writer {
         round.lookups = true;
         self.hold(resource);
         Ok(())
+    }
+
+    /// Makes every cluster's view again out of what is held.
+    pub(super) fn build_clusters_again(&mut self) {
+        for name in self.clusters.names() {
+            let held_cluster = self.held(Kind::Cluster, &name);
+            let held_endpoints = self.held(Kind::Endpoints, &name);
+            if held_cluster.is_some() {
+                let mut change = Change { held_cluster, held_endpoints, ..Change::default() };
+                self.clusters.change(&name, &mut change);
+            }
+        }
     }
 
     /// Takes clusters and endpoints together, so that a change of both is one new view.

@@ -4,6 +4,7 @@ use mesh_proto::runtime::testing::TestCa;
 use mesh_proto::wire::mesh::v1 as wire;
 
 use super::*;
+use crate::cluster::Here;
 
 fn view(mtls: bool, identity: &str, tls: wire::UpstreamTls) -> ClusterView {
     let cluster = wire::Cluster {
@@ -26,7 +27,8 @@ fn view(mtls: bool, identity: &str, tls: wire::UpstreamTls) -> ClusterView {
         ready: true,
         ..Default::default()
     };
-    ClusterView::build(&cluster, &wire::Endpoints { endpoints: vec![endpoint] }, None, 1).unwrap()
+    ClusterView::build(&cluster, &wire::Endpoints { endpoints: vec![endpoint] }, None, &Here::default(), 1)
+        .unwrap()
 }
 
 #[test]
