@@ -16,17 +16,15 @@ fn item_9_version_status_and_proxy_config() {
         ns.deploy(&[App::new("web")]).await?;
         let client = ns.client("client").await?;
         client.get("http://web/", &[]).await?.expect(200)?;
-        let version = meshctl(&ns.cluster, &["version", "--kubernetes"]).await;
-        let version = match version {
-            Ok(version) => version,
-            Err(_) => meshctl(&ns.cluster, &["version"]).await?,
-        };
+        let version = meshctl(&ns.cluster, &["version", "--cluster"]).await?;
         ensure!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
         let pod = ns.pods("app=web").await?.remove(0);
-        let status = meshctl(&ns.cluster, &["proxy-status"]).await?;
+        let status = meshctl(&ns.cluster, &["proxy-status", "--cluster"]).await?;
         ensure!(status.contains(&pod), "{pod} is not in:\n{status}");
         for what in ["listeners", "routes", "clusters", "endpoints", "secrets"] {
-            let said = meshctl(&ns.cluster, &["proxy-config", what, &format!("client.{}", ns.name)]).await?;
+            let said =
+                meshctl(&ns.cluster, &["proxy-config", what, &format!("client.{}", ns.name), "--cluster"])
+                    .await?;
             ensure!(!said.trim().is_empty(), "proxy-config {what} says nothing");
             if what == "clusters" || what == "endpoints" {
                 ensure!(said.contains("web"), "proxy-config {what}:\n{said}");
@@ -42,8 +40,19 @@ fn item_9_request_from_a_pod() {
         ns.deploy(&[App::new("web"), App::new("caller")]).await?;
         let pod = ns.pods("app=caller").await?.remove(0);
         let said = eventually("a request from the pod", async || {
-            let arguments =
-                ["request", "http://web/", "--from", &pod, "-n", "1", "-o", "json", "--namespace", &ns.name];
+            let arguments = [
+                "request",
+                "http://web/",
+                "--from",
+                &pod,
+                "-n",
+                "1",
+                "-o",
+                "json",
+                "--namespace",
+                &ns.name,
+                "--cluster",
+            ];
             meshctl(&ns.cluster, &arguments).await
         })
         .await?;
@@ -58,12 +67,17 @@ fn item_9_describe_and_validate() {
         ns.apply("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web-route}\nspec: {hosts: [web], http: [{timeout: 3s, route: [{destination: {host: web}}]}]}\n")
             .await?;
         ns.deploy(&[App::new("web")]).await?;
-        let said = meshctl(&ns.cluster, &["describe", "service", "web", "--namespace", &ns.name]).await?;
+        let said =
+            meshctl(&ns.cluster, &["describe", "service", "web", "--namespace", &ns.name, "--cluster"])
+                .await?;
         ensure!(said.contains("web-route"), "{said}");
         let pod = ns.pods("app=web").await?.remove(0);
-        let said = meshctl(&ns.cluster, &["describe", "pod", &pod, "--namespace", &ns.name]).await?;
+        let said =
+            meshctl(&ns.cluster, &["describe", "pod", &pod, "--namespace", &ns.name, "--cluster"]).await?;
         ensure!(said.contains(&pod), "{said}");
-        meshctl(&ns.cluster, &["validate", "-A"]).await.context("what the suite applied is good")?;
+        meshctl(&ns.cluster, &["validate", "-A", "--cluster"])
+            .await
+            .context("what the suite applied is good")?;
         Ok(())
     });
 }
