@@ -12,6 +12,28 @@ use tokio::process::{Child, Command};
 /// No single command may take longer.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(300);
 
+/// How often kubectl asks an API server that it does not reach: one that is starved or starts again is not what is tested.
+const ATTEMPTS: u32 = 8;
+/// kubectl's words for not having been heard at all, or not to the end of something that may be said again.
+const UNREACHED: [&str; 7] = [
+    "Unable to connect to the server",
+    "TLS handshake timeout",
+    "connection refused",
+    "http2: client connection lost",
+    "etcdserver: request timed out",
+    "error from a previous attempt",
+    "unexpected EOF",
+];
+/// What may be said twice.
+const REPEATABLE: [&str; 7] = ["apply", "get", "wait", "rollout", "label", "scale", "delete"];
+
+fn unreached(program: &str, arguments: &[&str], complaint: &str) -> bool {
+    program == "kubectl"
+        && REPEATABLE.iter().any(|verb| arguments.contains(verb))
+        && !arguments.contains(&"restart")
+        && UNREACHED.iter().any(|words| complaint.contains(words))
+}
+
 /// Where the mesh is installed.
 pub const SYSTEM: &str = "istio-system";
 
@@ -74,11 +96,17 @@ impl Cluster {
     /// # Errors
     /// When it fails: with what it said.
     pub async fn fed(&self, program: &str, arguments: &[&str], input: &str) -> anyhow::Result<String> {
-        let (said, complained) = self.both(program, arguments, input).await?;
-        if let Some(complaint) = complained {
-            bail!("{complaint}");
+        for left in (0..ATTEMPTS).rev() {
+            let (said, complained) = self.both(program, arguments, input).await?;
+            match complained {
+                None => return Ok(said),
+                Some(complaint) if left > 0 && unreached(program, arguments, &complaint) => {
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                }
+                Some(complaint) => bail!("{complaint}"),
+            }
         }
-        Ok(said)
+        bail!("{program}: no attempt is left")
     }
 
     /// Standard output, and the complaint of a command that failed.
@@ -179,5 +207,20 @@ impl Cluster {
     pub async fn on_node(&self, script: &str) -> anyhow::Result<String> {
         let node = self.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]).await?;
         self.run("docker", &["exec", &node, "sh", "-c", script]).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_not_heard_is_said_again() {
+        let away = "Unable to connect to the server: net/http: TLS handshake timeout";
+        assert!(unreached("kubectl", &["-n", "x", "get", "pods"], away));
+        assert!(!unreached("kubectl", &["exec", "pod", "--", "order"], away));
+        assert!(!unreached("kubectl", &["rollout", "restart", "deployment/x"], away));
+        assert!(!unreached("kubectl", &["apply", "-f", "-"], "admission webhook denied the request"));
+        assert!(!unreached("helm", &["get", "values"], away));
     }
 }
