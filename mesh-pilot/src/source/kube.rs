@@ -24,6 +24,7 @@
 //! | `gateway.networking.k8s.io` | `*/status` | get, patch | told as not in force (the leader) |
 //! | `""` | configmaps (all namespaces) | get, list, watch, create, update, patch | `istio-ca-root-cert` in every namespace (the leader) |
 //! | `""` | configmaps (own namespace) | get, list, watch, create, update, patch | `istio-ca-root-cert` of the authority, `mesh-last-good` (the leader) |
+//! | `admissionregistration.k8s.io` | mutatingwebhookconfigurations, validatingwebhookconfigurations | get, list, watch, update, patch | the webhooks' `caBundle` ([`crate::webhook`]) |
 //! | `coordination.k8s.io` | leases (own namespace) | get, create, update, patch | the leader: Lease `mesh-pilot-leader` |
 //!
 //! Discovery (`/api`, `/apis`) is open to every account (`system:discovery`).

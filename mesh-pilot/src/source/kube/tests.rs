@@ -17,7 +17,7 @@ use super::seen::{Configuration, Pods, Secrets, Seen, Shape, Slices};
 use super::watch::Sighting;
 use crate::cluster::last_good::Kept;
 use crate::index::Index;
-use crate::snapshot::{MeshSettings, Snapshot};
+use crate::snapshot::{MeshOptions, MeshSettings, Outbound, Snapshot};
 use crate::source::Event;
 
 const POD: Watched = Watched::Object(Kind::Pod);
@@ -356,4 +356,30 @@ fn a_secret_is_an_object_as_from_a_file() {
     let [_, Event::Apply(resource)] = &events[..] else { panic!("{events:?}") };
     assert!(matches!(&resource.object, Object::Secret(secret) if secret.data["tls.key"] == "eA=="));
     assert!(resource.value.is_null(), "not held twice");
+}
+
+#[test]
+fn mesh_config_reaches_every_proxy() {
+    use mesh_proto::wire::mesh::v1::OutboundPolicy;
+    let mut story = Story::new(LastGood::new());
+    story.apply(POD, pod("a-1", "10.1.0.1"));
+    let told = |story: &Story| {
+        let pod = story.snapshot.pods.values().next().unwrap();
+        let message = crate::compile::self_config(&story.snapshot.config, pod).unwrap().message;
+        let timeout: std::time::Duration = message.protocol_detection_timeout.unwrap().try_into().unwrap();
+        (message.outbound_policy(), message.access_log, timeout.as_millis())
+    };
+    assert_eq!(told(&story), (OutboundPolicy::OutboundAllowAny, false, 2000));
+    let options = MeshOptions {
+        outbound: Outbound::RegistryOnly,
+        access_log: true,
+        detection_timeout: Some(std::time::Duration::from_millis(300)),
+    };
+    story.index.apply(Event::Options(options.clone()));
+    let (snapshot, changes) = story.index.snapshot();
+    assert!(changes.config);
+    story.snapshot = snapshot;
+    assert_eq!(told(&story), (OutboundPolicy::OutboundRegistryOnly, true, 300));
+    story.index.apply(Event::Options(options));
+    assert!(!story.index.snapshot().1.config, "the same");
 }
