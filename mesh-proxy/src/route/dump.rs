@@ -20,7 +20,7 @@ fn rule(rule: &Rule) -> Value {
     let mut told = json!({
         "name": &*rule.name,
         "origin": rule.origin.as_deref().map(dump_origin),
-        "match": rule.matcher.as_ref().map_or_else(|| "every request".to_owned(), |m| format!("{m:?}")),
+        "match": rule.matcher.as_ref().map_or_else(|| "every request".to_owned(), ToString::to_string),
     });
     match &*rule.action {
         Action::Route(route) => {

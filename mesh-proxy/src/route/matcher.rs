@@ -1,5 +1,7 @@
 //! One `Match`: all of its conditions, on a request's head, without allocating.
 
+mod display;
+
 use http::header::{COOKIE, HOST, HeaderName};
 use http::request::Parts;
 use mesh_proto::wire::mesh::v1 as wire;
@@ -151,16 +153,16 @@ struct Header {
 #[derive(Debug)]
 enum From {
     Name(HeaderName),
-    Pseudo(fn(&Parts) -> Option<&[u8]>),
+    Pseudo(&'static str, fn(&Parts) -> Option<&[u8]>),
 }
 
 impl Header {
     fn new(header: &wire::HeaderMatch, field: &str) -> Result<Self, InvalidRoute> {
         let from = match header.name.as_str() {
-            ":method" => From::Pseudo(method),
-            ":scheme" => From::Pseudo(scheme),
-            ":path" => From::Pseudo(path_and_query),
-            ":authority" | "host" => From::Pseudo(authority),
+            ":method" => From::Pseudo(":method", method),
+            ":scheme" => From::Pseudo(":scheme", scheme),
+            ":path" => From::Pseudo(":path", path_and_query),
+            ":authority" | "host" => From::Pseudo(":authority", authority),
             name => From::Name(HeaderName::from_bytes(name.as_bytes()).map_err(|_| InvalidRoute::Value {
                 field: format!("{field}.name"),
                 reason: format!("{name:?} is no header name"),
@@ -173,7 +175,7 @@ impl Header {
 
     fn matches(&self, head: &Parts) -> bool {
         match &self.from {
-            From::Pseudo(value) => self.decide(value(head)),
+            From::Pseudo(_, value) => self.decide(value(head)),
             From::Name(name) => {
                 let mut values = head.headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
                 let first = values.next();
