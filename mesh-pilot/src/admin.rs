@@ -83,8 +83,11 @@ impl Admin {
                 if self.status.is_ready() {
                     text(StatusCode::OK, "ready\n")
                 } else {
-                    let waiting = self.status.waiting().join("\n");
-                    let body = format!("the first listing is not done\n{waiting}");
+                    let body = if self.status.is_loaded() {
+                        "there is no certificate yet: discovery is not served\n".to_owned()
+                    } else {
+                        format!("the first listing is not done\n{}", self.status.waiting().join("\n"))
+                    };
                     text(StatusCode::SERVICE_UNAVAILABLE, &body)
                 }
             }

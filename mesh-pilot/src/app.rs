@@ -176,7 +176,7 @@ impl Pilot {
         tasks.spawn(stages.run(finds));
         let mut others = JoinSet::new();
         let (certified, identity) = watch::channel(None);
-        beside(Parts { status, identity, drain: watch.clone() }, &mut others);
+        beside(Parts { status: status.clone(), identity, drain: watch.clone() }, &mut others);
 
         let trust_domain = ca.identity.trust_domain().clone();
         let serving = async {
@@ -186,6 +186,7 @@ impl Pilot {
             let tls = server_config(&identity, ClientAuth::Required, &[b"h2"]);
             let routes = tonic::service::Routes::new(Discovery::service(hub, events));
             tracing::info!(address = ?discovery.local_addr().ok(), "serving discovery");
+            status.set_serving();
             let settings = grpc::ServeSettings { grace: GRACE, ..grpc::ServeSettings::default() };
             grpc::serve_with(settings, discovery, tls, routes, watch).await;
         };

@@ -8,6 +8,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -38,6 +39,8 @@ pub struct Status {
     told: ArcSwap<Told>,
     /// What the first listing waits for.
     waiting: OnceLock<Waiting>,
+    /// Discovery is served: there is a certificate.
+    serving: AtomicBool,
 }
 
 /// What the first listing waits for, for whoever asks; empty when it is done.
@@ -173,7 +176,7 @@ pub struct EndpointStatus {
 impl Status {
     /// Nothing told yet.
     pub fn new(hub: Arc<Hub>) -> Self {
-        Self { hub, told: ArcSwap::default(), waiting: OnceLock::new() }
+        Self { hub, told: ArcSwap::default(), waiting: OnceLock::new(), serving: AtomicBool::new(false) }
     }
 
     /// The pilot's part changed.
@@ -204,8 +207,20 @@ impl Status {
     }
 
     /// The first listing is done.
-    pub fn is_ready(&self) -> bool {
+    pub fn is_loaded(&self) -> bool {
         self.hub.is_loaded()
+    }
+
+    /// Discovery is served from now on.
+    pub fn set_serving(&self) {
+        self.serving.store(true, Ordering::Relaxed);
+    }
+
+    /// The first listing is done; and where a balancer chooses pilots by this answer (a source that says what it waits
+    /// for is a cluster's), discovery is served.
+    pub fn is_ready(&self) -> bool {
+        let chosen_by_it = self.waiting.get().is_some();
+        self.is_loaded() && (!chosen_by_it || self.serving.load(Ordering::Relaxed))
     }
 }
 
