@@ -17,12 +17,18 @@ pub async fn namespace(namespace: &Namespace) -> PathBuf {
     write(namespace, &place, "objects.yaml", &["get", kinds, "-n", name, "-o", "yaml"]).await;
     write(namespace, &place, "pods.txt", &["describe", "pods", "-n", name]).await;
     write(namespace, &place, "events.txt", &["get", "events", "-n", name, "--sort-by=.lastTimestamp"]).await;
+    let meshctl = std::env::var("E2E_MESHCTL").unwrap_or_else(|_| "meshctl".to_owned());
     for pod in namespace.pods("").await.unwrap_or_default() {
         let logs = ["logs", &pod, "-n", name, "--all-containers", "--prefix", "--tail=500"];
         write(namespace, &place, &format!("{pod}.log"), &logs).await;
-        let config =
-            ["exec", &pod, "-n", name, "-c", "istio-proxy", "--", "mesh-proxy", "admin", "config_dump"];
-        write(namespace, &place, &format!("{pod}.config.json"), &config).await;
+        // The proxy's own pages are on its loopback: meshctl forwards a port to them.
+        let proxy = format!("{pod}.{name}");
+        for what in ["listeners", "routes", "clusters", "endpoints"] {
+            let arguments = ["proxy-config", what, &proxy, "--cluster", "-o", "json"];
+            let text = namespace.cluster.run(&meshctl, &arguments).await;
+            let text = text.unwrap_or_else(|error| format!("{error:#}\n"));
+            let _ = std::fs::write(place.join(format!("{pod}.{what}.json")), text);
+        }
     }
     write(namespace, &place, "system.txt", &["get", "pods", "-n", SYSTEM, "-o", "wide"]).await;
     for part in ["mesh-pilot", "mesh-ca", "istio-ingressgateway"] {
