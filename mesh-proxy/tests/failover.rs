@@ -244,14 +244,16 @@ async fn limits_answer_503_uo() {
     app.hang(1);
     let proxy = story.reviews.proxy();
     let ask = || tokio::spawn(async move { client::proxied(proxy, "http://ratings/").await });
-    let (first, second) = (ask(), ask());
     let cluster = format!("cluster_name=\"outbound|{PORT}||{}\"", host("ratings"));
-    eventually("one is served, one waits", || async {
-        let metrics = story.metrics().await;
-        metrics.contains(&format!("envoy_cluster_upstream_rq_pending_active{{{cluster}}} 1\n"))
-            && metrics.contains(&format!("envoy_cluster_upstream_rq_active{{{cluster}}} 1\n"))
-    })
-    .await;
+    let counts = |name: &str| {
+        let line = format!("envoy_cluster_upstream_{name}{{{cluster}}} 1\n");
+        let story = &story;
+        async move { story.metrics().await.contains(&line) }
+    };
+    let first = ask();
+    eventually("one is served", || counts("rq_active")).await;
+    let second = ask();
+    eventually("one waits", || counts("rq_pending_active")).await;
     let third = story.get().await;
     assert_eq!(third.status, 503, "{third:?}");
     assert_eq!(third.header("x-envoy-overloaded"), Some("true"), "{third:?}");
