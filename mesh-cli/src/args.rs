@@ -113,9 +113,21 @@ pub struct UpArgs {
     /// How long to wait until everything is ready, in seconds
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     pub timeout: u64,
+    /// A directory of this machine that gateways see at PATH, for the certificate files of Gateways; may be repeated
+    #[arg(long = "mount", value_name = "PATH=DIR", value_parser = mount)]
+    pub mounts: Vec<Mount>,
     /// How long the certificates live, in seconds
     #[arg(long, default_value_t = 86_400, value_name = "SECONDS")]
     pub cert_ttl: u64,
+}
+
+/// `--mount PATH=DIR`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// As Gateways say it: absolute.
+    pub path: PathBuf,
+    /// Where it is.
+    pub dir: PathBuf,
 }
 
 /// `meshctl down`.
@@ -313,6 +325,15 @@ pub struct ExecArgs {
     pub command: Vec<std::ffi::OsString>,
 }
 
+/// Files may come later; the path is a workload's.
+fn mount(text: &str) -> Result<Mount, String> {
+    let (path, dir) = text.split_once('=').ok_or("expected PATH=DIR")?;
+    if !path.starts_with('/') || dir.is_empty() {
+        return Err("PATH begins with /, and DIR is a directory of this machine".to_owned());
+    }
+    Ok(Mount { path: PathBuf::from(path), dir: PathBuf::from(dir) })
+}
+
 /// A mesh's name is a directory's name.
 fn mesh_name(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -340,6 +361,15 @@ mod tests {
         for bad in ["--rate 0.5", "--hang --close", "--status 503 --clear", "--clear --rate 1", "--status x"]
         {
             assert!(parse(&format!("meshctl fault a-0 {bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn mounts_have_two_sides() {
+        let good = Mount { path: "/etc/certs".into(), dir: "certs".into() };
+        assert_eq!(mount("/etc/certs=certs"), Ok(good));
+        for bad in ["/etc/certs", "etc=certs", "/etc/certs=", "=certs"] {
+            assert!(mount(bad).is_err(), "{bad}");
         }
     }
 

@@ -20,5 +20,6 @@ mod lifecycle;
 mod my_service;
 mod protocols;
 mod routing;
+mod secure_gateway;
 mod survival;
 mod telemetry;

@@ -29,6 +29,7 @@ pub use catalogue::catalogue;
 pub use cluster::cluster;
 pub use destination::destination;
 pub use endpoints::{endpoints, workload};
+pub use listener::secrets::{named_secrets, secret, secret_names};
 pub use listener::{listener, listener_ports};
 pub use notes::notes;
 pub use self_config::self_config;

@@ -37,6 +37,9 @@ pub struct Snapshot {
 /// A pod's `(namespace, name)`.
 pub type PodKey = (Arc<str>, Arc<str>);
 
+/// A Secret with its place in the configuration.
+pub type HeldSecret = Arc<Held<Arc<crd::Secret>>>;
+
 /// What differs between a snapshot and the one before it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -269,6 +272,8 @@ pub struct Config {
     pub destination_rules: Vec<Arc<Held<Arc<crd::DestinationRule>>>>,
     /// Listeners of gateway workloads.
     pub gateways: Vec<Arc<Held<Arc<crd::Gateway>>>>,
+    /// The Secrets that some Gateway names, by namespace and name.
+    pub secrets: BTreeMap<PodKey, HeldSecret>,
     /// Whether peers must use mTLS.
     pub peer_authentications: Vec<Arc<Held<Arc<crd::PeerAuthentication>>>>,
     /// Refused objects that restrict and of which there is no good version: their targets fail closed. A
@@ -303,6 +308,7 @@ impl Config {
             virtual_services: Vec::new(),
             destination_rules: Vec::new(),
             gateways: Vec::new(),
+            secrets: BTreeMap::new(),
             peer_authentications: Vec::new(),
             restrictions: Vec::new(),
             label_scoped: false,

@@ -187,9 +187,10 @@ impl Status {
     /// Everything, as of now.
     pub fn report(&self) -> Report {
         let snapshot = self.hub.snapshot();
+        let connected = self.hub.proxies();
         Report {
-            resources: resources(&self.told.load(), &self.hub.observers()),
-            proxies: proxies(self.hub.proxies(), &snapshot),
+            resources: resources(&self.told.load(), &self.hub.observers(), &troubles(&connected)),
+            proxies: proxies(connected, &snapshot),
             services: services(&snapshot),
             loaded: snapshot.loaded,
         }
@@ -224,14 +225,40 @@ impl Status {
     }
 }
 
-fn resources(told: &Told, observers: &HashMap<u64, Observers>) -> Vec<ResourceReport> {
+/// What gateways cannot serve, by kind, namespace and name of the object.
+type Troubles = HashMap<(String, String, String), Vec<String>>;
+
+fn troubles(proxies: &[ProxyReport]) -> Troubles {
+    let mut troubles = Troubles::new();
+    for (proxy, trouble) in proxies.iter().flat_map(|proxy| proxy.troubles.iter().map(move |t| (proxy, t))) {
+        let Some(origin) = trouble.origin.clone() else { continue };
+        let server = origin.rule.map(|index| format!("servers[{index}]: ")).unwrap_or_default();
+        let text = format!("{server}{} (at {})", trouble.message, proxy.pod.name);
+        troubles.entry((origin.kind, origin.namespace, origin.name)).or_default().push(text);
+    }
+    troubles
+}
+
+fn resources(told: &Told, observers: &HashMap<u64, Observers>, troubles: &Troubles) -> Vec<ResourceReport> {
     let mut notes: HashMap<&ObjectRef, Vec<&Note>> = HashMap::new();
     for note in &told.notes {
         notes.entry(&note.reference).or_default().push(note);
     }
     let objects = told.standings.iter().map(|standing| {
         let observers = standing.revision.and_then(|r| observers.get(&r)).copied().unwrap_or_default();
-        resource(standing, notes.get(&standing.reference).map_or(&[], Vec::as_slice), observers)
+        let reference = &standing.reference;
+        let mut report = resource(standing, notes.get(reference).map_or(&[], Vec::as_slice), observers);
+        let key = (report.kind.clone(), report.namespace.clone(), report.name.clone());
+        if let Some(troubles) = troubles.get(&key) {
+            // The proxies have it, and cannot do all that it says.
+            if report.state == State::InForce {
+                report.state = State::Accepted;
+                report.message = troubles.join("; ");
+            } else {
+                report.warnings.extend(troubles.iter().cloned());
+            }
+        }
+        report
     });
     let files = told.files.iter().map(|(path, problems)| {
         let errors: Vec<_> = problems.iter().filter(|p| p.is_error()).map(ToString::to_string).collect();

@@ -10,7 +10,7 @@
 //! 2. The pilot takes the workload's labels and account from its own index, found by pod name and namespace, and refuses
 //!    the stream (PERMISSION_DENIED) unless the verified certificate has that pod's namespace and account.
 //! 3. Sent without being asked: `self/self`, `trust_bundle/*`, every visible `catalogue/<namespace>`; for gateways every
-//!    `listener/<port>` bound to them too. Everything that these imply (rule 4) as well.
+//!    `listener/<port>` bound to them too, and the `secret/<namespace>/<name>` of their own namespace that these name. Everything that these imply (rule 4) as well.
 //! 4. **A subscription implies its dependents.** A subscription to `destination/H:P`, and a listener, imply
 //!    `cluster/C:Q` and `endpoints/C:Q` for each backend `C:Q` in its rules. They come in the same response or an earlier
 //!    one. When nothing implies a resource any more both sides forget it, without a message.
@@ -21,14 +21,19 @@
 //! 7. Each response is answered once with its nonce. Without `error_detail`: all of it is in force. With: the resources
 //!    listed in `details` (`mesh.v1.Rejected`) are refused, the previous version of each stays; the rest is in force.
 //! 8. Version = [`crate::model::resource::version`] of the encoded message.
-//! 9. The pilot sends nothing before its source has finished its first listing. It has at most one unanswered response a
-//!    stream; what changes meanwhile is collected in the stream's dirty set and leaves with the next one.
+//! 9. What a gateway cannot serve (a Secret or file that is missing or wrong) it tells in a request without a nonce whose
+//!    `error_detail.details` is one `mesh.v1.Troubles`; that is no answer and refuses nothing.
+//! 10. The pilot sends nothing before its source has finished its first listing. It has at most one unanswered response a
+//!     stream; what changes meanwhile is collected in the stream's dirty set and leaves with the next one.
 
 /// The one type URL of requests and responses.
 pub const TYPE_URL: &str = "type.googleapis.com/mesh.v1.Resource";
 
 /// The type URL of a refused resource in `error_detail.details`.
 pub const REJECTED_TYPE_URL: &str = "type.googleapis.com/mesh.v1.Rejected";
+
+/// The type URL of what a gateway cannot serve, in `error_detail.details` of a request without a nonce.
+pub const TROUBLES_TYPE_URL: &str = "type.googleapis.com/mesh.v1.Troubles";
 
 /// Features that this build understands in a resource's `requires`. A resource that names another is refused.
 pub const FEATURES: &[&str] = &[];

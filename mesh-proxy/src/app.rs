@@ -14,12 +14,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use mesh_proto::model::ResourceName;
 use mesh_proto::runtime::{crypto, log, shutdown};
-use tokio::sync::oneshot;
+use mesh_proto::wire::mesh::v1 as wire;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::{Addresses, Servers};
 use crate::config::{Config, NodeKind};
 use crate::drain::{Drain, Drained};
+use crate::gateway::keeper::Keeper;
 use crate::store::writer::Writer;
 use crate::store::{Place, Store};
 use crate::telemetry::{Settings, Telemetry};
@@ -116,7 +119,8 @@ async fn start(state: &Arc<State>) -> anyhow::Result<Workers> {
         workers: config.workers.get(),
         gateway,
     });
-    let discovery = discover(config, &identity, &store, asked)?;
+    let (tell, troubles) = watch::channel(Vec::new());
+    let discovery = discover(config, &identity, &store, (asked, troubles))?;
     let telemetry = Telemetry::new(Settings {
         workers: config.workers.get(),
         access_log: config.access_log,
@@ -131,10 +135,22 @@ async fn start(state: &Arc<State>) -> anyhow::Result<Workers> {
     });
     let mut readiness = store.readiness();
     readiness.wait_for(crate::store::Readiness::ready).await.context("the store is gone")?;
+    let mut keeper = Keeper::new(
+        store.clone(),
+        identity.clone(),
+        (config.node.namespace.clone(), config.mounts.clone()),
+        tell,
+    );
+    let terminations = keeper.terminations();
+    if gateway {
+        keeper.look();
+        tokio::spawn(keeper.run());
+    }
     let shared = Shared {
         config: config.clone(),
         store,
         identity,
+        terminations,
         telemetry,
         inbound: state.inbound.watch(),
         outbound: state.outbound.watch(),
@@ -149,7 +165,7 @@ fn discover(
     config: &Config,
     identity: &mesh_proto::runtime::identity::Identity,
     store: &Arc<Store>,
-    asked: tokio::sync::mpsc::UnboundedReceiver<mesh_proto::model::ResourceName>,
+    (asked, troubles): (mpsc::UnboundedReceiver<ResourceName>, watch::Receiver<Vec<wire::Trouble>>),
 ) -> anyhow::Result<Discovery> {
     let node = xds::Node {
         gateway: config.node.kind == NodeKind::Router,
@@ -167,7 +183,7 @@ fn discover(
     };
     let writer = Writer::new(store.clone(), identity.roots_handle().clone());
     let channel = xds::channel(&config.pilot.address, config.pilot_identity()?, identity)?;
-    let client = xds::Client::new(channel, node, writer, asked, disk);
+    let client = xds::Client::new(channel, node, writer, asked, disk).telling(troubles);
     let (stop, stopped) = oneshot::channel();
     // A dropped sender is a stop too.
     let task = tokio::spawn(client.run(async move { drop(stopped.await) }));

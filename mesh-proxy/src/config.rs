@@ -129,6 +129,16 @@ pub struct Gateway {
     pub port_offset: Option<u16>,
 }
 
+/// A directory of the workload that is elsewhere on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// As Gateways say it.
+    pub path: PathBuf,
+    /// Where it is.
+    pub dir: PathBuf,
+}
+
 /// The bootstrap.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -161,6 +171,9 @@ pub struct Config {
     /// Gateways only.
     #[serde(default)]
     pub gateway: Option<Gateway>,
+    /// Where the directories of certificate files are; those that are not named are as they are.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
     /// `/healthz/ready`.
     pub status: SocketAddr,
     /// `/stats/prometheus`.

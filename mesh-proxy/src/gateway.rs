@@ -1,7 +1,13 @@
 //! A gateway: requests from outside of the mesh, routed by port and host.
 //!
 //! In: connections to a listener's port. Out: answers by the same route and forwarding code as a sidecar's. Nothing that an
-//! outsider sends makes this proxy ask the pilot.
+//! outsider sends makes this proxy ask the pilot. A connection of TLS is for the hosts of the server that its SNI chose:
+//! for others it is the wrong one (421), so that no host is reached around what its own server asks for.
+
+mod files;
+pub mod keeper;
+pub mod termination;
+mod tls;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -10,21 +16,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use tokio::net::TcpStream;
 
+use self::tls::Secure;
+use crate::destination::normalise;
 use crate::detect::{First, detect_until};
 use crate::drain::Closer;
 use crate::exchange::{Ends, Exchange, reply};
 use crate::http::{BadRequest, Body, Protocol, Reply, Service, serve_connection};
 use crate::io::Io;
 use crate::outbound::forward::Onward;
-use crate::outbound::headers;
+use crate::outbound::headers::{self, CLIENT_CERT};
+use crate::outbound::tcp;
 use crate::respond::Failure;
-use crate::route::Action;
+use crate::route::{Action, TcpRule};
 use crate::store::VirtualHost;
+use crate::store::listener::{Hosts, Inside, Listener, TlsAction};
 use crate::telemetry::{self, Party, Reporter};
 use crate::worker::{Me, Worker};
 
@@ -41,6 +51,8 @@ struct Gateway {
     port: u16,
     ends: Ends,
     closer: Closer,
+    /// None: plaintext.
+    secure: Option<Secure>,
     known: RefCell<Option<Rc<Known>>>,
 }
 
@@ -55,14 +67,9 @@ struct Known {
 /// Serves one connection to the listener of `port` (as the Gateway says it).
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, port: u16) {
     let Ok(me) = worker.me() else { return };
+    let Some(listener) = listener_of(&worker, port) else { return };
     let (closer, watch) = worker.inbound.for_connection();
     let _live = watch.enter();
-    let first = detect_until(&stream, SILENCE, &watch, worker.settings.drain_linger).await;
-    let protocol = match first {
-        Ok(Some(First::Http2)) => Protocol::Http2,
-        Ok(Some(First::Http1 | First::Other | First::Tls)) => Protocol::Http1,
-        Ok(None | Some(First::Silent | First::Closed)) | Err(_) => return,
-    };
     let ends = Ends {
         reporter: Reporter::Source,
         source: me.party.clone(),
@@ -73,11 +80,53 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, po
         remote: Some(remote),
         server_name: Rc::from(""),
     };
-    let service = Rc::new(Gateway { worker: worker.clone(), port, ends, closer, known: RefCell::default() });
+    if !listener.tcp.is_empty() {
+        // The server may speak first.
+        return bytes_to(&worker, Io::Plain(stream), &listener.tcp, ends, &closer).await;
+    }
+    let first = detect_until(&stream, SILENCE, &watch, worker.settings.drain_linger).await;
+    let protocol = match (first, listener.is_tls()) {
+        (Ok(None | Some(First::Silent | First::Closed)) | Err(_), _) => return,
+        (Ok(Some(First::Tls)), true) => {
+            return Box::pin(tls::serve(worker, stream, &listener, ends, (closer, watch))).await;
+        }
+        (Ok(Some(_)), true) => {
+            let why = Failure::Handshake("plaintext on a port of TLS".to_owned());
+            return tcp::refused(&worker, &ends, &why);
+        }
+        (Ok(Some(First::Http2)), false) => Protocol::Http2,
+        (Ok(Some(First::Http1 | First::Other | First::Tls)), false) => Protocol::Http1,
+    };
+    let service = Rc::new(Gateway::new(&worker, port, ends, closer, None));
     serve_connection(Io::Plain(stream), Bytes::new(), protocol, &worker.settings, service, watch).await;
 }
 
+fn listener_of(worker: &Worker, port: u16) -> Option<Arc<Listener>> {
+    worker.store.listeners().iter().find(|listener| listener.port == port).cloned()
+}
+
+/// Joins a client's bytes with where the first rule sends them.
+async fn bytes_to(worker: &Rc<Worker>, io: Io, rules: &[TcpRule], ends: Ends, closer: &Closer) {
+    let upstream = match rules.first() {
+        Some(rule) => tcp::routed(worker, rule, ends.source_ip()).await,
+        None => Err(Failure::NoRoute),
+    };
+    match upstream {
+        Ok(upstream) => tcp::join(worker, io, Bytes::new(), upstream, ends, closer).await,
+        Err(failure) => tcp::refused(worker, &ends, &failure),
+    }
+}
+
 impl Gateway {
+    fn new(worker: &Rc<Worker>, port: u16, ends: Ends, closer: Closer, secure: Option<Secure>) -> Self {
+        Self { worker: worker.clone(), port, ends, closer, secure, known: RefCell::default() }
+    }
+
+    /// What was spoken here.
+    fn scheme(&self) -> &'static str {
+        if self.secure.is_some() { "https" } else { "http" }
+    }
+
     async fn answer(
         &self,
         mut head: Parts,
@@ -86,11 +135,16 @@ impl Gateway {
     ) -> Result<Response<Body>, Failure> {
         headers::strip_outsider(&mut head.headers);
         self.tell_client(&mut head.headers);
-        headers::complete(&self.worker, &mut head.headers, "http");
+        headers::complete(&self.worker, &mut head.headers, self.scheme());
         if let Some(id) = head.headers.get(&crate::exchange::REQUEST_ID) {
             exchange.request_id(id);
         }
         let known = self.find(&head)?;
+        if known.virtual_host.https_redirect && self.secure.is_none() {
+            let response = to_https(&head).ok_or(Failure::NoRoute)?;
+            exchange.direct(response.status().as_u16());
+            return Ok(response);
+        }
         let rule = known.virtual_host.table.find(&head).ok_or(Failure::NoRoute)?;
         exchange.route(&rule.name);
         match &*rule.action {
@@ -118,14 +172,42 @@ impl Gateway {
         {
             return Ok(known.clone());
         }
-        let listeners = self.worker.store.listeners();
-        let listener = listeners.iter().find(|l| l.port == self.port).ok_or(Failure::NoRoute)?;
+        let listener = listener_of(&self.worker, self.port).ok_or(Failure::NoRoute)?;
         let name = host.and_then(|h| h.to_str().ok()).unwrap_or_default();
-        let virtual_host = listener.find(name).ok_or(Failure::NoRoute)?.clone();
+        let hosts = match &self.secure {
+            None => &listener.hosts,
+            Some(secure) => self.inside(&listener, secure, name)?,
+        };
+        let virtual_host = hosts.find(name).ok_or(Failure::NoRoute)?.clone();
         let me = self.worker.me()?;
         let known = Rc::new(Known { host: host.cloned(), generation, virtual_host, me });
         *self.known.borrow_mut() = Some(known.clone());
         Ok(known)
+    }
+
+    /// The hosts that a connection of TLS is for. Also what has changed since it was let in counts: other settings, other
+    /// roots, a certificate that is gone.
+    fn inside<'a>(&self, listener: &'a Listener, secure: &Secure, host: &str) -> Result<&'a Hosts, Failure> {
+        let termination = self.worker.terminations.find(&secure.key);
+        let trusted = termination.is_some_and(|termination| termination.trust == secure.trust);
+        let server = listener.tls_server(secure.sni.as_deref());
+        let hosts = server.filter(|_| trusted).and_then(|server| match &server.action {
+            TlsAction::Terminate(settings, Inside::Http(hosts)) if settings.key == secure.key => Some(hosts),
+            _ => None,
+        });
+        let (Some(server), Some(hosts)) = (server, hosts) else {
+            self.closer.close();
+            return Err(Failure::Misdirected(
+                "the server that let this connection in has changed".to_owned(),
+            ));
+        };
+        match listener.tls_server(Some(host)) {
+            Some(other) if !Arc::ptr_eq(other, server) => {
+                let sni = secure.sni.as_deref().unwrap_or("no SNI");
+                Err(Failure::Misdirected(format!("{host} is another server's than that of {sni}")))
+            }
+            _ => Ok(hosts),
+        }
     }
 
     /// Istio's edge: the client's address is appended, the scheme is what was spoken here.
@@ -141,8 +223,28 @@ impl Gateway {
             headers.insert(FORWARDED_FOR, all);
             headers.insert(EXTERNAL, own);
         }
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(self.scheme()));
+        if let Some(client) = self.secure.as_ref().and_then(|secure| secure.client_cert.clone()) {
+            headers.insert(CLIENT_CERT, client);
+        }
     }
+}
+
+/// The same URL with https, on its own port: the one of plaintext is not that of TLS.
+fn to_https(head: &Parts) -> Option<Response<Body>> {
+    let host = head.headers.get(HOST)?.to_str().ok()?;
+    // A port is not part of the name, but an IPv6 address has brackets.
+    let name = match host.strip_prefix('[') {
+        Some(_) => host.split_once(']').map_or(host, |(name, _)| &host[..=name.len()]),
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    };
+    normalise(name)?;
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let location = HeaderValue::from_str(&format!("https://{name}{path}")).ok()?;
+    response.headers_mut().insert(LOCATION, location);
+    Some(response)
 }
 
 impl Service for Gateway {

@@ -67,6 +67,15 @@ pub enum Failure {
     /// A handshake that was refused; the text names who and why.
     #[error("TLS handshake: {0}")]
     Handshake(String),
+    /// No server of a gateway's port has the name that the client asks for.
+    #[error("no TLS server for {0}")]
+    NoTlsServer(String),
+    /// The server's certificate has not come, or cannot be used.
+    #[error("the server for that name has no certificate that can be used")]
+    NoCertificate,
+    /// A request on a connection that is for other hosts.
+    #[error("misdirected: {0}")]
+    Misdirected(String),
     /// A policy that restricts this workload cannot be enforced.
     #[error("{policy} cannot be enforced by this proxy, so nothing is let in")]
     FailClosed {
@@ -158,6 +167,13 @@ impl Failure {
             | Self::FailClosed { .. }
             | Self::ProxyPort(_) => {
                 told(StatusCode::FORBIDDEN, Flags::NONE, format!("policy: {self}"), Fault::Policy)
+            }
+            Self::NoTlsServer(_) => {
+                known(StatusCode::NOT_FOUND, Flags::NO_ROUTE, "filter_chain_not_found", Fault::Route)
+            }
+            Self::NoCertificate => told(unavailable, Flags::NONE, format!("route: {self}"), Fault::Route),
+            Self::Misdirected(_) => {
+                told(StatusCode::MISDIRECTED_REQUEST, Flags::NONE, format!("client: {self}"), Fault::Client)
             }
             Self::NoRoute | Self::NoTcpRoute(_) => {
                 known(StatusCode::NOT_FOUND, Flags::NO_ROUTE, "route_not_found", Fault::Route)

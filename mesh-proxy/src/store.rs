@@ -8,13 +8,14 @@ pub mod destination;
 mod dump;
 mod handles;
 pub mod listener;
+pub mod secret;
 pub mod self_config;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod workload;
 pub mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, watch};
 pub use cell::{Cell, Phase};
 pub use destination::{Destination, InvalidDestination};
 pub use listener::{InvalidListener, Listener, VirtualHost};
+pub use secret::{InvalidSecret, Secret};
 pub use self_config::{InvalidSelf, MtlsMode, SelfConfig};
 pub use workload::{InvalidWorkload, Workload, WorkloadPort};
 pub use writer::{Held, Writer};
@@ -112,6 +114,7 @@ pub struct Store {
     catalogue: ArcSwap<Catalogue>,
     self_config: ArcSwapOption<SelfConfig>,
     listeners: ArcSwap<Vec<Arc<Listener>>>,
+    secrets: ArcSwap<HashMap<String, Arc<Secret>>>,
     destinations: Handles<HostPort, Destination>,
     workloads: Handles<IpAddr, Workload>,
     clusters: Registry,
@@ -135,6 +138,7 @@ impl Store {
             catalogue: ArcSwap::from_pointee(Catalogue::default()),
             self_config: ArcSwapOption::empty(),
             listeners: ArcSwap::from_pointee(Vec::new()),
+            secrets: ArcSwap::default(),
             destinations: Handles::default(),
             workloads: Handles::default(),
             clusters: Registry::default(),
@@ -228,6 +232,18 @@ impl Store {
         self.clusters.read().values().cloned().collect()
     }
 
+    /// The Secrets of a gateway, by `namespace/name`.
+    #[must_use]
+    pub fn secrets(&self) -> Arc<HashMap<String, Arc<Secret>>> {
+        self.secrets.load_full()
+    }
+
+    fn change_secrets(&self, change: impl FnOnce(&mut HashMap<String, Arc<Secret>>)) {
+        let mut secrets = (*self.secrets()).clone();
+        change(&mut secrets);
+        self.secrets.store(Arc::new(secrets));
+    }
+
     /// Grows whenever a look-up by name may have another answer than before: a connection that remembers a cell looks
     /// it up again when this differs. (New contents of a cell are seen in the cell.)
     #[must_use]
@@ -297,7 +313,7 @@ impl Store {
         }
     }
 
-    /// To be called by the writer after each change that [`Self::changes`] names.
+    /// To be called after each change that [`Self::changes`] names: by the writer, and by the keeper of certificates.
     pub(crate) fn bump(&self) {
         let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
         self.changed.send_replace(generation);

@@ -3,6 +3,7 @@
 //! The configurations themselves, with their verifiers, are `mesh_proto::runtime::tls`.
 
 pub mod client_hello;
+pub mod pem;
 
 pub use client_hello::{ClientHello, peek};
 

@@ -18,6 +18,7 @@ use rand::rngs::SmallRng;
 use crate::capture::{Application, addresses};
 use crate::config::Config;
 use crate::drain::DrainWatch;
+use crate::gateway::termination::Terminations;
 use crate::http::ServerSettings;
 use crate::inbound::live::Live;
 use crate::pool::Pool;
@@ -41,6 +42,8 @@ pub struct Shared {
     pub store: Arc<Store>,
     /// Certificate and roots.
     pub identity: Identity,
+    /// How a gateway ends TLS.
+    pub terminations: Arc<Terminations>,
     /// Metrics and access log.
     pub telemetry: Telemetry,
     /// Ends what comes from outside: inbound ports, gateway listeners.
@@ -59,6 +62,8 @@ pub struct Worker {
     pub store: Arc<Store>,
     /// Certificate and roots.
     pub identity: Identity,
+    /// How a gateway ends TLS.
+    pub terminations: Arc<Terminations>,
     /// Connections to upstreams.
     pub pool: Pool,
     /// This thread's metrics.
@@ -88,6 +93,7 @@ impl Worker {
             config: shared.config.clone(),
             store: shared.store.clone(),
             identity: shared.identity.clone(),
+            terminations: shared.terminations.clone(),
             pool: Pool::new(),
             telemetry: shared.telemetry.worker(index),
             targets: Targets::new(shared.identity.clone()),

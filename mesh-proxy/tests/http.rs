@@ -286,6 +286,7 @@ async fn a_gateway_routes_by_host() {
         virtual_hosts: vec![wire::VirtualHost {
             domains: vec!["shop.example".into(), "*.shop.example".into()],
             table: Some(route(retrying(&["connect-failure"], 2))),
+            https_redirect: false,
         }],
         ..Default::default()
     };

@@ -8,6 +8,7 @@ mod capture;
 mod drain;
 mod environment;
 mod failover;
+mod gateway;
 mod grpc;
 mod http;
 mod mtls;

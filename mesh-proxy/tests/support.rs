@@ -6,6 +6,7 @@ pub mod fake_pilot;
 pub mod mesh;
 pub mod netns;
 pub mod origin;
+pub mod tls;
 
 pub use mesh::Mesh;
 

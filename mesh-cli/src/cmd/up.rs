@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use mesh_proto::crd;
 
-use crate::args::UpArgs;
+use crate::args::{Mount, UpArgs};
 use crate::local::client;
 use crate::local::dir::StateDir;
 use crate::local::process::MYSELF;
@@ -38,7 +38,10 @@ fn settings(args: &UpArgs) -> anyhow::Result<Settings> {
         })
     };
     let paths = args.paths.iter().map(absolute).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Settings { name: args.mesh.name.clone(), paths, cert_ttl: args.cert_ttl })
+    // The daemon's directory is this one; files may still be missing.
+    let place = |mount: &Mount| Ok(Mount { path: mount.path.clone(), dir: std::path::absolute(&mount.dir)? });
+    let mounts = args.mounts.iter().map(place).collect::<std::io::Result<Vec<_>>>()?;
+    Ok(Settings { name: args.mesh.name.clone(), paths, mounts, cert_ttl: args.cert_ttl })
 }
 
 /// What is wrong with the files, before anything starts. It stops nothing: the rest of them runs.
@@ -64,6 +67,12 @@ async fn detach(args: &UpArgs, settings: &Settings) -> anyhow::Result<ExitCode> 
     let mut command = Command::new(MYSELF);
     command.arg0("meshctl").args(["internal", "daemon", "--name", &settings.name]);
     command.arg("--cert-ttl").arg(settings.cert_ttl.to_string()).args(&settings.paths);
+    for Mount { path, dir } in &settings.mounts {
+        let mut mount = path.clone().into_os_string();
+        mount.push("=");
+        mount.push(dir);
+        command.arg("--mount").arg(mount);
+    }
     let mut daemon = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use mesh_pilot::snapshot::MeshSettings;
-use mesh_proto::crd::{self, Document, ObjectRef, Problem, Report};
+use mesh_proto::crd::{self, Document, Kind, ObjectRef, Problem, Report};
 use owo_colors::OwoColorize as _;
 use serde_json::json;
 
 use crate::args::{Format, ValidateArgs};
 use crate::cluster::{Cluster, objects};
+use crate::local::plan::SYSTEM;
 
 /// Reads the files and tells everything that is wrong; exit status 1 when something would be refused.
 ///
@@ -25,6 +26,11 @@ pub async fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
         let namespace = (!args.all_namespaces).then_some(cluster.namespace.as_str());
         let there = objects::documents(&cluster, namespace).await?;
         add(&mut report, there, &cluster.system);
+    } else {
+        let mut problems = between(&report.documents, SYSTEM);
+        // Other objects may well be about what is in other files.
+        problems.retain(|problem| problem.object.as_ref().is_some_and(|object| object.kind == Kind::Gateway));
+        report.problems.extend(problems);
     }
     let errors = report.problems.iter().filter(|p| p.is_error()).count();
     let warnings = report.problems.len() - errors;
@@ -58,13 +64,19 @@ fn add(report: &mut Report, there: Vec<Document>, system: &str) {
         report.problems.extend(document.problems().iter().cloned());
         report.documents.push(document);
     }
+    let problems = between(&report.documents, system);
+    report.problems.extend(problems);
+}
+
+/// What is wrong between all of them.
+fn between(documents: &[Document], system: &str) -> Vec<Problem> {
     let domain: &str = "cluster.local";
     let mesh = MeshSettings {
         trust_domain: domain.parse().expect("a valid name"),
         cluster_domain: domain.into(),
         root_namespace: system.into(),
     };
-    report.problems.extend(mesh_pilot::validate::between(&report.documents, mesh));
+    mesh_pilot::validate::between(documents, mesh)
 }
 
 fn to_json(problem: &Problem) -> serde_json::Value {

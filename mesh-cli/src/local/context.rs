@@ -18,6 +18,7 @@ use super::journal::Journal;
 use super::net::{AppPorts, Network, Subnets, port};
 use super::pilot::{PilotStatus, ServiceStatus};
 use super::process::{MYSELF, Program};
+use crate::args::Mount;
 
 /// How long a token is good for; it is written anew long before.
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -34,6 +35,8 @@ pub struct Context {
     pub trust_domain: String,
     pub cluster_domain: String,
     pub cert_ttl: u64,
+    /// Directories of gateways.
+    pub mounts: Vec<Mount>,
     pub subnets: Mutex<Subnets>,
     pub app_ports: Mutex<AppPorts>,
     key: TokenKey,
@@ -46,7 +49,7 @@ impl Context {
     ///
     /// # Errors
     /// When one of them is not to be had.
-    pub fn new(name: &str, cert_ttl: u64) -> anyhow::Result<Self> {
+    pub fn new(name: &str, cert_ttl: u64, mounts: Vec<Mount>) -> anyhow::Result<Self> {
         let dir = dir::StateDir::create(name)?;
         let network = Network::take().context("no addresses for this mesh")?;
         let journal = Arc::new(Journal::open(&dir.log("supervisor"))?);
@@ -61,6 +64,7 @@ impl Context {
             trust_domain: "cluster.local".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
             cert_ttl,
+            mounts,
             subnets: Mutex::default(),
             key: TokenKey::new(&bytes),
             services: Mutex::default(),

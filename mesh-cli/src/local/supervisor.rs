@@ -27,6 +27,7 @@ use super::net::port;
 use super::plan::{Key, Plan, SYSTEM};
 use super::process::Unit;
 use super::replicas::Replicas;
+use crate::args::Mount;
 
 pub use operate::Operation;
 
@@ -43,6 +44,8 @@ pub struct Settings {
     pub name: String,
     /// Absolute; empty: the bundled example.
     pub paths: Vec<PathBuf>,
+    /// Directories of gateways.
+    pub mounts: Vec<Mount>,
     pub cert_ttl: u64,
 }
 
@@ -66,7 +69,7 @@ impl Supervisor {
     /// # Errors
     /// When the name is taken, or something cannot be written.
     pub fn new(settings: Settings) -> anyhow::Result<Arc<Self>> {
-        let context = Arc::new(Context::new(&settings.name, settings.cert_ttl)?);
+        let context = Arc::new(Context::new(&settings.name, settings.cert_ttl, settings.mounts)?);
         let mut paths = settings.paths;
         if paths.is_empty() {
             paths.push(super::example::write(&context.dir).context("cannot write the example's files")?);

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use mesh_proto::crd::check::unserved;
+use mesh_proto::crd::check::{Serving, unserved};
 use mesh_proto::crd::virtual_service::Destination;
 use mesh_proto::crd::{Kind, Targets};
 
 use super::host::{at, full, names};
-use super::listener::{bound, meeting_hosts, name_of};
+use super::listener::{Gateway, Served, bound, class_of, dns_names, meeting_hosts, name_of, servers_of};
 use super::policy::{Policy, selects_some};
 use super::routes::{Rules, Scope, backend_name, for_mesh, gateway_name};
 use super::traffic::Rule;
@@ -105,7 +105,9 @@ fn virtual_service<'a>(
     let http = http.flat_map(|(i, r)| r.route.iter().map(move |to| (format!("http[{i}]"), &to.destination)));
     let tcp = rules.spec.spec.tcp.iter().enumerate();
     let tcp = tcp.flat_map(|(i, r)| r.route.iter().map(move |to| (format!("tcp[{i}]"), &to.destination)));
-    for (path, to) in http.chain(tcp) {
+    let tls = rules.spec.spec.tls.iter().enumerate();
+    let tls = tls.flat_map(|(i, r)| r.route.iter().map(move |to| (format!("tls[{i}]"), &to.destination)));
+    for (path, to) in http.chain(tcp).chain(tls) {
         if let Some(text) = unknown_destination(&scope, rule_hosts, owner, to) {
             notes.add(rules, format!("{path}: {text} (IST0101)"));
         } else if let Some(text) = ambiguous_port(config, rules, to) {
@@ -307,13 +309,87 @@ fn peer_authentication<'a>(
 }
 
 fn gateways(config: &Config, notes: &mut Notes) {
-    for gateway in &config.gateways {
+    for (age, gateway) in config.gateways.iter().enumerate() {
         let bound = config.virtual_services.iter().any(|rules| bound(rules, gateway));
         if !bound {
-            notes.add(
-                gateway,
-                "no VirtualService is bound to it: every request is answered with 404".to_owned(),
+            let hint = to_bind(config, gateway);
+            let text = format!("no VirtualService is bound to it: every request is answered with 404{hint}");
+            notes.add(gateway, text);
+        }
+        let older: Vec<&Gateway> = config.gateways[..age].iter().map(AsRef::as_ref).collect();
+        shared_ports(gateway, &older, notes);
+    }
+}
+
+/// The line that would bind a VirtualService whose hosts the Gateway has.
+fn to_bind(config: &Config, gateway: &Gateway) -> String {
+    let meets = |rules: &&Rules| {
+        let mut servers = gateway.spec.spec.servers.iter();
+        servers.any(|server| !meeting_hosts(config, gateway, server, rules).is_empty())
+    };
+    let mut candidates = config.virtual_services.iter().map(AsRef::as_ref).filter(meets);
+    let Some(rules) = candidates.next() else {
+        let name = name_of(gateway);
+        return format!("; a VirtualService is bound to it by the line `gateways: [{name}]` in its spec");
+    };
+    let own = rules.reference.namespace == gateway.reference.namespace;
+    let name = if own { gateway.reference.name.to_string() } else { name_of(gateway) };
+    // Without the line it was for the mesh, and it stays so.
+    let mut all = rules.spec.spec.gateways.clone();
+    if all.is_empty() {
+        all.push("mesh".to_owned());
+    }
+    all.push(name);
+    format!(
+        "; add the line `gateways: [{}]` to spec of {}{}",
+        all.join(", "),
+        rules.reference,
+        at(&rules.origin)
+    )
+}
+
+/// Servers that an older Gateway (or an earlier server) of the same gateways leaves nothing of.
+fn shared_ports(gateway: &Gateway, older: &[&Gateway], notes: &mut Notes) {
+    let same = |other: &&&Gateway| other.spec.spec.selector == gateway.spec.spec.selector;
+    let before: Vec<Served<'_>> = older.iter().filter(same).flat_map(|other| servers_of(other)).collect();
+    let own: Vec<Served<'_>> = servers_of(gateway).collect();
+    for (index, served) in own.iter().enumerate() {
+        let port = served.server.port.number;
+        let earlier = before.iter().chain(&own[..index]).filter(|other| other.server.port.number == port);
+        let (mut same, mut other) = (Vec::new(), None);
+        for before in earlier {
+            if class_of(before.serving) == class_of(served.serving) {
+                same.push(before);
+            } else {
+                other = other.or(Some(before));
+            }
+        }
+        if let Some(first) = other.filter(|_| same.is_empty()) {
+            let text = format!(
+                "servers[{}] is not served: port {port} is served in another way by servers[{}] of Gateway {}",
+                served.index,
+                first.index,
+                name_of(first.gateway)
             );
+            notes.add(gateway, text);
+        } else if ends_tls(served) {
+            for host in dns_names(served.server) {
+                let first =
+                    same.iter().find(|other| ends_tls(other) && dns_names(other.server).contains(&host));
+                if let Some(first) = first {
+                    let text = format!(
+                        "servers[{}]: {host} on port {port} is served by servers[{}] of Gateway {}, which comes first (IST0145)",
+                        served.index,
+                        first.index,
+                        name_of(first.gateway)
+                    );
+                    notes.add(gateway, text);
+                }
+            }
         }
     }
+}
+
+fn ends_tls(served: &Served<'_>) -> bool {
+    matches!(served.serving, Serving::Https | Serving::TlsTcp)
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use mesh_proto::crd::check::{body_bytes, retry_words};
 use mesh_proto::crd::virtual_service::{
     Destination, DirectResponse, HttpDestination, HttpMatch, HttpRoute, L4Destination, Retries, TcpRoute,
+    TlsMatch, TlsRoute,
 };
 use mesh_proto::crd::{self, StringMatch};
 use mesh_proto::model::HostPort;
@@ -271,4 +272,22 @@ pub(super) fn tcp_rules(scope: &Scope<'_>, rules: &Rules) -> Vec<wire::TcpRule> 
         })
     };
     rules.spec.spec.tcp.iter().enumerate().filter_map(rule).collect()
+}
+
+/// The TLS rules of a VirtualService, in order, each with the server names that it is for.
+pub(super) fn tls_rules(scope: &Scope<'_>, rules: &Rules) -> Vec<(Vec<String>, wire::TcpRule)> {
+    let owner = &rules.reference.namespace;
+    let rule = |(index, route): (usize, &TlsRoute)| {
+        let selected = |one: &&TlsMatch| scope.is_for(&one.gateways, one.port, &one.source_namespace, owner);
+        let hosts: Vec<String> =
+            route.r#match.iter().filter(selected).flat_map(|one| one.sni_hosts.clone()).collect();
+        let one = route.route.len() == 1;
+        let to = |to: &L4Destination| backend(scope, owner, &to.destination, to.weight, one);
+        let made = wire::TcpRule {
+            backends: route.route.iter().map(to).collect(),
+            origin: Some(origin(rules, &format!("spec.tls[{index}]"), Some(index))),
+        };
+        (!hosts.is_empty()).then_some((hosts, made))
+    };
+    rules.spec.spec.tls.iter().enumerate().filter_map(rule).collect()
 }

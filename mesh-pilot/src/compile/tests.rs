@@ -3,4 +3,5 @@
 mod gateways;
 mod policies;
 mod routes;
+mod secure;
 mod traffic;

@@ -145,6 +145,9 @@ impl Objects {
                 config.restrictions.push(restriction);
             }
         }
+        // No other Secret is anybody's business here.
+        let named = crate::compile::named_secrets(&config.gateways);
+        config.secrets.retain(|(_, name), _| named.contains(&**name));
         by_age(&mut config.virtual_services, |o| &o.metadata);
         by_age(&mut config.destination_rules, |o| &o.metadata);
         by_age(&mut config.gateways, |o| &o.metadata);
@@ -161,6 +164,10 @@ fn add(config: &mut Config, resource: &Resource, revision: u64) {
         Object::VirtualService(spec) => config.virtual_services.push(held(resource, revision, spec)),
         Object::DestinationRule(spec) => config.destination_rules.push(held(resource, revision, spec)),
         Object::Gateway(spec) => config.gateways.push(held(resource, revision, spec)),
+        Object::Secret(spec) => {
+            let key = (resource.reference.namespace.clone(), resource.reference.name.clone());
+            config.secrets.insert(key, held(resource, revision, spec));
+        }
         Object::PeerAuthentication(spec) => config.peer_authentications.push(held(resource, revision, spec)),
         Object::Namespace(namespace) => {
             let labels: Labels = namespace.metadata.labels.clone();
@@ -170,7 +177,6 @@ fn add(config: &mut Config, resource: &Resource, revision: u64) {
         | Object::Service(_)
         | Object::Deployment(_)
         | Object::Pod(_)
-        | Object::Secret(_)
         | Object::ConfigMap(_) => {}
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use mesh_proto::discovery::TROUBLES_TYPE_URL;
 use mesh_proto::model::{Kind, ResourceName, SpiffeId, TrustDomain};
 use mesh_proto::wire::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use mesh_proto::wire::mesh::v1 as wire;
@@ -18,6 +19,11 @@ use super::node::{Node, NodeKind};
 use super::resources::Compiler;
 use super::stream::{Outgoing, Stream, Subject, TooManyNames};
 use crate::snapshot::{Changes, Pod, PodKey, Snapshot, Viewer};
+
+/// The most that is kept of what one gateway cannot serve.
+const MAX_TROUBLES: usize = 1000;
+/// The most characters of one of them.
+const MAX_TROUBLE: usize = 1000;
 
 /// Names a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +50,8 @@ pub enum Admission {
 pub struct Receipt {
     /// The names that it refused, and why.
     pub rejected: Vec<(ResourceName, Arc<str>)>,
+    /// What it told that it cannot serve, if it told: all of it.
+    pub troubles: Option<Vec<wire::Trouble>>,
 }
 
 /// How one proxy stands.
@@ -57,6 +65,8 @@ pub struct ProxyReport {
     pub pending: usize,
     /// Resources that it refuses, and why.
     pub rejected: Vec<(ResourceName, Arc<str>)>,
+    /// What it cannot serve (gateways).
+    pub troubles: Vec<wire::Trouble>,
     /// Since the last acknowledgement.
     pub last_ack: Option<std::time::Duration>,
 }
@@ -82,6 +92,7 @@ struct Slot {
     node: Node,
     stream: Stream,
     wake: Arc<Notify>,
+    troubles: Vec<wire::Trouble>,
     last_ack: Option<Instant>,
     /// Since when something waits to be sent.
     dirty_since: Option<Instant>,
@@ -189,8 +200,15 @@ impl Hub {
         if let Some(old) = inner.pods.insert(key, id) {
             inner.remove(old);
         }
-        let slot =
-            Slot { node, stream, wake: wake.clone(), last_ack: None, dirty_since: None, sent_since: None };
+        let slot = Slot {
+            node,
+            stream,
+            wake: wake.clone(),
+            troubles: Vec::new(),
+            last_ack: None,
+            dirty_since: None,
+            sent_since: None,
+        };
         inner.streams.insert(id, slot);
         inner.gauge();
         Admission::Open(id, wake)
@@ -223,8 +241,12 @@ impl Hub {
         if !answered.rejected.is_empty() {
             metrics::counter!("pilot_total_xds_rejects").increment(answered.rejected.len() as u64);
         }
+        let troubles = troubles(request);
+        if let Some(troubles) = &troubles {
+            slot.troubles.clone_from(troubles);
+        }
         inner.update_interest(id);
-        Ok(Some(Receipt { rejected: answered.rejected }))
+        Ok(Some(Receipt { rejected: answered.rejected, troubles }))
     }
 
     /// What the stream may send now.
@@ -301,6 +323,7 @@ impl Slot {
             pod: self.stream.subject().pod.clone(),
             pending: self.stream.pending(),
             rejected,
+            troubles: self.troubles.clone(),
             last_ack: self.last_ack.map(|at| at.elapsed()),
         }
     }
@@ -367,6 +390,21 @@ impl Inner {
     fn gauge(&self) {
         metrics::gauge!("pilot_xds").set(self.streams.len() as f64);
     }
+}
+
+/// What a gateway says that it cannot serve, if the request is about that. Bounded: it is kept.
+fn troubles(request: &DeltaDiscoveryRequest) -> Option<Vec<wire::Trouble>> {
+    if !request.response_nonce.is_empty() {
+        return None;
+    }
+    let mut details = request.error_detail.as_ref()?.details.iter();
+    let told = details.find(|any| any.type_url == TROUBLES_TYPE_URL)?;
+    let mut troubles = wire::Troubles::decode(told.value.as_slice()).ok()?.troubles;
+    troubles.truncate(MAX_TROUBLES);
+    for trouble in &mut troubles {
+        trouble.message = trouble.message.chars().take(MAX_TROUBLE).collect();
+    }
+    Some(troubles)
 }
 
 fn forget(interest: &mut HashMap<ResourceName, BTreeSet<StreamId>>, name: &ResourceName, id: StreamId) {

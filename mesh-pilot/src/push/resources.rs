@@ -56,7 +56,12 @@ impl Stamp {
                 let ip = name.name().parse().ok();
                 ip.and_then(|ip| snapshot.workloads.get(&ip).map(|pod| pod.clone() as _))
             }
-            Kind::Catalogue | Kind::Cluster | Kind::Destination | Kind::Listener | Kind::TrustBundle => None,
+            Kind::Catalogue
+            | Kind::Cluster
+            | Kind::Destination
+            | Kind::Secret
+            | Kind::Listener
+            | Kind::TrustBundle => None,
         };
         let address = part.as_ref().map_or(0, |part| Arc::as_ptr(part).cast::<()>() as usize);
         (Self { config: snapshot.config.revision, part: address }, part)
@@ -80,7 +85,7 @@ impl Variant {
         match kind {
             Kind::Endpoints | Kind::Workload | Kind::TrustBundle => Self::Common,
             Kind::SelfConfig => Self::Pod(subject.pod.uid.clone()),
-            Kind::Catalogue | Kind::Cluster | Kind::Destination | Kind::Listener => {
+            Kind::Catalogue | Kind::Cluster | Kind::Destination | Kind::Secret | Kind::Listener => {
                 Self::Viewer(subject.viewer.clone())
             }
         }
@@ -101,7 +106,7 @@ pub(super) fn destination_dependents(message: &wire::Destination) -> Vec<HostPor
 
 /// The clusters that a listener leads to.
 pub(super) fn listener_dependents(message: &wire::Listener) -> Vec<HostPort> {
-    clusters(message.virtual_hosts.iter().filter_map(|host| host.table.as_ref()).flat_map(table_backends))
+    clusters(message.backends())
 }
 
 fn table_backends(table: &wire::RouteTable) -> impl Iterator<Item = &wire::WeightedBackend> {

@@ -42,8 +42,11 @@ impl Compiler for Rules {
                 let dependents = listener_dependents(&made.message);
                 Some(encode(made, dependents))
             }
+            Kind::Secret if viewer.router => {
+                compile::secret(config, viewer, name.name()).map(|made| encode(made, Vec::new()))
+            }
             // Trust bundles do not come from the snapshot.
-            Kind::SelfConfig | Kind::Listener | Kind::TrustBundle => None,
+            Kind::SelfConfig | Kind::Secret | Kind::Listener | Kind::TrustBundle => None,
         }
     }
 
@@ -54,6 +57,8 @@ impl Compiler for Rules {
         if subject.viewer.router {
             let ports = compile::listener_ports(config, &subject.viewer);
             names.extend(ports.iter().map(|port| ResourceName::new(Kind::Listener, &port.to_string())));
+            let secrets = compile::secret_names(config, &subject.viewer);
+            names.extend(secrets.iter().map(|name| ResourceName::new(Kind::Secret, name)));
         }
         names
     }

@@ -195,6 +195,9 @@ impl Proxy {
         for (resource, reason) in &receipt.rejected {
             tracing::warn!(node = %registered.node.id, %resource, %reason, "resource refused by a proxy");
         }
+        for trouble in receipt.troubles.iter().flatten() {
+            let _ = self.events.send(LiveEvent::trouble(&registered.node, trouble));
+        }
         Ok(true)
     }
 }

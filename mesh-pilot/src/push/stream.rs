@@ -324,8 +324,12 @@ impl Stream {
     /// What the proxy held before this stream and must not have any more: only kinds that come without being asked
     /// for; of the others the proxy forgets by itself what nothing implies.
     fn forget_held(&mut self) -> Vec<ResourceName> {
-        let unasked =
-            |kind| matches!(kind, Kind::Catalogue | Kind::TrustBundle | Kind::Listener | Kind::SelfConfig);
+        let unasked = |kind| {
+            matches!(
+                kind,
+                Kind::Catalogue | Kind::TrustBundle | Kind::Secret | Kind::Listener | Kind::SelfConfig
+            )
+        };
         let mut names: Vec<_> =
             self.held.drain().map(|(name, _)| name).filter(|name| unasked(name.kind)).collect();
         names.sort();

@@ -1,6 +1,7 @@
 //! What happens, line by line, for whoever watches.
 
 use mesh_proto::crd::Problem;
+use mesh_proto::wire::mesh::v1::{Origin, Trouble};
 use serde::Serialize;
 
 use crate::index::Notice;
@@ -9,7 +10,7 @@ use crate::push::Node;
 /// One line of `/debug/events`.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct LiveEvent {
-    /// endpoint_up, endpoint_down, applied, refused, removed, proxy_connected, proxy_disconnected.
+    /// endpoint_up, endpoint_down, applied, refused, removed, proxy_connected, proxy_disconnected, unserved.
     pub kind: &'static str,
     /// For people.
     pub text: String,
@@ -36,6 +37,23 @@ impl LiveEvent {
             name: node.pod.to_string(),
             object: String::new(),
             location: String::new(),
+        }
+    }
+}
+
+impl LiveEvent {
+    /// A gateway cannot serve something as it should.
+    pub fn trouble(node: &Node, trouble: &Trouble) -> Self {
+        let origin = trouble.origin.clone().unwrap_or_default();
+        let server = origin.rule.map(|index| format!(" servers[{index}]")).unwrap_or_default();
+        let Origin { kind, namespace, name, location, .. } = origin;
+        Self {
+            kind: "unserved",
+            text: format!("{kind} {namespace}/{name}{server} at {}: {}", node.pod, trouble.message),
+            namespace,
+            name,
+            object: kind,
+            location,
         }
     }
 }

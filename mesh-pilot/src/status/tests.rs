@@ -32,7 +32,7 @@ fn standing() -> Standing {
 fn report(standing: Standing, notes: &[Note], acked: usize, subscribed: usize) -> ResourceReport {
     let told = Told { standings: vec![standing], notes: notes.to_vec(), ..Told::default() };
     let observers = HashMap::from([(7, Observers { subscribed, acked })]);
-    resources(&told, &observers).remove(0)
+    resources(&told, &observers, &Troubles::new()).remove(0)
 }
 
 #[test]
@@ -69,6 +69,6 @@ fn notes_are_warnings_or_supersede() {
 fn files_are_told_with_the_place() {
     let files = BTreeMap::from([(PathBuf::from("a.yaml"), vec![problem(Severity::Error, "no")])]);
     let told = Told { files, ..Told::default() };
-    let report = resources(&told, &HashMap::new()).remove(0);
+    let report = resources(&told, &HashMap::new(), &Troubles::new()).remove(0);
     assert_eq!((&*report.kind, &*report.location, report.state), ("File", "a.yaml:3", State::Refused));
 }

@@ -14,14 +14,15 @@ mod virtual_service;
 use super::object::Object;
 use super::problem::Findings;
 
-pub use gateway::unserved;
+pub use gateway::{Serving, own as own_gateway, serving, tls as server_tls, unserved};
 pub use host::{is_host, is_wildcard_host};
 pub use virtual_service::{RETRY_WORDS, body_bytes, retry_words};
 
 /// Checks one object.
 pub fn object(object: &Object, findings: &mut Findings) {
     match object {
-        Object::Namespace(_) | Object::ServiceAccount(_) | Object::Secret(_) => {}
+        Object::Namespace(_) | Object::ServiceAccount(_) => {}
+        Object::Secret(secret) => core::secret(secret, findings),
         Object::ConfigMap(map) => core::config_map(map, findings),
         Object::Service(service) => core::service(service, findings),
         Object::Deployment(deployment) => core::deployment(deployment, findings),

@@ -327,6 +327,20 @@ lenient! {
     }
 }
 
+impl Secret {
+    /// A value, decoded; `None` where there is none, or what is there is not base64.
+    #[must_use]
+    pub fn value(&self, key: &str) -> Option<Vec<u8>> {
+        use base64::Engine as _;
+        if let Some(text) = self.string_data.get(key) {
+            return Some(text.clone().into_bytes());
+        }
+        // YAML may break a long value into lines.
+        let text: String = self.data.get(key)?.split_ascii_whitespace().collect();
+        base64::engine::general_purpose::STANDARD.decode(text).ok()
+    }
+}
+
 impl LabelSelector {
     /// Whether a pod with these labels is selected.
     #[must_use]

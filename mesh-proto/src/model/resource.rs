@@ -21,19 +21,22 @@ pub enum Kind {
     Destination,
     /// `workload/<ip>`.
     Workload,
+    /// `secret/<namespace>/<name>`, gateways only.
+    Secret,
     /// `listener/<port>`, gateways only.
     Listener,
 }
 
 impl Kind {
     /// All kinds, in the order in which a response should be applied (what is named before what names it).
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::TrustBundle,
         Self::SelfConfig,
         Self::Endpoints,
         Self::Cluster,
         Self::Destination,
         Self::Workload,
+        Self::Secret,
         Self::Listener,
         Self::Catalogue,
     ];
@@ -49,6 +52,7 @@ impl Kind {
             Self::Cluster => "cluster",
             Self::Destination => "destination",
             Self::Workload => "workload",
+            Self::Secret => "secret",
             Self::Listener => "listener",
         }
     }
@@ -64,6 +68,7 @@ impl Kind {
             Self::Cluster => "type.googleapis.com/mesh.v1.Cluster",
             Self::Destination => "type.googleapis.com/mesh.v1.Destination",
             Self::Workload => "type.googleapis.com/mesh.v1.Workload",
+            Self::Secret => "type.googleapis.com/mesh.v1.Secret",
             Self::Listener => "type.googleapis.com/mesh.v1.Listener",
         }
     }

@@ -629,6 +629,7 @@ pub struct Listener {
     pub port: u32,
     #[prost(enumeration = "Protocol", tag = "2")]
     pub protocol: i32,
+    /// requests in plaintext
     #[prost(message, repeated, tag = "3")]
     pub virtual_hosts: ::prost::alloc::vec::Vec<VirtualHost>,
     /// the Gateway servers that were merged into it
@@ -636,14 +637,145 @@ pub struct Listener {
     pub origins: ::prost::alloc::vec::Vec<Origin>,
     #[prost(string, repeated, tag = "5")]
     pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Set: the port speaks TLS only, and the client's SNI chooses among these. virtual_hosts and tcp are empty then.
+    #[prost(message, repeated, tag = "6")]
+    pub tls_servers: ::prost::alloc::vec::Vec<TlsServer>,
+    /// bytes in plaintext (protocol TCP): the first rule has every connection
+    #[prost(message, repeated, tag = "7")]
+    pub tcp: ::prost::alloc::vec::Vec<TcpRule>,
+    /// The port that is bound, where a Service maps `port` to another one of its pods. 0: the same.
+    #[prost(uint32, tag = "8")]
+    pub target_port: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct VirtualHost {
-    /// Exact, *.suffix or *; lower case. Unique within a listener.
+    /// Exact, *.suffix or *; lower case. Unique within a listener (of TLS: within a server).
     #[prost(string, repeated, tag = "1")]
     pub domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, optional, tag = "2")]
     pub table: ::core::option::Option<RouteTable>,
+    /// Requests are sent to the same URL with https: (301).
+    #[prost(bool, tag = "3")]
+    pub https_redirect: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TlsServer {
+    /// SNI: exact, *.suffix or * (which also has clients that send none); lower case. Unique within a listener.
+    #[prost(string, repeated, tag = "1")]
+    pub hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "2")]
+    pub origin: ::core::option::Option<Origin>,
+    #[prost(oneof = "tls_server::Action", tags = "3, 4")]
+    pub action: ::core::option::Option<tls_server::Action>,
+}
+/// Nested message and enum types in `TlsServer`.
+pub mod tls_server {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Action {
+        #[prost(message, tag = "3")]
+        Terminate(super::TlsTermination),
+        /// as it comes, still encrypted
+        #[prost(message, tag = "4")]
+        Forward(super::TcpRule),
+    }
+}
+/// How a gateway ends TLS, and what it does with what is inside.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TlsTermination {
+    #[prost(message, optional, tag = "1")]
+    pub settings: ::core::option::Option<TlsSettings>,
+    #[prost(message, repeated, tag = "2")]
+    pub virtual_hosts: ::prost::alloc::vec::Vec<VirtualHost>,
+    /// bytes (protocol TLS): virtual_hosts is empty then
+    #[prost(message, repeated, tag = "3")]
+    pub tcp: ::prost::alloc::vec::Vec<TcpRule>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TlsSettings {
+    /// Several: the first whose signature the client knows.
+    #[prost(message, repeated, tag = "1")]
+    pub key_pairs: ::prost::alloc::vec::Vec<KeyPair>,
+    #[prost(enumeration = "ClientCertificates", tag = "2")]
+    pub clients: i32,
+    /// Who signs client certificates; of MESH, the mesh's own roots.
+    #[prost(message, optional, tag = "3")]
+    pub ca: ::core::option::Option<CaCertificates>,
+    #[prost(bool, tag = "4")]
+    pub tls12: bool,
+    #[prost(bool, tag = "5")]
+    pub tls13: bool,
+    /// Names of OpenSSL, for TLS 1.2; empty: all that this build has.
+    #[prost(string, repeated, tag = "6")]
+    pub cipher_suites: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyPair {
+    #[prost(oneof = "key_pair::Source", tags = "1, 2, 3")]
+    pub source: ::core::option::Option<key_pair::Source>,
+}
+/// Nested message and enum types in `KeyPair`.
+pub mod key_pair {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Source {
+        /// of the resource secret/<this>
+        #[prost(string, tag = "1")]
+        Secret(::prost::alloc::string::String),
+        #[prost(message, tag = "2")]
+        Files(super::FileKeyPair),
+        /// the gateway's own SPIFFE certificate
+        #[prost(message, tag = "3")]
+        Mesh(super::Empty),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileKeyPair {
+    #[prost(string, tag = "1")]
+    pub certificate_chain: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub private_key: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CaCertificates {
+    #[prost(oneof = "ca_certificates::Source", tags = "1, 2, 3")]
+    pub source: ::core::option::Option<ca_certificates::Source>,
+}
+/// Nested message and enum types in `CaCertificates`.
+pub mod ca_certificates {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Source {
+        #[prost(string, tag = "1")]
+        Secret(::prost::alloc::string::String),
+        #[prost(string, tag = "2")]
+        File(::prost::alloc::string::String),
+        #[prost(message, tag = "3")]
+        Mesh(super::Empty),
+    }
+}
+/// Only for gateways of that namespace which a Gateway gives it to. PEM. Never on disk, never shown.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct Secret {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub certificate_chain: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub private_key: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub ca_certificates: ::prost::bytes::Bytes,
+}
+/// What a gateway cannot serve at present, all of it: a request without a nonce replaces what an earlier one said.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Troubles {
+    #[prost(message, repeated, tag = "1")]
+    pub troubles: ::prost::alloc::vec::Vec<Trouble>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Trouble {
+    /// of the server
+    #[prost(message, optional, tag = "1")]
+    pub origin: ::core::option::Option<Origin>,
+    /// which Secret or file, and what is wrong with it
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TrustBundle {
@@ -823,6 +955,37 @@ impl UpstreamTls {
             "UPSTREAM_TLS_AUTO" => Some(Self::Auto),
             "UPSTREAM_TLS_DISABLE" => Some(Self::Disable),
             "UPSTREAM_TLS_ISTIO_MUTUAL" => Some(Self::IstioMutual),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ClientCertificates {
+    /// not asked for
+    None = 0,
+    Required = 1,
+    /// may be missing, must not be wrong
+    Optional = 2,
+}
+impl ClientCertificates {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::None => "CLIENT_CERTIFICATES_NONE",
+            Self::Required => "CLIENT_CERTIFICATES_REQUIRED",
+            Self::Optional => "CLIENT_CERTIFICATES_OPTIONAL",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CLIENT_CERTIFICATES_NONE" => Some(Self::None),
+            "CLIENT_CERTIFICATES_REQUIRED" => Some(Self::Required),
+            "CLIENT_CERTIFICATES_OPTIONAL" => Some(Self::Optional),
             _ => None,
         }
     }

@@ -165,23 +165,36 @@ fn open_vip(worker: &Rc<Worker>, at: SocketAddr, vip: Vip) -> io::Result<Open> {
 async fn follow_gateways(worker: &Rc<Worker>) {
     let Some(gateway) = worker.config.gateway else { return park().await };
     let mut changes = worker.store.changes();
-    let mut open: BTreeMap<u16, Closer> = BTreeMap::new();
+    // By the port that is bound: the one that the Gateway says, and the socket.
+    let mut open: BTreeMap<u16, (u16, Closer)> = BTreeMap::new();
     loop {
         let listeners = worker.store.listeners();
-        let wanted: Vec<u16> = listeners.iter().map(|l| l.port).collect();
-        open.retain(|port, closer| {
-            let keep = wanted.contains(port);
+        // Where two lead to one port, the lower one has it.
+        let mut wanted: BTreeMap<u16, u16> = BTreeMap::new();
+        for listener in listeners.iter() {
+            let port = *wanted.entry(listener.target_port).or_insert(listener.port);
+            if port != listener.port {
+                tracing::warn!(
+                    port = listener.port,
+                    target = listener.target_port,
+                    taken_by = port,
+                    "not opened"
+                );
+            }
+        }
+        open.retain(|target, (port, closer)| {
+            let keep = wanted.get(target) == Some(port);
             if !keep {
                 closer.close();
             }
             keep
         });
-        for port in wanted {
-            if open.contains_key(&port) {
+        for (target, port) in wanted {
+            if open.contains_key(&target) {
                 continue;
             }
-            match open_gateway(worker, &ports::candidates(gateway, port), port) {
-                Ok(closer) => drop(open.insert(port, closer)),
+            match open_gateway(worker, &ports::candidates(gateway, target), port) {
+                Ok(closer) => drop(open.insert(target, (port, closer))),
                 Err(error) => tracing::warn!(port, %error, "a gateway's port cannot be opened"),
             }
         }

@@ -100,6 +100,8 @@ pub fn config(kind: NodeKind, lookup: Lookup<'_>) -> Result<Config, InvalidEnvir
         outbound: None,
         capture: sidecar.then(|| Capture { outbound: at(15001), inbound: at(15006), tproxy }),
         gateway: (!sidecar).then_some(Gateway { listen_ip: any, port_offset: None }),
+        // Files of the pod are where they are.
+        mounts: Vec::new(),
         status: at(15021),
         metrics: at(15090),
         admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 15000)),

@@ -8,20 +8,47 @@ use std::fmt::Write as _;
 use http::HeaderValue;
 use mesh_proto::model::SpiffeId;
 use rustls::pki_types::CertificateDer;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// The field's value for a verified peer.
 #[must_use]
 pub fn value(me: &SpiffeId, peer: &SpiffeId, leaf: &CertificateDer<'_>) -> Option<HeaderValue> {
+    let mut text = format!("By={me};");
+    begin(&mut text, leaf);
+    let _ = write!(text, ";URI={peer}");
+    HeaderValue::from_str(&text).ok()
+}
+
+/// Hash and subject. Writing to a String cannot fail.
+fn begin(text: &mut String, leaf: &CertificateDer<'_>) {
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf);
-    let mut text = format!("By={me};Hash=");
+    text.push_str("Hash=");
     for byte in hash.as_ref() {
-        // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
     let subject = X509Certificate::from_der(leaf).map(|(_, c)| c.subject().to_string());
     let subject = subject.unwrap_or_default().replace('\\', "\\\\").replace('"', "\\\"");
-    let _ = write!(text, ";Subject=\"{subject}\";URI={peer}");
+    let _ = write!(text, ";Subject=\"{subject}\"");
+}
+
+/// The field's value for a client from outside of the mesh whose certificate a gateway has verified: its names as they are,
+/// but for those that could be read as something else.
+#[must_use]
+pub fn of_outsider(leaf: &CertificateDer<'_>) -> Option<HeaderValue> {
+    let mut text = String::new();
+    begin(&mut text, leaf);
+    let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
+    let names = certificate.subject_alternative_name().ok().flatten().map(|names| &names.value.general_names);
+    for name in names.into_iter().flatten() {
+        let (key, name) = match name {
+            GeneralName::URI(uri) => ("URI", uri),
+            GeneralName::DNSName(dns) => ("DNS", dns),
+            _ => continue,
+        };
+        if name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b',' | b';' | b'=' | b'"')) {
+            let _ = write!(text, ";{key}={name}");
+        }
+    }
     HeaderValue::from_str(&text).ok()
 }
 

@@ -91,10 +91,19 @@ impl Inbound {
         if carries(head) == MeshAlpn::Http2 || declared && !upgrade { &self.http2 } else { &self.http1 }
     }
 
-    /// Replaces whatever the sender said about certificates by what was verified.
+    /// Istio's APPEND_FORWARD: what was verified is put behind what a verified peer says, as a gateway says whom it has
+    /// verified; of anybody else nothing is believed. (A sidecar takes away what its application says.)
     fn tell_client_cert(&self, headers: &mut HeaderMap) {
+        let verified = self.peer.as_ref().and_then(|p| p.client_cert.clone());
+        let said = headers.get(CLIENT_CERT).filter(|_| verified.is_some()).cloned();
         headers::strip(headers);
-        if let Some(value) = self.peer.as_ref().and_then(|p| p.client_cert.clone()) {
+        let Some(verified) = verified else { return };
+        let value = match said {
+            Some(said) => HeaderValue::from_bytes(&[said.as_bytes(), b",", verified.as_bytes()].concat()),
+            None => Ok(verified),
+        };
+        // Two values with a comma between are a value.
+        if let Ok(value) = value {
             headers.insert(CLIENT_CERT, value);
         }
     }

@@ -21,7 +21,7 @@ use crate::exchange::Ends;
 use crate::io::Io;
 use crate::pool::{SendErrorKind, Target};
 use crate::respond::{Failure, Verdict};
-use crate::route::Backend;
+use crate::route::{Backend, TcpRule};
 use crate::store::DestinationCell;
 use crate::tcp::{self, Copy, End};
 use crate::telemetry::{Flags, LogEntry, Party, Route, Service};
@@ -98,6 +98,14 @@ async fn balanced(
 ) -> Result<Upstream, Failure> {
     let destination = cell.load_full().ok_or(Failure::NotReady)?;
     let rule = destination.tcp.first().ok_or_else(|| Failure::NoTcpRoute(destination.name.clone()))?;
+    routed(worker, rule, source).await
+}
+
+/// Connects to an endpoint of a rule.
+///
+/// # Errors
+/// Why there is no connection.
+pub async fn routed(worker: &Rc<Worker>, rule: &TcpRule, source: IpAddr) -> Result<Upstream, Failure> {
     let backend = worker.random(|rng| rule.backends.choose(rng)).ok_or(Failure::NoBackend)?;
     let mut tried: SmallVec<[Arc<Endpoint>; TRIES]> = SmallVec::new();
     loop {

@@ -84,7 +84,7 @@ pub(super) fn clusters_of(wire: &wire::Destination) -> BTreeSet<HostPort> {
 
 /// The clusters that a listener names.
 pub(super) fn clusters_of_listener(wire: &wire::Listener) -> BTreeSet<HostPort> {
-    names(wire.virtual_hosts.iter().filter_map(|host| host.table.as_ref()).flat_map(backends))
+    names(wire.backends())
 }
 
 fn backends(table: &wire::RouteTable) -> impl Iterator<Item = &wire::WeightedBackend> {

@@ -24,8 +24,12 @@ impl Store {
             let tcp = destination.tcp.iter().flat_map(|rule| rule.backends.as_slice());
             collect(destination.http.clusters().chain(tcp.map(|backend| &backend.cluster)), &mut clusters);
         }
-        for host in listeners.iter().flat_map(|listener| &listener.virtual_hosts) {
-            collect(host.table.clusters(), &mut clusters);
+        for listener in listeners.iter() {
+            for host in listener.virtual_hosts() {
+                collect(host.table.clusters(), &mut clusters);
+            }
+            let tcp = listener.tcp_rules().flat_map(|rule| rule.backends.as_slice());
+            collect(tcp.map(|backend| &backend.cluster), &mut clusters);
         }
         let mut workloads: Vec<Value> =
             self.workloads.all().iter().filter_map(|(ip, cell)| Some(workload(ip, &*cell.peek()?))).collect();
@@ -82,13 +86,23 @@ fn mode(mode: MtlsMode) -> &'static str {
 }
 
 fn listener(listener: &Listener) -> Value {
-    let hosts = listener.virtual_hosts.iter().map(|host| {
+    let hosts = listener.virtual_hosts().map(|host| {
         let mut told = host.table.dump();
         told["domains"] = json!(host.domains);
+        told["https_redirect"] = host.https_redirect.into();
         told
+    });
+    let servers = listener.tls.iter().map(|server| {
+        json!({
+            "hosts": server.hosts,
+            "origin": server.origin.as_ref().map(dump_origin),
+            "terminated": server.settings().is_some(),
+        })
     });
     json!({
         "port": listener.port,
+        "target_port": listener.target_port,
+        "tls_servers": servers.collect::<Vec<_>>(),
         "protocol": format!("{:?}", listener.protocol),
         "origins": listener.origins.iter().map(dump_origin).collect::<Vec<_>>(),
         "virtual_hosts": hosts.collect::<Vec<_>>(),

@@ -110,6 +110,7 @@ pub(crate) fn listener(port: u32, hosts: &[(&[&str], &str)]) -> Incoming {
     let hosts = hosts.iter().map(|(domains, cluster)| wire::VirtualHost {
         domains: domains.iter().map(|d| (*d).to_owned()).collect(),
         table: Some(table(&[cluster])),
+        https_redirect: false,
     });
     let listener = wire::Listener { port, virtual_hosts: hosts.collect(), ..Default::default() };
     resource(&format!("listener/{port}"), &listener)

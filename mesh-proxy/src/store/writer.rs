@@ -266,12 +266,15 @@ impl Writer {
         // A slice would keep the whole response in memory.
         let body = bytes::Bytes::copy_from_slice(&body);
         self.store.held.write().insert(name.clone(), Held { version, body });
-        self.dirty.insert(name);
+        // What is secret is never on disk.
+        if name.kind != Kind::Secret {
+            self.dirty.insert(name);
+        }
     }
 
     fn drop_held(&mut self, name: &ResourceName) {
         self.store.refused.write().remove(name);
-        if self.store.held.write().remove(name).is_some() {
+        if self.store.held.write().remove(name).is_some() && name.kind != Kind::Secret {
             self.dirty.insert(name.clone());
         }
     }

@@ -4,12 +4,15 @@
 
 use std::time::Duration;
 
-use mesh_proto::discovery::TYPE_URL;
+use mesh_proto::discovery::{TROUBLES_TYPE_URL, TYPE_URL};
 use mesh_proto::model::ResourceName;
 use mesh_proto::wire::envoy::config::core::v3 as core;
 use mesh_proto::wire::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use mesh_proto::wire::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use tokio::sync::mpsc;
+use mesh_proto::wire::mesh::v1::{Trouble, Troubles};
+use prost::Message as _;
+use prost_types::Any;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
@@ -51,6 +54,8 @@ pub struct Client {
     writer: Writer,
     asked: mpsc::UnboundedReceiver<ResourceName>,
     disk: Option<DiskTask>,
+    /// What this gateway cannot serve.
+    troubles: watch::Receiver<Vec<Trouble>>,
     flush_at: Option<Instant>,
     sweep: Interval,
 }
@@ -79,7 +84,16 @@ impl Client {
         });
         let mut sweep = tokio::time::interval_at(Instant::now() + SWEEP, SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { channel, node, writer, asked, disk, flush_at: None, sweep }
+        // Nobody tells anything yet, and a closed channel never does.
+        let troubles = watch::channel(Vec::new()).1;
+        Self { channel, node, writer, asked, disk, troubles, flush_at: None, sweep }
+    }
+
+    /// Tells the pilot what this gateway cannot serve, whenever that changes.
+    #[must_use]
+    pub fn telling(mut self, troubles: watch::Receiver<Vec<Trouble>>) -> Self {
+        self.troubles = troubles;
+        self
     }
 
     /// Runs until `shutdown` is done; then what has changed is on disk.
@@ -141,8 +155,12 @@ impl Client {
         tracing::info!("connected to the control plane");
         let mut answered = false;
         let mut names = Vec::new();
+        if !self.troubles.borrow_and_update().is_empty() {
+            let _ = requests.send(self.tell_troubles());
+        }
         loop {
             tokio::select! {
+                Ok(()) = self.troubles.changed() => drop(requests.send(self.tell_troubles())),
                 response = responses.message() => match response {
                     Ok(Some(response)) => {
                         answered = true;
@@ -201,6 +219,17 @@ impl Client {
             type_url: TYPE_URL.to_owned(),
             resource_names_subscribe: self.writer.subscribed().map(ToString::to_string).collect(),
             initial_resource_versions: self.writer.versions(),
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+
+    fn tell_troubles(&mut self) -> DeltaDiscoveryRequest {
+        let troubles = Troubles { troubles: self.troubles.borrow_and_update().clone() };
+        let details = vec![Any { type_url: TROUBLES_TYPE_URL.to_owned(), value: troubles.encode_to_vec() }];
+        let message = format!("{} servers are not served as they should be", troubles.troubles.len());
+        DeltaDiscoveryRequest {
+            type_url: TYPE_URL.to_owned(),
+            error_detail: Some(mesh_proto::wire::google::rpc::Status { code: 0, message, details }),
             ..DeltaDiscoveryRequest::default()
         }
     }

@@ -80,7 +80,8 @@ fn find(all: &[u8], what: &[u8]) -> Option<usize> {
     all.windows(what.len()).position(|w| w == what)
 }
 
-fn parse(all: &[u8]) -> io::Result<Answer> {
+/// Takes an answer apart.
+pub fn parse(all: &[u8]) -> io::Result<Answer> {
     let bad = || io::Error::new(io::ErrorKind::UnexpectedEof, String::from_utf8_lossy(all).into_owned());
     let end = find(all, b"\r\n\r\n").ok_or_else(bad)?;
     let head = String::from_utf8_lossy(&all[..end]).into_owned();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use mesh_proto::discovery::TYPE_URL;
+use mesh_proto::discovery::{TROUBLES_TYPE_URL, TYPE_URL};
 use mesh_proto::model::{Kind, ResourceName, resource};
 use mesh_proto::runtime::testing::TestCa;
 use mesh_proto::runtime::tls::{ClientAuth, server_config};
@@ -46,6 +46,8 @@ struct Held {
     /// Names about which nothing is said.
     mute: BTreeSet<String>,
     rejected: Vec<String>,
+    /// What gateways told last that they cannot serve.
+    troubles: Vec<String>,
 }
 
 impl FakePilot {
@@ -76,6 +78,17 @@ impl FakePilot {
     /// Says nothing any more about `host:port`.
     pub fn mute(&self, name: &str) {
         self.state.held.lock().mute.insert(name.to_owned());
+    }
+
+    /// Publishes a resource no more.
+    pub fn withdraw(&self, kind: Kind, name: &str) {
+        self.state.held.lock().resources.remove(&ResourceName::new(kind, name));
+        self.state.changed.send_modify(|n| *n += 1);
+    }
+
+    /// What a gateway told last that it cannot serve.
+    pub fn troubles(&self) -> Vec<String> {
+        self.state.held.lock().troubles.clone()
     }
 
     /// What proxies have refused.
@@ -146,7 +159,12 @@ impl Follower {
         for name in request.resource_names_unsubscribe {
             self.wanted.remove(&name.parse().unwrap());
         }
-        if let Some(error) = request.error_detail {
+        if let Some(told) =
+            request.error_detail.iter().flat_map(|e| &e.details).find(|d| d.type_url == TROUBLES_TYPE_URL)
+        {
+            let troubles = wire::Troubles::decode(&told.value[..]).unwrap().troubles;
+            state.held.lock().troubles = troubles.into_iter().map(|t| t.message).collect();
+        } else if let Some(error) = request.error_detail {
             state.held.lock().rejected.push(format!("{}: {} {:?}", self.pod, error.message, error.details));
         }
     }
@@ -223,8 +241,7 @@ impl Follower {
                 }
                 Kind::Listener => {
                     let listener = wire::Listener::decode(&body[..]).unwrap();
-                    let hosts = listener.virtual_hosts.into_iter();
-                    backends.extend(hosts.filter_map(|h| h.table).flat_map(in_table));
+                    backends.extend(listener.backends().cloned());
                 }
                 _ => {}
             }

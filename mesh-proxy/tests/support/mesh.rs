@@ -211,6 +211,11 @@ impl Mesh {
         }
     }
 
+    /// Where a pod's proxy keeps its state.
+    pub fn state_of(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
     /// Publishes a service with its pods.
     pub fn service(&self, spec: &ServiceSpec<'_>) {
         self.routed_service(spec, default_route(spec.name, spec.port));

@@ -143,6 +143,7 @@ impl Console {
         println!(
             "note: an application's own port on 127.0.0.1 stands for the inside of its pod: whoever can open it is in the pod"
         );
+        gateways(&pilot);
         self.hints(mesh, &pilot);
         println!("\nready after {:.1} s", self.began.elapsed().as_secs_f64());
     }
@@ -212,11 +213,23 @@ fn worth_asking(pilot: &PilotStatus) -> Option<String> {
     ports.into_iter().next().map(|(_, url)| url)
 }
 
+/// What Gateways do not serve, and why: who writes one wants to see it at once.
+fn gateways(pilot: &PilotStatus) {
+    for gateway in pilot.resources.iter().filter(|resource| resource.kind == "Gateway") {
+        let file = gateway.location.rsplit_once(':').map_or("", |(file, _)| file);
+        // What the parser says has been printed already, with its place.
+        let told = gateway.warnings.iter().filter(|text| file.is_empty() || !text.starts_with(file));
+        for text in told.chain([&gateway.message]).filter(|text| !text.is_empty()) {
+            println!("note: Gateway {}/{}: {text}", gateway.namespace, gateway.name);
+        }
+    }
+}
+
 /// One line.
 fn print(event: &Event) {
     let text = &event.text;
     match event.kind.as_str() {
-        "exited" | "failed" | "refused" | "drain_failed" | "withdrawal_late" | "unready" => {
+        "exited" | "failed" | "refused" | "unserved" | "drain_failed" | "withdrawal_late" | "unready" => {
             anstream::println!("{} {text}", "!".red());
         }
         "notice" => {}

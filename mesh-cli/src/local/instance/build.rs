@@ -144,6 +144,8 @@ impl Parts<'_> {
         match gateway {
             Some(gateway) => {
                 config["gateway"] = json!({"listen_ip": gateway.listen_ip});
+                let mounts = context.mounts.iter().map(|m| json!({"path": m.path, "dir": m.dir}));
+                config["mounts"] = mounts.collect();
                 if gateway.port_offset > 0 {
                     config["gateway"]["port_offset"] = json!(gateway.port_offset);
                 }

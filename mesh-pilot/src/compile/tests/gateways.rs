@@ -130,23 +130,49 @@ fn static_selectors_at_gateways() {
     assert!(!case("port: 81"));
 }
 
-/// A server that needs TLS is left unserved: serving it in plaintext would be worse.
+/// A server that cannot be served as it says is left unserved: serving it without would be worse.
 #[test]
-fn servers_that_need_tls_are_left_unserved() {
+fn servers_that_cannot_be_served_are_left_out() {
     let plain = edge("a", "'*'", 80);
-    let own =
-        plain.replace("servers:", "tls: [{hosts: ['*'], serverCertificate: c, privateKey: k}], servers:");
-    let https = plain.replace("protocol: HTTP}", "protocol: HTTPS}, tls: {mode: SIMPLE, credentialName: c}");
     let ports = |yaml: &str| listener_ports(&Mesh::with(yaml).snapshot.config, &gateway());
     assert_eq!(ports(&plain), [80]);
-    assert!(ports(&own).is_empty());
-    assert!(ports(&https).is_empty());
-    let elsewhere = own
-        .replace("tls: [{hosts: ['*']", "tls: [{hosts: ['b.com']")
+    let only_auth = plain.replace(
+        "servers:",
+        "auth: {policy: {rules: [{hosts: ['*'], tls: [{mode: STRICT, verify: {caCertificates: c}}]}]}}, servers:",
+    );
+    assert!(ports(&only_auth).is_empty(), "a CA without a certificate");
+    let elsewhere = only_auth
+        .replace("rules: [{hosts: ['*']", "rules: [{hosts: ['b.com']")
         .replace("hosts: ['*']}", "hosts: ['a.com']}");
-    assert_eq!(ports(&elsewhere), [80], "the certificate is for other hosts");
-    let told = Mesh::with(&format!("{own}{}", bound("v", "a", "x.com", "reviews"))).told();
+    assert_eq!(ports(&elsewhere), [80], "the CA is for other hosts");
+    let told = Mesh::with(&format!("{only_auth}{}", bound("v", "a", "x.com", "reviews"))).told();
     assert_eq!(told, ["v: no server of Gateway default/a is served"]);
+}
+
+/// Istio's mapping: the port of the Service in front is the Gateway's, its targetPort is bound.
+#[test]
+fn a_service_in_front_moves_the_port() {
+    let service = "---\n{apiVersion: v1, kind: Service, metadata: {name: edge, namespace: istio-system}, spec: {clusterIP: 10.0.0.9, selector: {istio: ingressgateway}, ports: [{port: 80, name: http, targetPort: 8080}, {port: 81, name: http-b}]}}\n";
+    let target = |yaml: &str, port| Mesh::with(yaml).listener(port).unwrap().target_port;
+    let both = format!("{}{}", edge("a", "'*'", 80), edge("b", "'*'", 81));
+    assert_eq!(target(&both, 80), 0);
+    assert_eq!(target(&format!("{both}{service}"), 80), 8080);
+    assert_eq!(target(&format!("{both}{service}"), 81), 81);
+    let elsewhere = service.replace("istio: ingressgateway", "istio: other");
+    assert_eq!(target(&format!("{both}{elsewhere}"), 80), 0);
+}
+
+#[test]
+fn the_line_that_binds_is_named() {
+    let told = |rules: &str| Mesh::with(&format!("{}{rules}", edge("a", "'*'", 80))).told().remove(0);
+    let told_of = |spec: &str| told(&object("VirtualService", "v", spec));
+    let http = "http: [{route: [{destination: {host: reviews}}]}]";
+    let line = told_of(&format!("{{hosts: [x.com], {http}}}"));
+    assert!(
+        line.contains("add the line `gateways: [mesh, a]` to spec of VirtualService default/v (mesh.yaml:"),
+        "{line}"
+    );
+    assert!(told("").ends_with("by the line `gateways: [default/a]` in its spec"));
 }
 
 #[test]

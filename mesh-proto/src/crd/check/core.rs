@@ -3,7 +3,18 @@
 use std::collections::HashSet;
 
 use super::super::problem::Findings;
-use super::super::workload::{ConfigMap, Container, Deployment, PodSpec, Probe, Service};
+use super::super::workload::{ConfigMap, Container, Deployment, PodSpec, Probe, Secret, Service};
+
+/// A value is never part of a message.
+pub(super) fn secret(secret: &Secret, findings: &mut Findings) {
+    for key in secret.data.keys().filter(|key| secret.value(key).is_none()) {
+        findings.error(
+            format!("data.{key}"),
+            "not base64",
+            "base64 under data, or the text under stringData",
+        );
+    }
+}
 
 pub(super) fn service(service: &Service, findings: &mut Findings) {
     let spec = &service.spec;

@@ -1,5 +1,8 @@
 //! Gateway, with the forms that only this mesh knows.
 
+pub mod own;
+pub mod tls;
+
 use std::collections::HashMap;
 
 use super::super::gateway::{GatewaySpec, Server, ServerTlsMode};
@@ -8,41 +11,44 @@ use super::host::is_wildcard_host;
 
 const PROTOCOLS: &[&str] = &["HTTP", "HTTPS", "GRPC", "GRPC-WEB", "HTTP2", "MONGO", "TCP", "TLS"];
 
+/// How a server takes what comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serving {
+    /// Requests in plaintext.
+    Http,
+    /// Bytes in plaintext.
+    Tcp,
+    /// TLS ends here, requests are inside.
+    Https,
+    /// TLS ends here, bytes are inside.
+    TlsTcp,
+    /// TLS is passed on by SNI.
+    Passthrough,
+}
+
+/// How a server is to be served. The forms that only this mesh knows make a plaintext server one of HTTPS.
+#[must_use]
+pub fn serving(spec: &GatewaySpec, server: &Server) -> Serving {
+    let mode = server.tls.as_ref().and_then(|tls| tls.mode).unwrap_or(ServerTlsMode::Passthrough);
+    let ends = mode != ServerTlsMode::Passthrough;
+    match server.port.protocol.to_ascii_uppercase().as_str() {
+        "HTTPS" if ends => Serving::Https,
+        "TLS" if ends => Serving::TlsTcp,
+        "HTTPS" | "TLS" => Serving::Passthrough,
+        "TCP" | "MONGO" => Serving::Tcp,
+        _ if own::is_meant(spec, server) => Serving::Https,
+        _ => Serving::Http,
+    }
+}
+
 /// Why a server is left unserved, if it is: it needs something that is not in force yet. Serving it without would let in
 /// what it was to keep out.
 #[must_use]
 pub fn unserved(spec: &GatewaySpec, server: &Server) -> Option<String> {
-    let protocol = server.port.protocol.to_ascii_uppercase();
-    if !matches!(protocol.as_str(), "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB") {
-        return Some(format!("protocol {protocol} is not in force yet"));
-    }
-    if server.tls.as_ref().is_some_and(|tls| tls.https_redirect == Some(true)) {
-        return Some("tls.httpsRedirect is not in force yet".to_owned());
-    }
     if !server.bind.is_empty() {
         return Some("bind is not in force yet".to_owned());
     }
-    if spec.tls.iter().any(|tls| overlap(&tls.hosts, &server.hosts)) {
-        return Some(
-            "spec.tls has a certificate for its hosts, and TLS at gateways is not in force yet".to_owned(),
-        );
-    }
-    let mut rules = spec.auth.iter().flat_map(|auth| &auth.policy.rules);
-    if rules.any(|rule| overlap(&rule.hosts, &server.hosts)) {
-        return Some(
-            "spec.auth asks for client certificates for its hosts, and that is not in force yet".to_owned(),
-        );
-    }
-    None
-}
-
-/// Whether two lists of hosts have one in common, wildcards included.
-fn overlap(a: &[String], b: &[String]) -> bool {
-    let dns = |host: &str| host.rsplit('/').next().unwrap_or(host).to_ascii_lowercase();
-    let covers = |wide: &str, narrow: &str| {
-        wide == "*" || wide == narrow || wide.strip_prefix('*').is_some_and(|suffix| narrow.ends_with(suffix))
-    };
-    a.iter().any(|a| b.iter().any(|b| covers(&dns(a), &dns(b)) || covers(&dns(b), &dns(a))))
+    server.tls.as_ref().and_then(tls::not_in_force).or_else(|| own::contradiction(spec, server))
 }
 
 pub(super) fn check(spec: &GatewaySpec, findings: &mut Findings) {
@@ -70,7 +76,7 @@ pub(super) fn check(spec: &GatewaySpec, findings: &mut Findings) {
             findings.warning(path, format!("the server is left unserved: {why}"), "");
         }
     }
-    own_forms(spec, findings);
+    own::check(spec, findings);
 }
 
 fn check_server(server: &Server, path: &str, findings: &mut Findings) {
@@ -101,87 +107,12 @@ fn check_server(server: &Server, path: &str, findings: &mut Findings) {
             findings.error(format!("{path}.hosts[{index}]"), format!("{host:?} is not a host"), expected);
         }
     }
-    check_tls(server, &protocol, path, findings);
-}
-
-fn check_tls(server: &Server, protocol: &str, path: &str, findings: &mut Findings) {
-    let encrypted = matches!(protocol, "HTTPS" | "TLS");
-    match &server.tls {
-        None if encrypted => {
-            findings.error(
-                format!("{path}.tls"),
-                format!("protocol {protocol} needs tls"),
-                "tls.mode and a certificate",
-            );
-        }
-        Some(tls) if !encrypted && tls.mode.is_some_and(|mode| mode != ServerTlsMode::Passthrough) => {
-            let message = format!("tls.mode on the plaintext protocol {protocol}");
-            findings.error(
-                format!("{path}.tls.mode"),
-                message,
-                "protocol HTTPS or TLS, or only tls.httpsRedirect",
-            );
-        }
-        Some(tls) if encrypted && tls.https_redirect == Some(true) => {
-            findings.error(format!("{path}.tls.httpsRedirect"), "httpsRedirect is for plaintext ports", "");
-        }
-        _ => {}
-    }
+    tls::check(server, &protocol, path, findings);
     if !server.default_endpoint.is_empty() {
         findings.warning(
             format!("{path}.defaultEndpoint"),
             "defaultEndpoint is not in force, in Istio neither",
             "",
         );
-    }
-}
-
-fn own_forms(spec: &GatewaySpec, findings: &mut Findings) {
-    for (index, tls) in spec.tls.iter().enumerate() {
-        let path = format!("spec.tls[{index}]");
-        findings.warning(
-            path.clone(),
-            "spec.tls is a form that only this mesh knows",
-            "the standard form: servers[].tls with mode: SIMPLE, serverCertificate and privateKey (or credentialName), on a server \
-             with port.protocol: HTTPS",
-        );
-        if tls.hosts.is_empty() {
-            findings.error(
-                format!("{path}.hosts"),
-                "hosts are missing",
-                "the hosts of the servers that it is for",
-            );
-        }
-        if tls.server_certificate.is_empty() || tls.private_key.is_empty() {
-            findings.error(path, "serverCertificate or privateKey is missing", "both");
-        }
-    }
-    let rules = spec.auth.iter().flat_map(|auth| &auth.policy.rules);
-    for (index, rule) in rules.enumerate() {
-        let path = format!("spec.auth.policy.rules[{index}]");
-        findings.warning(
-            path.clone(),
-            "spec.auth is a form that only this mesh knows",
-            "the standard form: servers[].tls with mode: MUTUAL and caCertificates (or credentialName)",
-        );
-        if rule.hosts.is_empty() {
-            findings.error(
-                format!("{path}.hosts"),
-                "hosts are missing",
-                "the hosts of the servers that it is for",
-            );
-        }
-        for (i, tls) in rule.tls.iter().enumerate() {
-            if tls.mode != "STRICT" {
-                findings.error(
-                    format!("{path}.tls[{i}].mode"),
-                    format!("unknown mode {:?}", tls.mode),
-                    "STRICT",
-                );
-            }
-            if tls.verify.ca_certificates.is_empty() {
-                findings.error(format!("{path}.tls[{i}].verify"), "caCertificates is missing", "a file");
-            }
-        }
     }
 }

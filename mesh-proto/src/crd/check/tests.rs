@@ -130,7 +130,10 @@ fn virtual_services() {
         ),
         (
             "{hosts: [a], tls: [{match: [{sniHosts: [a]}]}]}".into(),
-            vec!["error spec.tls: tls is not in force yet"],
+            vec![
+                "error spec.tls[0]: the rule does nothing",
+                "error spec.tls[0].match[0]: tls routes of sidecars",
+            ],
         ),
         (format!("{{hosts: [a], tcp: [{{{route}}}]}}"), vec![]),
         (
@@ -296,26 +299,14 @@ fn gateways() {
         (server(http), vec!["error spec.servers[0].hosts: a server needs a host"]),
         (
             server("port: {number: 80, protocol: HTPP}, hosts: ['*']"),
-            vec!["error spec.servers[0].port.protocol", "warning spec.servers[0]"],
+            vec!["error spec.servers[0].port.protocol"],
         ),
-        (
-            server(&format!("{http}, hosts: ['*'], tls: {{httpsRedirect: true}}")),
-            vec!["warning spec.servers[0]: the server is left unserved: tls.httpsRedirect"],
-        ),
+        (server(&format!("{http}, hosts: ['*'], tls: {{httpsRedirect: true}}")), vec![]),
         (
             server(&format!("{http}, hosts: ['*'], tls: {{mode: SIMPLE}}")),
             vec!["error spec.servers[0].tls.mode"],
         ),
-        (
-            server("port: {number: 443, protocol: HTTPS}, hosts: ['*']"),
-            vec!["error spec.servers[0].tls", "warning"],
-        ),
-        (
-            server(
-                "port: {number: 443, protocol: HTTPS}, hosts: ['*'], tls: {mode: SIMPLE, credentialName: c}",
-            ),
-            vec!["warning spec.servers[0]: the server is left unserved: protocol HTTPS"],
-        ),
+        (server("port: {number: 443, protocol: HTTPS}, hosts: ['*']"), vec!["error spec.servers[0].tls"]),
         ("{servers: []}".into(), vec!["error spec.servers", "warning spec.selector"]),
         (
             server(&format!("{http}, hosts: ['*'], bnid: 1")),
@@ -324,6 +315,78 @@ fn gateways() {
     ];
     let cases: Vec<(&str, &[&str])> = cases.iter().map(|(s, e)| (s.as_str(), e.as_slice())).collect();
     check("Gateway", &cases);
+}
+
+#[test]
+fn tls_of_gateways() {
+    let server = |tls: &str| {
+        format!(
+            "{{selector: {{a: b}}, servers: [{{port: {{number: 443, protocol: HTTPS}}, hosts: ['*'], tls: {{{tls}}}}}]}}"
+        )
+    };
+    let cases: Vec<(String, Vec<&str>)> = vec![
+        (server("mode: SIMPLE, credentialName: c"), vec![]),
+        (server("mode: SIMPLE, serverCertificate: c, privateKey: k"), vec![]),
+        (server("mode: MUTUAL, serverCertificate: c, privateKey: k, caCertificates: a"), vec![]),
+        (server("mode: MUTUAL, credentialName: c, minProtocolVersion: TLSV1_3"), vec![]),
+        (server("mode: ISTIO_MUTUAL"), vec![]),
+        (server("mode: PASSTHROUGH"), vec![]),
+        (server("mode: SIMPLE"), vec!["error spec.servers[0].tls: no certificate is named"]),
+        (server("mode: SIMPLE, serverCertificate: c"), vec!["error spec.servers[0].tls"]),
+        (
+            server("mode: SIMPLE, serverCertificate: c, privateKey: k, credentialName: c"),
+            vec!["error spec.servers[0].tls: certificates are named in several ways"],
+        ),
+        (
+            server("mode: MUTUAL, serverCertificate: c, privateKey: k"),
+            vec!["error spec.servers[0].tls: caCertificates is missing"],
+        ),
+        (server("mode: ISTIO_MUTUAL, credentialName: c"), vec!["error spec.servers[0].tls: ISTIO_MUTUAL"]),
+        (server("mode: SIMPLE, credentialName: other/c"), vec!["error spec.servers[0].tls"]),
+        (
+            server("mode: SIMPLE, credentialName: c, minProtocolVersion: TLSV1_0"),
+            vec!["warning spec.servers[0].tls.minProtocolVersion: TLS 1.2 is the lowest"],
+        ),
+        (
+            server("mode: SIMPLE, credentialName: c, maxProtocolVersion: TLSV1_1"),
+            vec!["error spec.servers[0].tls: no version of TLS is left"],
+        ),
+        (
+            server("mode: SIMPLE, credentialName: c, cipherSuites: [AES128-SHA]"),
+            vec!["warning spec.servers[0].tls.cipherSuites[0]: there is no cipher suite"],
+        ),
+        (
+            server("mode: MUTUAL, credentialName: c, subjectAltNames: [a]"),
+            vec!["warning spec.servers[0]: the server is left unserved: tls.subjectAltNames"],
+        ),
+        (
+            server("mode: AUTO_PASSTHROUGH"),
+            vec!["warning spec.servers[0]: the server is left unserved: tls.mode: AUTO_PASSTHROUGH"],
+        ),
+        (server("httpsRedirect: true, mode: PASSTHROUGH"), vec!["error spec.servers[0].tls.httpsRedirect"]),
+    ];
+    let cases: Vec<(&str, &[&str])> = cases.iter().map(|(s, e)| (s.as_str(), e.as_slice())).collect();
+    check("Gateway", &cases);
+}
+
+#[test]
+fn tls_routes() {
+    let route = "route: [{destination: {host: b}}]";
+    let rules = |gateways: &str, one: &str| {
+        format!("{{hosts: ['*.x.com'], gateways: [{gateways}], tls: [{{match: [{{{one}}}], {route}}}]}}")
+    };
+    let cases: Vec<(String, Vec<&str>)> = vec![
+        (rules("g", "sniHosts: [a.x.com, '*.x.com']"), vec![]),
+        (rules("g, mesh", "gateways: [g], sniHosts: [a.x.com]"), vec![]),
+        (rules("g", "port: 443"), vec!["error spec.tls[0].match[0].sniHosts"]),
+        (
+            rules("g", "sniHosts: [a.y.com]"),
+            vec!["error spec.tls[0].match[0].sniHosts[0]: a.y.com is not within"],
+        ),
+        (rules("g, mesh", "sniHosts: [a.x.com]"), vec!["error spec.tls[0].match[0]: tls routes of sidecars"]),
+    ];
+    let cases: Vec<(&str, &[&str])> = cases.iter().map(|(s, e)| (s.as_str(), e.as_slice())).collect();
+    check("VirtualService", &cases);
 }
 
 #[test]
@@ -398,14 +461,15 @@ spec:
     let documents = parse("gateway.yaml", gateway);
     assert!(matches!(documents[0], Document::Accepted(_)), "{documents:#?}");
     let lines: Vec<String> = documents[0].problems().iter().map(ToString::to_string).collect();
-    assert_eq!(lines.len(), 3, "{lines:#?}");
-    assert!(
-        lines[0].starts_with("gateway.yaml:9:5: warning") && lines[0].contains("left unserved"),
-        "{lines:#?}"
-    );
-    assert!(lines[1].starts_with("gateway.yaml:16:5") && lines[1].contains("mode: SIMPLE"), "{lines:#?}");
-    assert!(lines[2].starts_with("gateway.yaml:23:9") && lines[2].contains("mode: MUTUAL"), "{lines:#?}");
-    // Without the two forms the server is served.
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    assert!(lines[0].starts_with("gateway.yaml:16:5") && lines[0].contains("mode: SIMPLE"), "{lines:#?}");
+    assert!(lines[1].starts_with("gateway.yaml:23:9") && lines[1].contains("mode: MUTUAL"), "{lines:#?}");
+    // A CA without a certificate cannot be served, and must not be served in plaintext.
+    let (before, after) =
+        (gateway.split("  tls:\n").next().unwrap(), gateway.split("  auth:\n").nth(1).unwrap());
+    let only_auth = format!("{before}  auth:\n{after}");
+    let line = parse("gateway.yaml", &only_auth)[0].problems()[0].to_string();
+    assert!(line.contains("left unserved: spec.auth"), "{line}");
     let plain = gateway.split("  tls:\n  - hosts").next().unwrap();
     assert!(parse("gateway.yaml", plain)[0].problems().is_empty());
 }

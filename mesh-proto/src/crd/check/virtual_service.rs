@@ -6,7 +6,7 @@ use super::super::problem::Findings;
 use super::super::values::StringMatch;
 use super::super::virtual_service::{
     Destination, DirectResponse, HeaderChanges, Headers, HttpMatch, HttpRoute, L4Destination, Retries,
-    TcpRoute, VirtualServiceSpec,
+    TcpRoute, TlsRoute, VirtualServiceSpec,
 };
 use super::host::{is_host, is_wildcard_host};
 use super::{export_to, refuse_yet, tell_yet};
@@ -54,7 +54,6 @@ pub(super) fn check(spec: &VirtualServiceSpec, findings: &mut Findings) {
     if spec.http.is_empty() && spec.tcp.is_empty() && spec.tls.is_empty() {
         findings.error("spec", "no routes", "http, tcp or tls");
     }
-    refuse_yet(findings, !spec.tls.is_empty(), "spec", "tls");
     let mut caught = None;
     for (index, route) in spec.http.iter().enumerate() {
         let path = format!("spec.http[{index}]");
@@ -67,6 +66,9 @@ pub(super) fn check(spec: &VirtualServiceSpec, findings: &mut Findings) {
     }
     for (index, route) in spec.tcp.iter().enumerate() {
         tcp_route(route, &format!("spec.tcp[{index}]"), findings);
+    }
+    for (index, route) in spec.tls.iter().enumerate() {
+        tls_route(spec, route, &format!("spec.tls[{index}]"), findings);
     }
 }
 
@@ -340,6 +342,49 @@ fn tcp_route(route: &TcpRoute, path: &str, findings: &mut Findings) {
         refuse_yet(findings, !one.source_subnet.is_empty(), &path, "sourceSubnet");
         refuse_yet(findings, !one.source_labels.is_empty(), &path, "sourceLabels");
         gateways(&one.gateways, &format!("{path}.gateways"), findings);
+    }
+    for (index, L4Destination { destination: to, .. }) in route.route.iter().enumerate() {
+        destination(to, &format!("{path}.route[{index}].destination"), findings);
+    }
+    let weights: Vec<Option<i32>> = route.route.iter().map(|to| to.weight).collect();
+    check_weights(&weights, path, findings);
+}
+
+fn tls_route(spec: &VirtualServiceSpec, route: &TlsRoute, path: &str, findings: &mut Findings) {
+    if route.route.is_empty() {
+        findings.error(path, "the rule does nothing", "route");
+    }
+    if route.r#match.is_empty() {
+        findings.error(format!("{path}.match"), "match is missing", "sniHosts");
+    }
+    let for_mesh = |list: &[String]| list.iter().any(|gateway| gateway == "mesh");
+    for (index, one) in route.r#match.iter().enumerate() {
+        let path = format!("{path}.match[{index}]");
+        if one.sni_hosts.is_empty() {
+            findings.error(format!("{path}.sniHosts"), "sniHosts are missing", "names within spec.hosts");
+        }
+        for (i, host) in one.sni_hosts.iter().enumerate() {
+            let path = format!("{path}.sniHosts[{i}]");
+            let within = |wide: &String| {
+                super::own_gateway::meet(wide, host).is_some_and(|narrow| narrow == host.to_ascii_lowercase())
+            };
+            if !is_wildcard_host(host) {
+                findings.error(path, format!("{host:?} is not a host"), "a DNS name, *.suffix or *");
+            } else if !spec.hosts.iter().any(within) {
+                findings.error(path, format!("{host} is not within spec.hosts"), spec.hosts.join(", "));
+            }
+        }
+        refuse_yet(findings, !one.destination_subnets.is_empty(), &path, "destinationSubnets");
+        refuse_yet(findings, !one.source_labels.is_empty(), &path, "sourceLabels");
+        gateways(&one.gateways, &format!("{path}.gateways"), findings);
+        let whole = spec.gateways.is_empty() || for_mesh(&spec.gateways);
+        if for_mesh(&one.gateways) || (one.gateways.is_empty() && whole) {
+            findings.error(
+                path,
+                "tls routes of sidecars (gateway mesh) are not in force yet",
+                "gateways: only names of Gateways",
+            );
+        }
     }
     for (index, L4Destination { destination: to, .. }) in route.route.iter().enumerate() {
         destination(to, &format!("{path}.route[{index}].destination"), findings);

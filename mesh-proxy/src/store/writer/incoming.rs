@@ -14,6 +14,7 @@ use crate::cluster::InvalidCluster;
 use crate::destination::InvalidCatalogue;
 use crate::store::destination::InvalidDestination;
 use crate::store::listener::InvalidListener;
+use crate::store::secret::InvalidSecret;
 use crate::store::self_config::InvalidSelf;
 use crate::store::workload::InvalidWorkload;
 
@@ -61,6 +62,9 @@ pub enum Refusal {
     /// `listener`.
     #[error(transparent)]
     Listener(#[from] InvalidListener),
+    /// `secret`.
+    #[error(transparent)]
+    Secret(#[from] InvalidSecret),
     /// `workload`.
     #[error(transparent)]
     Workload(#[from] InvalidWorkload),
@@ -96,7 +100,7 @@ macro_rules! plain {
         fn requires(&self) -> &[String] { &[] }
     })* };
 }
-plain!(Catalogue, TrustBundle, Endpoints, Workload);
+plain!(Catalogue, TrustBundle, Endpoints, Workload, Secret);
 
 /// Decodes, and refuses what this build would misunderstand.
 pub(super) fn decode<M: Message + Default + Featured>(body: &Bytes) -> Result<M, Refusal> {

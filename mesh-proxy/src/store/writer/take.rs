@@ -15,9 +15,9 @@ use super::routes::Routes;
 use super::{Origin, Round, Writer};
 use crate::cluster::Here;
 use crate::destination::Namespace;
-use crate::store::Phase;
 use crate::store::self_config::SelfConfig;
 use crate::store::workload::Workload;
+use crate::store::{Phase, Secret};
 
 impl Writer {
     /// Takes anything but clusters and endpoints, which come in pairs.
@@ -28,8 +28,9 @@ impl Writer {
             Kind::Catalogue => self.take_catalogue(round, resource.clone()),
             // What was unsubscribed meanwhile is not wanted any more, and a sidecar has no listeners.
             Kind::Destination | Kind::Workload if !self.subscribed.contains(&resource.name) => Ok(()),
-            Kind::Listener if !self.store.place.gateway => Ok(()),
+            Kind::Secret | Kind::Listener if !self.store.place.gateway => Ok(()),
             Kind::Workload => self.take_workload(round, resource.clone()),
+            Kind::Secret => self.take_secret(round, resource.clone()),
             Kind::Destination | Kind::Listener => self.take_routes(round, resource.clone()),
             Kind::Endpoints | Kind::Cluster => Ok(()),
         };
@@ -90,6 +91,14 @@ impl Writer {
                 self.clusters.change(&name, &mut change);
             }
         }
+    }
+
+    fn take_secret(&mut self, round: &mut Round, resource: Incoming) -> Result<(), Refusal> {
+        let secret = Arc::new(Secret::try_from(decode::<wire::Secret>(&resource.body)?)?);
+        self.store.change_secrets(|secrets| drop(secrets.insert(resource.name.name().to_owned(), secret)));
+        round.lookups = true;
+        self.hold(resource);
+        Ok(())
     }
 
     /// Takes clusters and endpoints together, so that a change of both is one new view.
@@ -168,6 +177,10 @@ impl Writer {
             Kind::Endpoints | Kind::Cluster => self.remove_cluster(round, name),
             Kind::Workload => {
                 self.store.clear_workload(name, Phase::Absent);
+                round.lookups = true;
+            }
+            Kind::Secret => {
+                self.store.change_secrets(|secrets| drop(secrets.remove(name.name())));
                 round.lookups = true;
             }
             Kind::Destination | Kind::Listener => {

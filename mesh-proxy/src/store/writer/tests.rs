@@ -406,7 +406,7 @@ fn a_gateway_is_ready_when_all_that_its_listeners_name_is_there() {
     assert!(world.store.ready());
     let listeners = world.store.listeners();
     let routes = |host: &str| {
-        let host = listeners[0].find(host)?;
+        let host = listeners[0].hosts.find(host)?;
         host.table.clusters().map(|c| c.name().to_string()).next()
     };
     let cases = [

@@ -1,0 +1,99 @@
+//! A TLS connection to a gateway, from its first byte to what is inside.
+//!
+//! In: a socket whose client speaks TLS. Out: by SNI, TLS ended (requests or bytes are served then) or passed on as it is.
+//! Where no server has the name, or its certificate is not there, the connection is closed before a byte was answered.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use mesh_proto::runtime::tls::{explain, peer};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Gateway, bytes_to};
+use crate::drain::{Closer, DrainWatch};
+use crate::exchange::Ends;
+use crate::http::{Protocol, serve_connection};
+use crate::inbound::client_cert;
+use crate::io::Io;
+use crate::outbound::tcp::refused;
+use crate::respond::Failure;
+use crate::store::listener::{Inside, Listener, TlsAction};
+use crate::tls::{self, MeshAlpn};
+use crate::worker::{Worker, me};
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What a connection's requests have to know of its TLS.
+pub(super) struct Secure {
+    /// What the client asked for.
+    pub(super) sni: Option<String>,
+    /// The settings that it was let in with.
+    pub(super) key: Arc<[u8]>,
+    /// The roots that it was let in with.
+    pub(super) trust: u64,
+    /// `x-forwarded-client-cert`.
+    pub(super) client_cert: Option<HeaderValue>,
+}
+
+/// Serves one connection to a TLS port.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    listener: &Arc<Listener>,
+    mut ends: Ends,
+    (closer, watch): (Closer, DrainWatch),
+) {
+    let Ok(hello) = tls::peek(&stream, HANDSHAKE).await else { return };
+    let Some(hello) = hello else {
+        return refused(&worker, &ends, &Failure::Handshake("not a client hello".to_owned()));
+    };
+    let sni = hello.server_name;
+    if let Some(name) = &sni {
+        ends.server_name = Rc::from(name.as_str());
+    }
+    let Some(server) = listener.tls_server(sni.as_deref()) else {
+        let asked = sni.unwrap_or_else(|| "a client without SNI".to_owned());
+        return refused(&worker, &ends, &Failure::NoTlsServer(asked));
+    };
+    let (settings, inside) = match &server.action {
+        TlsAction::Forward(rule) => {
+            let rules = std::slice::from_ref(rule);
+            return bytes_to(&worker, Io::Plain(stream), rules, ends, &closer).await;
+        }
+        TlsAction::Terminate(settings, inside) => (settings, inside),
+    };
+    let generation = worker.store.generation();
+    let Some(termination) = worker.terminations.settled(&settings.key, generation).await else {
+        return refused(&worker, &ends, &Failure::NoCertificate);
+    };
+    let acceptor = TlsAcceptor::from(termination.config.clone());
+    let io = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => Io::Server(Box::new(stream)),
+        Ok(Err(error)) => return refused(&worker, &ends, &Failure::Handshake(explain(&error))),
+        Err(_) => return refused(&worker, &ends, &Failure::Handshake("it took too long".to_owned())),
+    };
+    let mut client_cert = io.peer_certificates().and_then(<[_]>::first).and_then(client_cert::of_outsider);
+    if termination.mesh {
+        // Verified in the handshake: a workload of the mesh.
+        let chain = io.peer_certificates().unwrap_or_default();
+        let Ok(peer) = peer(chain) else { return };
+        ends.source = me::from_certificate(&peer.id);
+        client_cert = chain.first().and_then(|leaf| client_cert::value(worker.identity.id(), &peer.id, leaf));
+    }
+    let protocol = match io.alpn() {
+        Some(b"h2") => Protocol::Http2,
+        Some(name) if MeshAlpn::of(name) == Some(MeshAlpn::Http2) => Protocol::Http2,
+        _ => Protocol::Http1,
+    };
+    if let Inside::Tcp(rules) = inside {
+        return bytes_to(&worker, io, rules, ends, &closer).await;
+    }
+    let secure = Secure { sni, key: settings.key.clone(), trust: termination.trust, client_cert };
+    let service = Gateway::new(&worker, listener.port, ends, closer, Some(secure));
+    serve_connection(io, Bytes::new(), protocol, &worker.settings, Rc::new(service), watch).await;
+}
