@@ -91,7 +91,8 @@ fn dynamic_failover() {
 
     mesh.must(&["fault", "numbers-1", "--status", "500"]);
     let answers = mesh.request(&[DYNAMIC, "-n", "100"]);
-    assert_eq!(lost(&answers), 3, "out after exactly three: {:?}", by_instance(&answers));
+    // Three, then it is out for 5 s; on a slow machine it comes back meanwhile for three more. Without ejection: a third.
+    assert!((3..25).contains(&lost(&answers)), "{:?}", by_instance(&answers));
     let log = mesh.must(&["logs", "client-0/sidecar", "--tail", "200"]);
     assert!(log.contains("ejected by outlier detection"), "{log}");
     mesh.must(&["fault", "numbers-1", "--clear"]);
