@@ -174,7 +174,8 @@ async fn when_all_are_out_nobody_is_asked_unless_panic_is_wanted() {
     }
 }
 
-/// A push every few choices, by four workers: exactly `consecutive_5xx` failures are seen, and it stays out.
+/// A push every few choices, by four workers: it is ejected once, and stays out. (How many failures are under way when that
+/// happens is up to the scheduler; that the fifth one ejects is tested above.)
 #[test]
 fn four_workers_and_pushes_change_nothing() {
     for round in 0..20 {
@@ -210,9 +211,10 @@ fn four_workers_and_pushes_change_nothing() {
             done.store(true, Ordering::Relaxed);
         });
         assert!(is_out(&cell, "v1-1"));
-        // Those that were under way when it happened are not undone: at most one of each other worker.
-        let seen = seen.into_inner();
-        assert!((5..=8).contains(&seen), "{seen}");
+        let view = cell.load_full().unwrap();
+        let told = view.whole.watch.as_ref().unwrap().detector.told();
+        assert_eq!(told.ejections(super::Reason::ServerErrors), 1);
+        assert!(seen.into_inner() >= 5);
     }
 }
 
