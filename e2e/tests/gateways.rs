@@ -184,7 +184,7 @@ fn item_8_ingress_mutual() {
 }
 
 /// A service is reached by way of the egress gateway: it sees the gateway's identity, not the client's. (A name outside of the
-/// mesh wants a ServiceEntry, which is not in force yet and says so: `item_6_what_is_not_in_force_says_why`.)
+/// mesh wants a ServiceEntry, which is not in force yet: `item_5_what_is_not_in_force_yet_is_refused`.)
 #[test]
 fn item_8_egress() {
     test("item_8_egress", Company::Welcome, async |ns| {

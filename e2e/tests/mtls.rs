@@ -104,24 +104,3 @@ async fn seen_on_the_wire(ns: &Namespace, client: &e2e::Client, canary: &str) ->
     ensure!(said["packets"].as_u64().is_some_and(|count| count > 10), "the capture saw no traffic: {said}");
     Ok(said["seen"] == true)
 }
-
-/// AuthorizationPolicy by identity: who is named passes, who is not gets 403.
-#[test]
-fn mtls_authorization_by_identity() {
-    test("mtls_authorization_by_identity", Company::Welcome, async |ns| {
-        ns.deploy(&[App::new("web")]).await?;
-        let (friend, stranger) = (ns.client("friend").await?, ns.client("stranger").await?);
-        ns.apply(&format!(
-            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: web}}\nspec:\n  \
-             selector: {{matchLabels: {{app: web}}}}\n  rules:\n  - from: [{{source: {{principals: [\"cluster.local/ns/{}/sa/friend\"]}}}}]\n",
-            ns.name
-        ))
-        .await?;
-        eventually("the stranger is refused, the friend is not", async || {
-            stranger.get("http://web/", &[]).await?.expect(403)?;
-            friend.get("http://web/", &[]).await?.expect(200)
-        })
-        .await?;
-        Ok(())
-    });
-}

@@ -46,7 +46,7 @@ fn upgrade_by_revision() {
                 .into_iter()
                 .flatten()
                 .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
-                .map(|pod| pod["metadata"]["labels"]["istio.io/rev"].clone())
+                .map(|pod| pod["metadata"]["annotations"]["istio.io/rev"].clone())
                 .collect();
             ensure!(revisions.iter().all(|revision| revision == NEXT), "{revisions:?}");
             Ok(())
