@@ -5,7 +5,7 @@ use e2e::workload::App;
 use e2e::{Cluster, Company, eventually, test};
 
 /// `meshctl` of this build.
-async fn meshctl(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<String> {
+pub async fn meshctl(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<String> {
     let program = std::env::var("E2E_MESHCTL").unwrap_or_else(|_| "meshctl".to_owned());
     cluster.run(&program, arguments).await
 }

@@ -43,6 +43,10 @@ pub fn conditions(report: &ResourceReport) -> Vec<Condition> {
         State::Accepted if counts.subscribed == 0 => {
             condition("Programmed", "Unknown", "Unused", "no proxy of the leading pilot needs it".to_owned())
         }
+        State::Accepted if counts.acked == counts.subscribed && !report.message.is_empty() => {
+            // They have it, and cannot do all that it says: a certificate that is missing, a port that is taken.
+            condition("Programmed", "False", "NotServed", report.message.clone())
+        }
         State::Accepted => condition("Programmed", "False", "Pending", format!("in force in {of}")),
     };
     vec![accepted, programmed]
@@ -159,6 +163,7 @@ mod tests {
                 accepted,
                 "Programmed=Unknown Unused: no proxy of the leading pilot needs it",
             ),
+            (State::Accepted, 1, 1, "no such Secret", accepted, "Programmed=False NotServed: no such Secret"),
             (State::Superseded, 0, 0, "b is older", accepted, "Programmed=False Superseded: b is older"),
             (
                 State::Refused,
