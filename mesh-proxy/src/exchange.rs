@@ -177,10 +177,10 @@ impl Exchange {
     }
 
     /// How the attempt with the choice that is kept ended: the first word counts.
-    pub fn saw(&mut self, seen: Seen, took: Duration) {
+    pub fn saw(&mut self, seen: Seen, sent: tokio::time::Instant, ended: tokio::time::Instant) {
         if let Some(picked) = self.picked.as_ref().filter(|_| !self.judged) {
             self.judged = true;
-            picked.saw(seen, took);
+            picked.saw(seen, sent, ended);
         }
     }
 

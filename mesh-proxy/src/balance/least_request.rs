@@ -30,17 +30,33 @@ pub(super) fn choose<'a, R: Rng>(
     } else {
         (ready.draw_other(choice, rng)?, ready.draw_other(choice, rng)?)
     };
-    let (fast, slow) = (one.state.latency.at(choice.now), other.state.latency.at(choice.now));
-    let (fast, slow, faster, slower) =
-        if fast <= slow { (fast, slow, one, other) } else { (slow, fast, other, one) };
-    // 0 is one that nobody has heard of yet: it is tried.
-    if fast > 0.0 && slow > fast * NOTABLE && slow - fast > NOISE {
-        let busy = |member: &Member| (member.state.active() + 1) as f32 / member.weight as f32;
-        let (fast, slow) = (fast * busy(faster), slow * busy(slower));
-        let turn = rng.random_range(0.0..fast + slow);
-        return Some(if turn < fast { slower } else { faster });
+    // Where neither was ever slower than noise, there is nothing to compare.
+    if one.state.latency.at_most().max(other.state.latency.at_most()) > NOISE
+        && let Some(chosen) = faster(one, other, choice, rng)
+    {
+        return Some(chosen);
     }
     // one.active / one.weight against other.active / other.weight, without dividing.
     let load = |a: &Member, b: &Member| u128::from(a.state.active()) * u128::from(b.weight);
     Some(if load(other, one) < load(one, other) { other } else { one })
+}
+
+/// The faster one, mostly, where they clearly differ.
+fn faster<'a, R: Rng>(
+    one: &'a Arc<Member>,
+    other: &'a Arc<Member>,
+    choice: &Choice<'_>,
+    rng: &mut R,
+) -> Option<&'a Arc<Member>> {
+    let (fast, slow) = (one.state.latency.at(choice.now), other.state.latency.at(choice.now));
+    let (fast, slow, faster, slower) =
+        if fast <= slow { (fast, slow, one, other) } else { (slow, fast, other, one) };
+    // 0 is one that nobody has heard of yet: it is tried.
+    if fast <= 0.0 || slow <= fast * NOTABLE || slow - fast <= NOISE {
+        return None;
+    }
+    let busy = |member: &Member| (member.state.active() + 1) as f32 / member.weight as f32;
+    let (fast, slow) = (fast * busy(faster), slow * busy(slower));
+    let turn = rng.random_range(0.0..fast + slow);
+    Some(if turn < fast { slower } else { faster })
 }

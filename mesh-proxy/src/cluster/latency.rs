@@ -33,21 +33,30 @@ impl Latency {
     /// The average as it stands `now`, in milliseconds; 0: nothing is known.
     #[must_use]
     pub fn at(&self, now: Moment) -> f32 {
-        faded(self.0.load(Ordering::Relaxed), stamp(now))
+        let word = self.0.load(Ordering::Relaxed);
+        average(word) * left(word, stamp(now))
+    }
+
+    /// What the average was at the last answer: it is never more than that now. Cheaper than [`Self::at`].
+    #[must_use]
+    pub fn at_most(&self) -> f32 {
+        average(self.0.load(Ordering::Relaxed))
     }
 
     /// Takes one attempt into account. Of two at the same time one may be lost.
     pub fn record(&self, now: Moment, took: Duration, ending: Ending) {
         let word = self.0.load(Ordering::Relaxed);
-        let (now, before) = (stamp(now), f32::from_bits((word >> 32) as u32));
-        let current = faded(word, now);
+        let (now, before) = (stamp(now), average(word));
+        let left = left(word, now);
+        let current = before * left;
         let took = took.as_secs_f32() * 1000.0;
         let sample = match ending {
             Ending::Answer => took,
             Ending::Error => took.max(before),
             Ending::Nothing => took.max(before).max(NO_ANSWER),
         };
-        let next = if before == 0.0 { sample } else { current + (sample - current) * weight(word, now) };
+        let weight = (1.0 - left).max(WEIGHT);
+        let next = if before == 0.0 { sample } else { current + (sample - current) * weight };
         // 0 is kept for what is not known.
         let word = u64::from(next.max(f32::MIN_POSITIVE).to_bits()) << 32 | u64::from(now);
         self.0.store(word, Ordering::Relaxed);
@@ -65,12 +74,13 @@ fn age(word: u64, now: u32) -> f32 {
     if age > u32::MAX / 2 { 0.0 } else { age as f32 }
 }
 
-fn faded(word: u64, now: u32) -> f32 {
-    f32::from_bits((word >> 32) as u32) * (-age(word, now) / FADE).exp()
+fn average(word: u64) -> f32 {
+    f32::from_bits((word >> 32) as u32)
 }
 
-fn weight(word: u64, now: u32) -> f32 {
-    (1.0 - (-age(word, now) / FADE).exp()).max(WEIGHT)
+/// How much of an average is left by now, from 1 down to 0.
+fn left(word: u64, now: u32) -> f32 {
+    (-age(word, now) / FADE).exp()
 }
 
 #[cfg(test)]
@@ -94,6 +104,7 @@ mod tests {
         }
         assert!((9.0..12.0).contains(&latency.at(at(40))), "{}", latency.at(at(40)));
         assert!(latency.at(at(40 + 15_000)) < 1.0);
+        assert_eq!(latency.at(at(39)), latency.at_most());
     }
 
     #[test]

@@ -6,7 +6,8 @@
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::clock::Moment;
 use super::endpoint::Endpoint;
@@ -80,9 +81,9 @@ impl Picked {
         &self.member.endpoint
     }
 
-    /// Tells how the attempt ended: once for each.
-    pub fn saw(&self, seen: Seen, took: Duration) {
-        let now = Moment::now();
+    /// Tells how the attempt that was sent at one moment ended at another: once for each.
+    pub fn saw(&self, seen: Seen, sent: Instant, ended: Instant) {
+        let (took, now) = (ended.saturating_duration_since(sent), Moment::of(ended));
         self.member.state.latency.record(now, took, seen.ending());
         if let Some(watch) = &self.member.watch {
             watch.saw(&self.member, seen, now);

@@ -99,7 +99,7 @@ impl Onward<'_> {
             Ok(response) => response?,
             Err(_) => {
                 // Whoever was asked last has not answered.
-                self.exchange.saw(Seen::TimedOut, timeout);
+                self.exchange.saw(Seen::TimedOut, deadline - timeout, deadline);
                 return Err(Failure::RouteTimeout);
             }
         };
@@ -202,8 +202,9 @@ impl Onward<'_> {
         match self.send(target, next, attempts.retry.per_try_timeout).await {
             Ok(mut response) => {
                 let answer = Outcome::of_response(response.status(), response.headers());
-                let took = sent.elapsed();
-                self.exchange.saw(seen_answer(&answer), took);
+                let ended = Instant::now();
+                let took = ended - sent;
+                self.exchange.saw(seen_answer(&answer), sent, ended);
                 if attempts.grants(&answer, request) {
                     return Next::Again;
                 }
@@ -215,7 +216,7 @@ impl Onward<'_> {
                 Next::Done(Ok(response))
             }
             Err(None) => {
-                self.exchange.saw(Seen::TimedOut, sent.elapsed());
+                self.exchange.saw(Seen::TimedOut, sent, Instant::now());
                 if attempts.grants(&Outcome::AttemptTimeout, request) {
                     return Next::Again;
                 }
@@ -224,7 +225,7 @@ impl Onward<'_> {
             Err(Some(mut error)) => {
                 request.give_back(&mut error);
                 if let Some(seen) = seen(&error.kind).filter(|_| !is_stale(&error.kind, &attempts.method)) {
-                    self.exchange.saw(seen, sent.elapsed());
+                    self.exchange.saw(seen, sent, Instant::now());
                 }
                 let next = attempts.after(error, request);
                 if target.tls.is_some() { self.blame_our_certificate(next) } else { next }

@@ -110,14 +110,14 @@ pub async fn routed(worker: &Rc<Worker>, rule: &TcpRule, source: IpAddr) -> Resu
     let mut tried: SmallVec<[Arc<Endpoint>; TRIES]> = SmallVec::new();
     loop {
         let (target, endpoint, about) = pick(worker, backend, source, &tried)?;
-        let started = Instant::now();
+        let sent = tokio::time::Instant::now();
         let connected = worker.pool.connect_raw(&target).await;
         let saw = match &connected {
             Ok(_) => Some(Seen::Connected),
             Err(error) => seen(&error.kind),
         };
         if let (Some(picked), Some(saw)) = (&about.picked, saw) {
-            picked.saw(saw, started.elapsed());
+            picked.saw(saw, sent, tokio::time::Instant::now());
         }
         match connected {
             Ok(io) => return Ok(Upstream { io, about }),

@@ -1,10 +1,10 @@
 //! Who comes first for whom, and what happens when they fail.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use tokio::time::Instant;
 
 use super::*;
 use crate::cluster::tests::{cluster, endpoint};
@@ -62,7 +62,7 @@ fn eject(cell: &ClusterCell, uid: &str) {
     let context = PickContext { tried: &others, ..context };
     let picked = view.pick(None, &context, &mut rng).unwrap();
     assert_eq!(&*picked.endpoint().uid, uid);
-    picked.saw(Seen::Failed, Duration::ZERO);
+    picked.saw(Seen::Failed, Instant::now(), Instant::now());
 }
 
 fn only(place: &str) -> BTreeMap<String, u32> {

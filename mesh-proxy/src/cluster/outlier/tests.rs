@@ -7,6 +7,7 @@ use std::time::Duration;
 use mesh_proto::wire::mesh::v1 as wire;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use tokio::time::Instant;
 use wire::load_balancer::Kind;
 
 use crate::cluster::tests::{cluster, endpoint};
@@ -58,7 +59,11 @@ fn picked(cell: &ClusterCell, name: &str) -> Option<Picked> {
 
 fn tell(cell: &ClusterCell, name: &str, seen: &[Seen]) {
     for seen in seen {
-        picked(cell, name).unwrap_or_else(|| panic!("{name} is out")).saw(*seen, Duration::ZERO);
+        picked(cell, name).unwrap_or_else(|| panic!("{name} is out")).saw(
+            *seen,
+            Instant::now(),
+            Instant::now(),
+        );
     }
 }
 
@@ -191,7 +196,7 @@ fn four_workers_and_pushes_change_nothing() {
                             let picked = pick(cell, &mut rng).unwrap();
                             let bad = &*picked.endpoint().uid == "v1-1";
                             seen.fetch_add(usize::from(bad), Ordering::SeqCst);
-                            picked.saw(Status(if bad { 500 } else { 200 }), Duration::ZERO);
+                            picked.saw(Status(if bad { 500 } else { 200 }), Instant::now(), Instant::now());
                         }
                     })
                 })
@@ -247,7 +252,7 @@ async fn only_the_keys_of_the_ejected_one_move() {
             }
         };
         for _ in 0..3 {
-            victim.saw(Failed, Duration::ZERO);
+            victim.saw(Failed, Instant::now(), Instant::now());
         }
         let during = owners();
         for (before, during) in before.iter().zip(&during) {
