@@ -1,6 +1,7 @@
 //! A client of the API server, from the flags and the kubeconfig.
 
 use std::error::Error as _;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -30,6 +31,28 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
+/// How to reach the API server that a kubeconfig file (absent: the usual places) names, in one of its contexts (absent: the
+/// current one).
+///
+/// # Errors
+/// When there is no such file, context or cluster.
+pub async fn kubeconfig(file: Option<&Path>, context: Option<String>) -> anyhow::Result<Config> {
+    mesh_proto::runtime::crypto::install_provider();
+    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+    let config = match file {
+        Some(path) => {
+            let text = Kubeconfig::read_from(path)
+                .with_context(|| format!("--kubeconfig {}: cannot be used", path.display()))?;
+            Config::from_custom_kubeconfig(text, &options).await.map_err(anyhow::Error::from)
+        }
+        None if options.context.is_some() => {
+            Config::from_kubeconfig(&options).await.map_err(anyhow::Error::from)
+        }
+        None => Config::infer().await.map_err(anyhow::Error::from),
+    };
+    config.context("no cluster: give --kubeconfig FILE or set KUBECONFIG; --context names one in it")
+}
+
 impl Cluster {
     /// By the flags.
     ///
@@ -44,21 +67,7 @@ impl Cluster {
     /// # Errors
     /// When there is no such cluster to be found.
     pub async fn reach(reach: &Reach, namespace: Option<&str>) -> anyhow::Result<Self> {
-        mesh_proto::runtime::crypto::install_provider();
-        let options = KubeConfigOptions { context: reach.context.clone(), ..KubeConfigOptions::default() };
-        let config = match &reach.kubeconfig {
-            Some(path) => {
-                let text = Kubeconfig::read_from(path)
-                    .with_context(|| format!("--kubeconfig {}: cannot be used", path.display()))?;
-                Config::from_custom_kubeconfig(text, &options).await.map_err(anyhow::Error::from)
-            }
-            None if options.context.is_some() => {
-                Config::from_kubeconfig(&options).await.map_err(anyhow::Error::from)
-            }
-            None => Config::infer().await.map_err(anyhow::Error::from),
-        };
-        let mut config = config
-            .context("no cluster: give --kubeconfig FILE or set KUBECONFIG; --context names one in it")?;
+        let mut config = kubeconfig(reach.kubeconfig.as_deref(), reach.context.clone()).await?;
         // A port-forward may be silent for as long as it likes; questions have a bound of their own.
         config.read_timeout = None;
         config.connect_timeout = Some(PATIENCE);

@@ -6,8 +6,9 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::Client;
+
+use crate::cluster::client::kubeconfig;
 
 /// Which cluster, and where in it the control plane is.
 #[derive(Debug, Clone, Args)]
@@ -29,18 +30,7 @@ impl Target {
     /// # Errors
     /// When no cluster is configured.
     pub async fn client(&self) -> anyhow::Result<Client> {
-        mesh_proto::runtime::crypto::install_provider();
-        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        let config = match &self.kubeconfig {
-            Some(path) => {
-                let text = Kubeconfig::read_from(path)
-                    .with_context(|| format!("--kubeconfig {}: cannot be used", path.display()))?;
-                Config::from_custom_kubeconfig(text, &options).await
-            }
-            None => Config::from_kubeconfig(&options).await,
-        };
-        let config = config
-            .context("no cluster: give --kubeconfig FILE or set KUBECONFIG; --context names one in it")?;
+        let config = kubeconfig(self.kubeconfig.as_deref(), self.context.clone()).await?;
         Client::try_from(config).context("a client for the API server")
     }
 }
