@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::index::{Index, Notice};
-use crate::push::{Discovery, Hub, rules::Rules};
+use crate::push::{Discovery, Hub, Standings, rules::Rules};
 use crate::snapshot::{MeshSettings, Snapshot};
 use crate::source::Event;
 use crate::source::file::{FileSource, Settings};
@@ -184,7 +184,8 @@ impl Pilot {
             certified.send_replace(Some(identity.clone()));
             tasks.spawn(publish_roots(hub.clone(), identity.clone(), trust_domain));
             let tls = server_config(&identity, ClientAuth::Required, &[b"h2"]);
-            let routes = tonic::service::Routes::new(Discovery::service(hub, events));
+            let standings = Standings::service(status.clone(), identity.id().clone());
+            let routes = tonic::service::Routes::new(Discovery::service(hub, events)).add_service(standings);
             tracing::info!(address = ?discovery.local_addr().ok(), "serving discovery");
             status.set_serving();
             let settings = grpc::ServeSettings { grace: GRACE, ..grpc::ServeSettings::default() };

@@ -5,6 +5,7 @@
 //! ConfigMap istio-ca-root-cert ─► roots ─► <state>/root-cert.pem ─► our certificate (CaConfig)
 //! MeshConfig (mounted) ─► mesh_config ─► index            API server ─► source::kube ─► index
 //! Lease ─► lease ─► the leader alone: bundle (roots in every namespace), writer (status), last_good
+//! the other replicas' proxies ─► replicas ─► writer
 //! ```
 
 pub mod bundle;
@@ -12,6 +13,7 @@ mod conditions;
 pub mod last_good;
 pub mod lease;
 pub mod mesh_config;
+pub(crate) mod replicas;
 pub mod roots;
 pub mod settings;
 mod writer;
@@ -25,6 +27,7 @@ use tokio::task::JoinSet;
 
 use self::last_good::Kept;
 use self::lease::Candidate;
+use self::replicas::Replicas;
 pub use self::settings::Settings;
 use self::writer::Writer;
 use crate::app::{self, FINDS, Parts, Pilot};
@@ -82,6 +85,8 @@ async fn serve(mut settings: Settings) -> anyhow::Result<()> {
         let kept = Kept::default();
         let candidate = Candidate::new(client.clone(), &namespace, &settings.pod_name);
         let leads = candidate.leads();
+        let others =
+            Replicas::new(&settings.pod_name, &namespace, settings.listen.port(), parts.identity.clone());
         let webhook = Webhook {
             client: client.clone(),
             listen: settings.webhook,
@@ -96,7 +101,7 @@ async fn serve(mut settings: Settings) -> anyhow::Result<()> {
         tasks.spawn(roots::follow(client.clone(), namespace.clone(), settings.roots_file()));
         tasks.spawn(mesh_config::follow(settings.mesh_config.clone(), config, told, found.clone()));
         tasks.spawn(bundle::keep(client.clone(), namespace.clone(), leads.clone()));
-        tasks.spawn(Writer::new(client.clone(), parts.status.clone()).run(leads.clone()));
+        tasks.spawn(Writer::new(client.clone(), parts.status.clone(), others).run(leads.clone()));
         tasks.spawn(last_good::write(client.clone(), namespace.clone(), kept.clone(), leads));
         tasks.spawn(async move {
             let last_good = last_good::load(&client, &namespace).await;

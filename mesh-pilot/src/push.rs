@@ -12,6 +12,7 @@
 pub mod cache;
 pub mod hub;
 pub mod node;
+pub mod replicas;
 pub mod resources;
 pub mod rules;
 pub mod server;
@@ -23,6 +24,7 @@ mod tests;
 pub use cache::{Cache, Encoded};
 pub use hub::{Admission, Hub, Observers, ProxyReport, StreamId};
 pub use node::{Node, NodeKind};
+pub use replicas::Standings;
 pub use resources::{Compiler, Message};
 pub use server::Discovery;
 pub use stream::{Outgoing, Subject};

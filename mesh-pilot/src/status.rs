@@ -2,6 +2,8 @@
 //! Out: the JSON of `/debug/status` and the lines of `/debug/events`.
 
 mod live;
+mod replicas;
+mod report;
 
 #[cfg(test)]
 mod tests;
@@ -14,10 +16,15 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use mesh_proto::crd::{ObjectRef, Problem};
 use mesh_proto::model::Protocol;
+use mesh_proto::wire::mesh::v1::ObjectStanding;
 use parking_lot::Mutex;
-use serde::Serialize;
 
 pub use self::live::LiveEvent;
+pub use self::replicas::Others;
+pub use self::report::{
+    EndpointStatus, ObserversReport, PortStatus, ProxyStatus, RejectedReport, Report, ResourceReport,
+    ServiceStatus, State,
+};
 use crate::index::Standing;
 use crate::push::{Hub, Observers, ProxyReport};
 use crate::snapshot::{Note, Pod, Snapshot};
@@ -46,133 +53,6 @@ pub struct Status {
 /// What the first listing waits for, for whoever asks; empty when it is done.
 pub type Waiting = Arc<Mutex<Vec<String>>>;
 
-/// `/debug/status`.
-#[derive(Debug, Clone, Serialize)]
-pub struct Report {
-    /// Configuration objects, and files that have something wrong with them.
-    pub resources: Vec<ResourceReport>,
-    /// Sidecars and gateways.
-    pub proxies: Vec<ProxyStatus>,
-    /// Services and their endpoints.
-    pub services: Vec<ServiceStatus>,
-    /// The first listing is done.
-    pub loaded: bool,
-}
-
-/// One object.
-#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
-pub struct ResourceReport {
-    /// Its kind; `File` for a file.
-    pub kind: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name; the path of a file.
-    pub name: String,
-    /// `file:line`.
-    pub location: String,
-    /// Counted by the API server: of the version that this is about.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub generation: Option<i64>,
-    /// In force or not.
-    pub state: State,
-    /// Why not, or what else there is to say about the state.
-    pub message: String,
-    /// What deserves a look though it is in force.
-    pub warnings: Vec<String>,
-    /// Which proxies have it.
-    pub observers: ObserversReport,
-}
-
-/// How an object stands.
-#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Every proxy that wants something of it has acknowledged it.
-    InForce,
-    /// Good; no proxy wants it, or not all have acknowledged it yet.
-    Accepted,
-    /// Its newest version is not in force (an older one may be).
-    Refused,
-    /// Good, and without effect: another object takes its place.
-    Superseded,
-}
-
-/// Which proxies have an object.
-#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
-pub struct ObserversReport {
-    /// Have acknowledged it.
-    pub acked: usize,
-    /// Want it.
-    pub subscribed: usize,
-}
-
-/// One proxy.
-#[derive(Debug, Clone, Serialize)]
-pub struct ProxyStatus {
-    /// Its node id; empty while it is not connected.
-    pub node: String,
-    /// Of its pod.
-    pub namespace: String,
-    /// Of its pod.
-    pub name: String,
-    /// Of its certificate.
-    pub identity: String,
-    /// It has a stream.
-    pub connected: bool,
-    /// It has acknowledged everything.
-    pub synced: bool,
-    /// Resources that it has not acknowledged yet.
-    pub pending: usize,
-    /// Resources that it refuses.
-    pub rejected: Vec<RejectedReport>,
-    /// Milliseconds since it acknowledged something.
-    pub last_ack_ms: Option<u64>,
-}
-
-/// A resource that a proxy refuses.
-#[derive(Debug, Clone, Serialize)]
-pub struct RejectedReport {
-    /// `kind/name`.
-    pub resource: String,
-    /// The proxy's words.
-    pub reason: String,
-}
-
-/// One service.
-#[derive(Debug, Clone, Serialize)]
-pub struct ServiceStatus {
-    /// FQDN.
-    pub host: String,
-    /// Its cluster IP; empty if it has none.
-    pub vip: String,
-    /// Its ports.
-    pub ports: Vec<PortStatus>,
-    /// The pods behind it.
-    pub endpoints: Vec<EndpointStatus>,
-}
-
-/// A service port.
-#[derive(Debug, Clone, Serialize)]
-pub struct PortStatus {
-    /// Its number.
-    pub number: u16,
-    /// `http`, `tcp` ... or `auto`.
-    pub protocol: &'static str,
-    /// Its name.
-    pub name: String,
-}
-
-/// A pod behind a service.
-#[derive(Debug, Clone, Serialize)]
-pub struct EndpointStatus {
-    /// Of the pod.
-    pub uid: String,
-    /// `ip:port` for the service's first port that leads there.
-    pub address: String,
-    /// It gets traffic.
-    pub ready: bool,
-}
-
 impl Status {
     /// Nothing told yet.
     pub fn new(hub: Arc<Hub>) -> Self {
@@ -184,16 +64,54 @@ impl Status {
         self.told.store(Arc::new(told));
     }
 
-    /// Everything, as of now.
+    /// Everything that this replica knows, as of now.
     pub fn report(&self) -> Report {
         let snapshot = self.hub.snapshot();
         let connected = self.hub.proxies();
+        let troubles = troubles(&connected);
         Report {
-            resources: resources(&self.told.load(), &self.hub.observers(), &troubles(&connected)),
+            resources: resources(&self.told.load(), &self.hub.observers(), &troubles, &Others::default()),
             proxies: proxies(connected, &snapshot),
             services: services(&snapshot),
             loaded: snapshot.loaded,
         }
+    }
+
+    /// How each object stands with the proxies of all replicas: ours, and what the others told.
+    pub fn resources(&self, others: &Others) -> Vec<ResourceReport> {
+        let mut troubles = troubles(&self.hub.proxies());
+        for (key, text) in others.troubles() {
+            troubles.entry(key.clone()).or_default().push(text.clone());
+        }
+        resources(&self.told.load(), &self.hub.observers(), &troubles, others)
+    }
+
+    /// For another replica: how objects stand with our proxies. Those that none wants are not told.
+    pub fn standing(&self) -> Vec<ObjectStanding> {
+        let mut troubles = troubles(&self.hub.proxies());
+        let observers = self.hub.observers();
+        let told = self.told.load();
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let object = |standing: &Standing| {
+            let observers = standing.revision.and_then(|r| observers.get(&r)).copied().unwrap_or_default();
+            let (kind, namespace, name) = key(&standing.reference);
+            let troubles = troubles.remove(&key(&standing.reference)).unwrap_or_default();
+            (observers.subscribed > 0 || !troubles.is_empty()).then(|| ObjectStanding {
+                kind,
+                namespace,
+                name,
+                generation: standing.generation.unwrap_or_default(),
+                acked: count(observers.acked),
+                subscribed: count(observers.subscribed),
+                troubles,
+            })
+        };
+        told.standings.iter().filter_map(object).collect()
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.hub.snapshot()
     }
 
     /// The source says here what its first listing waits for.
@@ -226,7 +144,11 @@ impl Status {
 }
 
 /// What gateways cannot serve, by kind, namespace and name of the object.
-type Troubles = HashMap<(String, String, String), Vec<String>>;
+type Troubles = HashMap<replicas::Key, Vec<String>>;
+
+fn key(reference: &ObjectRef) -> replicas::Key {
+    (reference.kind.to_string(), reference.namespace.to_string(), reference.name.to_string())
+}
 
 fn troubles(proxies: &[ProxyReport]) -> Troubles {
     let mut troubles = Troubles::new();
@@ -239,17 +161,24 @@ fn troubles(proxies: &[ProxyReport]) -> Troubles {
     troubles
 }
 
-fn resources(told: &Told, observers: &HashMap<u64, Observers>, troubles: &Troubles) -> Vec<ResourceReport> {
+fn resources(
+    told: &Told,
+    observers: &HashMap<u64, Observers>,
+    troubles: &Troubles,
+    others: &Others,
+) -> Vec<ResourceReport> {
     let mut notes: HashMap<&ObjectRef, Vec<&Note>> = HashMap::new();
     for note in &told.notes {
         notes.entry(&note.reference).or_default().push(note);
     }
     let objects = told.standings.iter().map(|standing| {
-        let observers = standing.revision.and_then(|r| observers.get(&r)).copied().unwrap_or_default();
+        let mut observers = standing.revision.and_then(|r| observers.get(&r)).copied().unwrap_or_default();
+        let theirs = others.observers(standing);
+        observers.acked += theirs.acked;
+        observers.subscribed += theirs.subscribed;
         let reference = &standing.reference;
         let mut report = resource(standing, notes.get(reference).map_or(&[], Vec::as_slice), observers);
-        let key = (report.kind.clone(), report.namespace.clone(), report.name.clone());
-        if let Some(troubles) = troubles.get(&key) {
+        if let Some(troubles) = troubles.get(&key(reference)) {
             // The proxies have it, and cannot do all that it says.
             if report.state == State::InForce {
                 report.state = State::Accepted;

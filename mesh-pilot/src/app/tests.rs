@@ -23,6 +23,8 @@ use tonic::Streaming;
 
 use super::*;
 
+mod replicas;
+
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(20);
 

@@ -25,8 +25,7 @@ pub fn conditions(report: &ResourceReport) -> Vec<Condition> {
     let condition =
         |kind, status, reason, message: String| Condition { kind, status, reason, message: bounded(message) };
     let counts = report.observers;
-    // The other replicas know theirs; a condition must not say more than the writer knows.
-    let of = format!("{} of {} proxies of the leading pilot", counts.acked, counts.subscribed);
+    let of = format!("{} of {} proxies", counts.acked, counts.subscribed);
     let accepted = match report.state {
         State::Refused => condition("Accepted", "False", "Invalid", report.message.clone()),
         _ if report.warnings.is_empty() => condition("Accepted", "True", "Accepted", String::new()),
@@ -41,7 +40,7 @@ pub fn conditions(report: &ResourceReport) -> Vec<Condition> {
         State::Superseded => condition("Programmed", "False", "Superseded", report.message.clone()),
         State::InForce => condition("Programmed", "True", "Programmed", format!("in force in {of}")),
         State::Accepted if counts.subscribed == 0 => {
-            condition("Programmed", "Unknown", "Unused", "no proxy of the leading pilot needs it".to_owned())
+            condition("Programmed", "Unknown", "Unused", "no proxy needs it".to_owned())
         }
         State::Accepted if counts.acked == counts.subscribed && !report.message.is_empty() => {
             // They have it, and cannot do all that it says: a certificate that is missing, a port that is taken.
@@ -139,30 +138,9 @@ mod tests {
     fn each_state_is_told() {
         let accepted = "Accepted=True Accepted: ";
         let all = [
-            (
-                State::InForce,
-                3,
-                3,
-                "",
-                accepted,
-                "Programmed=True Programmed: in force in 3 of 3 proxies of the leading pilot",
-            ),
-            (
-                State::Accepted,
-                1,
-                3,
-                "",
-                accepted,
-                "Programmed=False Pending: in force in 1 of 3 proxies of the leading pilot",
-            ),
-            (
-                State::Accepted,
-                0,
-                0,
-                "",
-                accepted,
-                "Programmed=Unknown Unused: no proxy of the leading pilot needs it",
-            ),
+            (State::InForce, 3, 3, "", accepted, "Programmed=True Programmed: in force in 3 of 3 proxies"),
+            (State::Accepted, 1, 3, "", accepted, "Programmed=False Pending: in force in 1 of 3 proxies"),
+            (State::Accepted, 0, 0, "", accepted, "Programmed=Unknown Unused: no proxy needs it"),
             (State::Accepted, 1, 1, "no such Secret", accepted, "Programmed=False NotServed: no such Secret"),
             (State::Superseded, 0, 0, "b is older", accepted, "Programmed=False Superseded: b is older"),
             (
@@ -179,7 +157,7 @@ mod tests {
                 2,
                 "bad",
                 "Accepted=False Invalid: bad",
-                "Programmed=False LastGood: the last good version stays in force in 2 of 2 proxies of the leading pilot",
+                "Programmed=False LastGood: the last good version stays in force in 2 of 2 proxies",
             ),
         ];
         for (state, acked, subscribed, message, first, second) in all {

@@ -1,4 +1,4 @@
-//! Writes status conditions of configuration objects, for as long as we lead. In: the pilot's report. Out: merge patches
+//! Writes status conditions of configuration objects, for as long as we lead. In: the report of all replicas. Out: merge patches
 //! of the status subresource, at most a few a second, none where nothing changed.
 //!
 //! An object is read before it is written: conditions that are others' stay, and one that changed in between is left for
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::bundle::MANAGER;
 use super::conditions::{Condition, conditions, merged};
+use super::replicas::Replicas;
 use crate::source::kube::kinds::Watched;
 use crate::status::{ResourceReport, Status};
 
@@ -36,6 +37,7 @@ type Said = HashMap<ObjectRef, (i64, Vec<Condition>)>;
 pub struct Writer {
     client: Client,
     status: std::sync::Arc<Status>,
+    replicas: Replicas,
     said: Said,
     /// Objects that could not be written, and until when they are left alone.
     failed: HashMap<ObjectRef, Instant>,
@@ -43,10 +45,11 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer of this report.
+    /// A writer of this report, and of what other replicas add to it.
     #[must_use]
-    pub fn new(client: Client, status: std::sync::Arc<Status>) -> Self {
-        Self { client, status, said: Said::new(), failed: HashMap::new(), resources: HashMap::new() }
+    pub fn new(client: Client, status: std::sync::Arc<Status>, replicas: Replicas) -> Self {
+        let (said, failed, resources) = (Said::new(), HashMap::new(), HashMap::new());
+        Self { client, status, replicas, said, failed, resources }
     }
 
     /// Writes while we lead.
@@ -73,8 +76,8 @@ impl Writer {
             if !self.status.is_ready() {
                 continue;
             }
-            let report = self.status.report();
-            let wanted: Vec<_> = report.resources.iter().filter_map(wanted).collect();
+            let others = self.replicas.ask(&self.status.snapshot()).await;
+            let wanted: Vec<_> = self.status.resources(&others).iter().filter_map(wanted).collect();
             let there: HashSet<_> = wanted.iter().map(|(reference, ..)| reference).collect();
             self.said.retain(|reference, _| there.contains(reference));
             self.failed.retain(|reference, _| there.contains(reference));

@@ -32,7 +32,7 @@ fn standing() -> Standing {
 fn report(standing: Standing, notes: &[Note], acked: usize, subscribed: usize) -> ResourceReport {
     let told = Told { standings: vec![standing], notes: notes.to_vec(), ..Told::default() };
     let observers = HashMap::from([(7, Observers { subscribed, acked })]);
-    resources(&told, &observers, &Troubles::new()).remove(0)
+    resources(&told, &observers, &Troubles::new(), &Others::default()).remove(0)
 }
 
 #[test]
@@ -69,6 +69,39 @@ fn notes_are_warnings_or_supersede() {
 fn files_are_told_with_the_place() {
     let files = BTreeMap::from([(PathBuf::from("a.yaml"), vec![problem(Severity::Error, "no")])]);
     let told = Told { files, ..Told::default() };
-    let report = resources(&told, &HashMap::new(), &Troubles::new()).remove(0);
+    let report = resources(&told, &HashMap::new(), &Troubles::new(), &Others::default()).remove(0);
     assert_eq!((&*report.kind, &*report.location, report.state), ("File", "a.yaml:3", State::Refused));
+}
+
+fn other(generation: i64, acked: u32, subscribed: u32) -> ObjectStanding {
+    ObjectStanding {
+        kind: "VirtualService".into(),
+        namespace: "default".into(),
+        name: "a".into(),
+        generation,
+        acked,
+        subscribed,
+        ..ObjectStanding::default()
+    }
+}
+
+#[test]
+fn what_other_replicas_tell_is_added() {
+    let told = |standing: Standing, others: Vec<ObjectStanding>| {
+        let told = Told { standings: vec![standing], ..Told::default() };
+        let ours = HashMap::from([(7, Observers { subscribed: 1, acked: 1 })]);
+        resources(&told, &ours, &Troubles::new(), &Others::new(others)).remove(0)
+    };
+    let third = || Standing { generation: Some(3), ..standing() };
+    let counts =
+        |report: &ResourceReport| (report.state, report.observers.acked, report.observers.subscribed);
+    assert_eq!(counts(&told(third(), vec![other(3, 2, 2), other(3, 1, 1)])), (State::InForce, 4, 4));
+    assert_eq!(counts(&told(third(), vec![other(3, 1, 2)])), (State::Accepted, 2, 3));
+    // What has acknowledged another version has not acknowledged this one.
+    assert_eq!(counts(&told(third(), vec![other(2, 2, 2)])), (State::Accepted, 1, 3));
+    // Nobody here wants it, somebody there does.
+    let unknown = Standing { revision: Some(8), ..third() };
+    assert_eq!(counts(&told(unknown, vec![other(3, 2, 2)])), (State::InForce, 2, 2));
+    let elsewhere = ObjectStanding { name: "b".into(), ..other(3, 0, 9) };
+    assert_eq!(counts(&told(third(), vec![elsewhere])), (State::InForce, 1, 1));
 }

@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let protos = [
         "mesh/v1/resources.proto",
+        "mesh/v1/replicas.proto",
         "envoy/service/discovery/v3/discovery.proto",
         "istio/v1/auth/ca.proto",
         "mesh/app/v1/echo.proto",
