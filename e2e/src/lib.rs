@@ -12,6 +12,7 @@ pub mod images;
 pub mod install;
 pub mod namespace;
 pub mod pki;
+mod times;
 pub mod workload;
 
 pub use client::{Answer, Client, Report};

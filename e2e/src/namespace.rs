@@ -1,34 +1,53 @@
 //! One temporary namespace a test: made before, dumped on failure, removed after.
 
+use std::cell::{Cell, RefCell};
 use std::panic::AssertUnwindSafe;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::Value;
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::eventually::eventually;
-use crate::{dump, workload};
+use crate::{dump, times, workload};
 
 /// Whether a test bears others at its side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Company {
-    /// It stays in its namespace.
+    /// It stays in its namespace, or asks for a turn when it is ready for it: [`Namespace::operate`], [`Namespace::alone`].
     Welcome,
-    /// It disturbs what everybody uses: the control plane, the API server, a gateway.
+    /// It disturbs what everybody uses from its beginning to its end.
     Alone,
 }
 
 /// Everybody holds it for reading; who wants to be alone, for writing. It is fair: nobody starts before one who waits.
-static TURN: LazyLock<RwLock<()>> = LazyLock::new(|| RwLock::new(()));
+static TURN: LazyLock<Arc<RwLock<()>>> = LazyLock::new(Arc::default);
+/// Held by the one who works on what everybody uses.
+static OPERATOR: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
 
 enum Turn {
-    Shared { _guard: RwLockReadGuard<'static, ()> },
-    Alone { _guard: RwLockWriteGuard<'static, ()> },
+    Shared { _guard: OwnedRwLockReadGuard<()> },
+    Operator { _operator: OwnedMutexGuard<()>, _guard: OwnedRwLockReadGuard<()> },
+    Alone { _guard: OwnedRwLockWriteGuard<()> },
+}
+
+impl Turn {
+    async fn shared() -> Self {
+        Self::Shared { _guard: TURN.clone().read_owned().await }
+    }
+
+    async fn operator() -> Self {
+        let operator = OPERATOR.clone().lock_owned().await;
+        Self::Operator { _operator: operator, _guard: TURN.clone().read_owned().await }
+    }
+
+    async fn alone() -> Self {
+        Self::Alone { _guard: TURN.clone().write_owned().await }
+    }
 }
 
 /// A namespace of a test.
@@ -37,10 +56,12 @@ pub struct Namespace {
     pub name: String,
     /// The cluster that it is in.
     pub cluster: Cluster,
+    turn: RefCell<Option<Turn>>,
+    waited: Cell<Duration>,
 }
 
 /// Runs a test in a namespace of its own (`istio-injection: enabled`). Without a cluster it says so and passes, unless
-/// `E2E_REQUIRED` is set.
+/// `E2E_REQUIRED` is set. How long it took is a line in the file that `E2E_TIMES` names.
 ///
 /// # Panics
 /// When the test fails; its namespace has been dumped by then.
@@ -55,37 +76,33 @@ pub fn test(name: &str, company: Company, body: impl AsyncFnOnce(&Namespace) -> 
         }
         Err(error) => panic!("{error:#}"),
     };
+    let began = Instant::now();
     let turn = runtime.block_on(async {
         match company {
-            Company::Welcome => Turn::Shared { _guard: TURN.read().await },
-            Company::Alone => Turn::Alone { _guard: TURN.write().await },
+            Company::Welcome => Turn::shared().await,
+            Company::Alone => Turn::alone().await,
         }
     });
-    let started = Instant::now();
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        runtime.block_on(async {
-            let namespace = Namespace::make(cluster.clone(), name).await?;
-            Ok::<_, anyhow::Error>(namespace)
-        })
-    }));
-    let namespace = match outcome {
-        Ok(Ok(namespace)) => namespace,
-        Ok(Err(error)) => panic!("{name}: {error:#}"),
-        Err(panic) => std::panic::resume_unwind(panic),
+    let waited = began.elapsed();
+    let namespace = match runtime.block_on(Namespace::make(cluster, name, turn)) {
+        Ok(namespace) => namespace,
+        Err(error) => panic!("{name}: {error:#}"),
     };
+    namespace.waited.set(waited);
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(body(&namespace))));
     let failed = !matches!(outcome, Ok(Ok(())));
+    let took = began.elapsed().saturating_sub(namespace.waited.get());
     runtime.block_on(async {
         if failed {
             let place = dump::namespace(&namespace).await;
             eprintln!("{name}: what was there is in {}", place.display());
         }
+        drop(namespace.turn.take());
         if !(failed && std::env::var_os("E2E_KEEP").is_some()) {
             namespace.remove().await;
         }
     });
-    drop(turn);
-    eprintln!("{name}: {:.0} s", started.elapsed().as_secs_f64());
+    times::write(name, took, namespace.waited.get());
     match outcome {
         Ok(Ok(())) => {}
         Ok(Err(error)) => panic!("{name}: {error:?}"),
@@ -94,7 +111,7 @@ pub fn test(name: &str, company: Company, body: impl AsyncFnOnce(&Namespace) -> 
 }
 
 impl Namespace {
-    async fn make(cluster: Cluster, test: &str) -> anyhow::Result<Self> {
+    async fn make(cluster: Cluster, test: &str, turn: Turn) -> anyhow::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let short: String = test.chars().map(|c| if c == '_' { '-' } else { c }).take(36).collect();
         let unique = format!("{:x}", std::process::id());
@@ -104,7 +121,7 @@ impl Namespace {
             "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels: {{istio-injection: enabled, mesh-e2e: test}}\n"
         );
         cluster.fed("kubectl", &["apply", "-f", "-"], &yaml).await?;
-        let namespace = Self { name, cluster };
+        let namespace = Self { name, cluster, turn: RefCell::new(Some(turn)), waited: Cell::default() };
         eventually("the roots are in the namespace", async || {
             namespace.kubectl(&["get", "configmap", "istio-ca-root-cert"]).await
         })
@@ -116,22 +133,38 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// Asks for it to be removed. Nobody waits until it is: its pods are told to end at once, without their drain, so that
+    /// they do not use the machine beside the next test.
     async fn remove(&self) {
-        let _ = self
-            .cluster
-            .kubectl(&["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"])
-            .await;
-        // Its pods go on using the machine until they are gone.
-        let _ = tokio::time::timeout(
-            Duration::from_secs(90),
-            self.cluster.kubectl(&[
-                "wait",
-                "--for=delete",
-                &format!("namespace/{}", self.name),
-                "--timeout=80s",
-            ]),
-        )
-        .await;
+        let delete = ["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"];
+        let _ = self.cluster.kubectl(&delete).await;
+        let now = ["delete", "pods", "--all", "--grace-period=1", "--wait=false", "-n", &self.name];
+        let _ = self.cluster.kubectl(&now).await;
+    }
+
+    /// Waits until nobody else works on what everybody uses (the control plane, the shared gateway), and does so until the
+    /// test ends or says [`Self::in_company`]. Tests that stay in their namespaces go on: they must not notice.
+    pub async fn operate(&self) {
+        self.take(Turn::operator()).await;
+    }
+
+    /// Waits until every other test has ended or waits itself; none begins before this one has ended or said [`Self::in_company`].
+    /// What needs no solitude is done before.
+    pub async fn alone(&self) {
+        self.take(Turn::alone()).await;
+    }
+
+    /// The others may go on.
+    pub async fn in_company(&self) {
+        self.take(Turn::shared()).await;
+    }
+
+    async fn take(&self, turn: impl Future<Output = Turn>) {
+        let asked = Instant::now();
+        drop(self.turn.take());
+        let turn = turn.await;
+        self.turn.replace(Some(turn));
+        self.waited.set(self.waited.get() + asked.elapsed());
     }
 
     /// `kubectl -n`.
@@ -180,6 +213,16 @@ impl Namespace {
             self.rolled_out(&app.deployment()).await?;
         }
         Ok(())
+    }
+
+    /// As [`Self::deploy`], and a pod `client` to send from, in the mesh: side by side.
+    ///
+    /// # Errors
+    /// When one does not get ready.
+    pub async fn deploy_with_client(&self, apps: &[workload::App]) -> anyhow::Result<Client> {
+        self.apply(&workload::client("client", "")).await?;
+        self.deploy(apps).await?;
+        self.client("client").await
     }
 
     /// Waits for a Deployment.

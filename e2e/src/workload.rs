@@ -19,6 +19,8 @@ pub struct App {
     pub environment: Vec<(String, String)>,
     /// Lines of YAML in the container, indented as its fields are.
     pub container: String,
+    /// Seconds that its pods have to end.
+    pub grace: u32,
 }
 
 impl App {
@@ -33,6 +35,7 @@ impl App {
             annotations: Vec::new(),
             environment: Vec::new(),
             container: String::new(),
+            grace: 30,
         }
     }
 
@@ -78,6 +81,13 @@ impl App {
         self
     }
 
+    /// Whose pods have so many seconds to end.
+    #[must_use]
+    pub fn grace(mut self, seconds: u32) -> Self {
+        self.grace = seconds;
+        self
+    }
+
     /// The Deployment's name.
     #[must_use]
     pub fn deployment(&self) -> String {
@@ -119,7 +129,7 @@ spec:
     /// The pod template, indented for a Deployment.
     #[must_use]
     pub fn template(&self) -> String {
-        let Self { name, version, container, .. } = self;
+        let Self { name, version, container, grace, .. } = self;
         let joined = |list: &[String]| list.iter().map(|entry| format!(", {entry}")).collect::<String>();
         let annotations = self.annotations.join(", ");
         let environment: String = self
@@ -133,7 +143,7 @@ spec:
       annotations: {{{annotations}}}
     spec:
       serviceAccountName: {name}
-      terminationGracePeriodSeconds: 30
+      terminationGracePeriodSeconds: {grace}
       containers:
       - name: app
         image: {}

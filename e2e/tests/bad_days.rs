@@ -11,18 +11,13 @@ use e2e::{Company, cluster, eventually, pause, test};
 /// gateway: an exec session would not outlive the API server's silence.)
 #[test]
 fn bad_days_the_api_server_is_down() {
-    test("bad_days_the_api_server_is_down", Company::Alone, async |ns| {
-        crate::gateways::install(ns, "istio-edge", &[]).await?;
+    test("bad_days_the_api_server_is_down", Company::Welcome, async |ns| {
         ns.deploy(&[App::new("web").replicas(2)]).await?;
-        ns.apply(
-            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: edge}\nspec:\n  selector: {istio: edge}\n  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [\"*\"]}]\n---\n\
-             apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: edge}\nspec:\n  hosts: [\"*\"]\n  gateways: [edge]\n  http: [{route: [{destination: {host: web, port: {number: 80}}}]}]\n",
-        )
-        .await?;
-        let address = crate::gateways::address(&ns.cluster, &ns.name, "istio-edge", 80).await?;
+        let address = crate::gateways::edge(ns, &[]).await?;
         let here = e2e::Client::here(ns.cluster.clone(), crate::CLIENT);
         let to = ["--connect", &address];
         eventually("it serves", async || here.get("http://shop/", &to).await?.expect(200)).await?;
+        ns.alone().await;
         let load = here.load("http://shop/", &[&to[..], &["--rate", "20"]].concat())?;
         pause(Duration::from_secs(2)).await;
         ns.cluster
@@ -43,11 +38,11 @@ fn bad_days_the_api_server_is_down() {
 /// The webhook's pilot is away: a pod is either injected or not made, never made without; requests go on.
 #[test]
 fn bad_days_the_webhook_is_down() {
-    test("bad_days_the_webhook_is_down", Company::Alone, async |ns| {
-        ns.deploy(&[App::new("web")]).await?;
-        let client = ns.client("client").await?;
+    test("bad_days_the_webhook_is_down", Company::Welcome, async |ns| {
+        let client = ns.deploy_with_client(&[App::new("web")]).await?;
         // What a proxy has asked for before, it goes on with.
         eventually("it serves", async || client.get("http://web/", &[]).await?.expect(200)).await?;
+        ns.alone().await;
         let replicas = ns
             .cluster
             .kubectl(&[
@@ -77,6 +72,7 @@ fn bad_days_the_webhook_is_down() {
         let served = client.get("http://web/", &[]).await;
         scale(&replicas).await?;
         whole(&ns.cluster).await?;
+        ns.in_company().await;
         let said = refused?;
         ensure!(said.contains("webhook"), "{said}");
         outsiders?;
@@ -101,8 +97,7 @@ fn bad_days_a_namespace_is_deleted_under_load() {
         .await?;
         ns.cluster.apply(&doomed, &App::new("gone").yaml()).await?;
         ns.cluster.rolled_out(&doomed, "deployment/gone-v1").await?;
-        ns.deploy(&[App::new("web")]).await?;
-        let client = ns.client("client").await?;
+        let client = ns.deploy_with_client(&[App::new("web")]).await?;
         let url = format!("http://gone.{doomed}/");
         eventually("both serve", async || {
             client.get("http://web/", &[]).await?.expect(200)?;
@@ -154,9 +149,8 @@ fn bad_days_a_secret_with_garbage() {
 /// Five hundred invalid objects at once: all refused or told, and a good one after them is in force in time.
 #[test]
 fn bad_days_five_hundred_invalid_objects() {
-    test("bad_days_five_hundred_invalid_objects", Company::Alone, async |ns| {
-        ns.deploy(&[App::new("web")]).await?;
-        let client = ns.client("client").await?;
+    test("bad_days_five_hundred_invalid_objects", Company::Welcome, async |ns| {
+        let client = ns.deploy_with_client(&[App::new("web")]).await?;
         eventually("it serves", async || client.get("http://web/", &[]).await?.expect(200)).await?;
         let load = client.load("http://web/", &["--rate", "20"])?;
         let bad: String = (0..500)
@@ -182,10 +176,10 @@ fn bad_days_five_hundred_invalid_objects() {
 /// A kind that the pilot watches is not installed, and comes: nothing else waits for it.
 #[test]
 fn bad_days_a_crd_is_missing() {
-    test("bad_days_a_crd_is_missing", Company::Alone, async |ns| {
+    test("bad_days_a_crd_is_missing", Company::Welcome, async |ns| {
         let crd = "telemetries.telemetry.istio.io";
-        ns.deploy(&[App::new("web")]).await?;
-        let client = ns.client("client").await?;
+        let client = ns.deploy_with_client(&[App::new("web")]).await?;
+        ns.operate().await;
         let saved = ns.cluster.kubectl(&["get", "crd", crd, "-o", "yaml"]).await?;
         ns.cluster.kubectl(&["delete", "crd", crd]).await?;
         let outcome = async {

@@ -41,8 +41,7 @@ async fn owners(client: &Client, keys: u32) -> anyhow::Result<Vec<String>> {
 fn failover_consistent_hash_moves_only_its_keys() {
     test("failover_consistent_hash_moves_only_its_keys", Company::Welcome, async |ns| {
         ns.apply(&rule("    loadBalancer: {consistentHash: {httpHeaderName: x-user}}\n")).await?;
-        ns.deploy(&[App::new("web").replicas(3)]).await?;
-        let client = ns.client("client").await?;
+        let client = ns.deploy_with_client(&[App::new("web").replicas(3)]).await?;
         let before = eventually("keys stick", async || owners(&client, 12).await).await?;
         let used: BTreeSet<_> = before.iter().collect();
         ensure!(used.len() >= 2, "12 keys all went to {used:?}");
@@ -75,8 +74,8 @@ fn failover_outlier_detection_ejects_and_readmits() {
         .await?;
         // Readiness must not see the fault: only the proxy may act.
         let probe = "        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}\n";
-        ns.deploy(&[App::new("web").replicas(2).container(probe)]).await?;
-        let (client, operator) = (ns.client("client").await?, ns.client("operator").await?);
+        let apps = [App::new("web").replicas(2).container(probe)];
+        let (client, operator) = tokio::try_join!(ns.deploy_with_client(&apps), ns.client("operator"))?;
         let broken = ns.pods("app=web").await?.remove(0);
         fault(ns, &operator, &broken, r#"{"status":500}"#).await?;
         eventually("the broken one is ejected", async || {
@@ -101,8 +100,8 @@ fn failover_outlier_detection_ejects_and_readmits() {
 #[test]
 fn failover_readiness_withdraws() {
     test("failover_readiness_withdraws", Company::Welcome, async |ns| {
-        ns.deploy(&[App::new("web").replicas(2)]).await?;
-        let (client, operator) = (ns.client("client").await?, ns.client("operator").await?);
+        let apps = [App::new("web").replicas(2)];
+        let (client, operator) = tokio::try_join!(ns.deploy_with_client(&apps), ns.client("operator"))?;
         let pods = ns.pods("app=web").await?;
         eventually("both answer", async || {
             let who = client.instances(40, "http://web/", &[]).await?;

@@ -47,6 +47,17 @@ pub async fn install(ns: &Namespace, name: &str, values: &[&str]) -> anyhow::Res
     Ok(())
 }
 
+/// A gateway of the test's own that sends every host to `web`; where it is reached from here.
+pub async fn edge(ns: &Namespace, values: &[&str]) -> anyhow::Result<String> {
+    install(ns, "istio-edge", values).await?;
+    ns.apply(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: edge}\nspec:\n  selector: {istio: edge}\n  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [\"*\"]}]\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: edge}\nspec:\n  hosts: [\"*\"]\n  gateways: [edge]\n  http: [{route: [{destination: {host: web, port: {number: 80}}}]}]\n",
+    )
+    .await?;
+    address(&ns.cluster, &ns.name, "istio-edge", 80).await
+}
+
 /// A Gateway for one server and a VirtualService from it to `web`.
 fn ingress(selector: &str, server: &str) -> String {
     format!(
@@ -189,8 +200,7 @@ fn item_8_ingress_mutual() {
 fn item_8_egress() {
     test("item_8_egress", Company::Welcome, async |ns| {
         install(ns, "istio-exit", &["service.type=ClusterIP"]).await?;
-        ns.deploy(&[App::new("partner")]).await?;
-        let client = ns.client("client").await?;
+        let client = ns.deploy_with_client(&[App::new("partner")]).await?;
         ns.apply(&format!(
             "apiVersion: networking.istio.io/v1
 kind: Gateway

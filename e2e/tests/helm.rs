@@ -33,10 +33,10 @@ fn item_1_charts_are_clean() {
 /// A value changes, and back: the mesh serves all the time; the release's history says so.
 #[test]
 fn item_1_upgrade_and_roll_back() {
-    test("item_1_upgrade_and_roll_back", Company::Alone, async |ns| {
-        ns.deploy(&[App::new("web")]).await?;
-        let client = ns.client("client").await?;
+    test("item_1_upgrade_and_roll_back", Company::Welcome, async |ns| {
+        let client = ns.deploy_with_client(&[App::new("web")]).await?;
         eventually("it serves", async || client.get("http://web/", &[]).await?.expect(200)).await?;
+        ns.operate().await;
         let load = client.load("http://web/", &["--rate", "20"])?;
         let (path, images) = (chart("control-plane"), image_values());
         let mut upgrade = vec!["upgrade", "mesh", &path, "-n", cluster::SYSTEM, "--reuse-values", "--wait"];

@@ -61,8 +61,7 @@ fn mtls_modes() {
 #[test]
 fn mtls_no_plaintext_on_the_wire() {
     test("mtls_no_plaintext_on_the_wire", Company::Welcome, async |ns| {
-        ns.deploy(&[App::new("web")]).await?;
-        let client = ns.client("client").await?;
+        let client = ns.deploy_with_client(&[App::new("web")]).await?;
         ns.apply(&mode("STRICT")).await?;
         eventually("it works", async || client.get("http://web/", &[]).await?.expect(200)).await?;
         ensure!(

@@ -17,8 +17,7 @@ spec:
 
 async fn two_versions(ns: &Namespace) -> anyhow::Result<Client> {
     ns.apply(SUBSETS).await?;
-    ns.deploy(&[App::new("web"), App::new("web").version("v2")]).await?;
-    ns.client("client").await
+    ns.deploy_with_client(&[App::new("web"), App::new("web").version("v2")]).await
 }
 
 fn route(http: &str) -> String {
@@ -79,8 +78,7 @@ fn routing_weights_subsets_and_headers() {
 #[test]
 fn routing_timeouts() {
     test("routing_timeouts", Company::Welcome, async |ns| {
-        ns.deploy(&[App::new("web")]).await?;
-        let client = ns.client("client").await?;
+        let client = ns.deploy_with_client(&[App::new("web")]).await?;
         client.get("http://web/delay/1.5", &[]).await?.expect(200)?;
         ns.apply(&route("  - timeout: 0.5s\n    route: [{destination: {host: web}}]\n")).await?;
         eventually("the timeout is in force", async || {
@@ -96,8 +94,8 @@ fn routing_timeouts() {
 #[test]
 fn routing_retries() {
     test("routing_retries", Company::Welcome, async |ns| {
-        ns.deploy(&[App::new("web").replicas(2)]).await?;
-        let (client, outside) = (ns.client("client").await?, ns.client("operator").await?);
+        let apps = [App::new("web").replicas(2)];
+        let (client, outside) = tokio::try_join!(ns.deploy_with_client(&apps), ns.client("operator"))?;
         let broken = ns.pods("app=web").await?.remove(0);
         crate::failover::fault(ns, &outside, &broken, r#"{"status":503}"#).await?;
         let policy = |retries: &str| {
@@ -125,8 +123,7 @@ fn routing_retries() {
 #[test]
 fn routing_every_protocol() {
     test("routing_every_protocol", Company::Welcome, async |ns| {
-        ns.deploy(&[App::new("web")]).await?;
-        let client = ns.client("client").await?;
+        let client = ns.deploy_with_client(&[App::new("web")]).await?;
         let answer = client.get("h2c://web/", &[]).await?.expect(200)?;
         ensure!(answer.json()["protocol"] == "HTTP/2", "{answer:?}");
         client.get("grpc://web:81", &["-d", "hello"]).await?.expect(200)?;

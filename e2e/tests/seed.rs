@@ -60,8 +60,9 @@ fn seed_deployment_rule_and_route() {
 /// the handshake fails. Until a VirtualService names the Gateway it answers 404.
 #[test]
 fn seed_gateway_demands_a_client_certificate() {
-    test("seed_gateway_demands_a_client_certificate", Company::Alone, async |ns| {
+    test("seed_gateway_demands_a_client_certificate", Company::Welcome, async |ns| {
         deployed(ns).await?;
+        ns.operate().await;
         let authority = Authority::new("seed")?;
         let (server, client) = (authority.sign(&["shop.example.com"])?, authority.sign(&["client"])?);
         let dir = tempfile::tempdir()?;

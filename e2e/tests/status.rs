@@ -22,8 +22,7 @@ fn route(host: &str) -> String {
 fn item_6_accepted_and_programmed() {
     test("item_6_accepted_and_programmed", Company::Welcome, async |ns| {
         ns.apply(&route("web")).await?;
-        ns.deploy(&[App::new("web")]).await?;
-        let client = ns.client("client").await?;
+        let client = ns.deploy_with_client(&[App::new("web")]).await?;
         client.get("http://web/", &[]).await?.expect(200)?;
         eventually("Accepted and Programmed", async || {
             let accepted = condition(ns, &["virtualservice", "web"], "Accepted").await?;

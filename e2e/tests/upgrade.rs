@@ -22,10 +22,10 @@ async fn install_next(ns: &Namespace) -> anyhow::Result<()> {
 
 #[test]
 fn upgrade_by_revision() {
-    test("upgrade_by_revision", Company::Alone, async |ns| {
-        ns.deploy(&[App::new("web").replicas(2)]).await?;
-        let client = ns.client("client").await?;
+    test("upgrade_by_revision", Company::Welcome, async |ns| {
+        let client = ns.deploy_with_client(&[App::new("web").replicas(2)]).await?;
         eventually("it serves", async || client.get("http://web/", &[]).await?.expect(200)).await?;
+        ns.operate().await;
         let load = client.load("http://web/", &["--rate", "20"])?;
         let outcome = async {
             install_next(ns).await?;

@@ -1,8 +1,9 @@
 //! The suite's client: raw sockets that never retry, in a pod of each test's namespace (and outside, for gateways).
 //!
-//! In: a command line (`wait`, `request`, `load`, `collect`, `counted`, `sniff`). Out: JSON on standard output. It knows nothing of
+//! In: a command line (`wait`, `request`, `load`, `blast`, `watch`, `collect`, `counted`, `sniff`). Out: JSON on standard output. It knows nothing of
 //! the mesh: what it sends is captured by its pod's sidecar as any program's traffic is.
 
+mod blast;
 mod collect;
 mod http1;
 mod http2;
@@ -10,6 +11,7 @@ mod load;
 mod request;
 mod sniff;
 mod target;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -25,6 +27,10 @@ enum Cli {
     Request(request::RequestArgs),
     /// Sends steadily until standard input ends, then prints one JSON object: what was sent and what was lost
     Load(load::LoadArgs),
+    /// Sends as much as some connections can take for a while, then prints one JSON object: how much and how fast
+    Blast(blast::BlastArgs),
+    /// Asks until standard input ends and prints one JSON object whenever another instance answers
+    Watch(watch::WatchArgs),
     /// Counts the ids that applications report, one a line, on a TCP port
     Collect(collect::CollectArgs),
     /// Asks a collector what it counted
@@ -51,6 +57,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Cli::Wait => terminated().await,
         Cli::Request(args) => request::run(args).await,
         Cli::Load(args) => load::run(args).await,
+        Cli::Blast(args) => blast::run(args).await,
+        Cli::Watch(args) => watch::run(args).await,
         Cli::Collect(args) => tokio::select! {
             collected = collect::run(args) => collected,
             ended = terminated() => ended,
