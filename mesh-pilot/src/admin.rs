@@ -1,5 +1,5 @@
-//! The admin endpoint: `/debug/status`, `/debug/events`, `/metrics`, `/healthz/ready`. Loopback or not is a matter of the
-//! address that it is given; it changes nothing.
+//! The admin endpoint: `/debug/status`, `/debug/events`, `/metrics`, `/healthz/ready`. It changes nothing. What it says of
+//! a mesh's configuration is said on loopback alone: an address that others reach serves numbers and readiness.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -31,19 +31,44 @@ pub struct Admin {
     pub events: broadcast::Sender<LiveEvent>,
     /// Numbers.
     pub metrics: PrometheusHandle,
+    /// Who may ask for what.
+    pub audience: Audience,
 }
+
+/// Who reaches an admin address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// This machine, or this pod: everything is said.
+    Us,
+    /// Anybody: numbers and readiness.
+    Everybody,
+}
+
+/// The head of a request is there within this time.
+const HEAD: std::time::Duration = std::time::Duration::from_secs(10);
+/// Connections at the same time; more wait to be accepted.
+const CONNECTIONS: usize = 128;
 
 impl Admin {
     /// Serves until the drain starts.
     pub async fn serve(self, listener: TcpListener, drain: drain::Watch) {
+        let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
         loop {
-            let accepted = tokio::select! {
+            let next = async {
+                let slot = slots.clone().acquire_owned().await.expect("never closed");
+                (listener.accept().await, slot)
+            };
+            let (accepted, slot) = tokio::select! {
                 () = drain.draining() => return,
-                accepted = listener.accept() => accepted,
+                next = next => next,
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    tokio::spawn(self.clone().connection(stream, peer, drain.clone()));
+                    let connection = self.clone().connection(stream, peer, drain.clone());
+                    tokio::spawn(async move {
+                        connection.await;
+                        drop(slot);
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept an admin connection");
@@ -54,12 +79,12 @@ impl Admin {
     }
 
     async fn connection(self, stream: tokio::net::TcpStream, peer: SocketAddr, drain: drain::Watch) {
-        let service = hyper::service::service_fn(move |request| {
-            let answer = self.answer(&request);
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let answer = self.answer(request.method(), request.uri().path());
             async move { Ok::<_, Infallible>(answer) }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new());
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD);
         let connection = http.serve_connection(TokioIo::new(stream), service);
         tokio::select! {
             ended = connection => {
@@ -71,11 +96,15 @@ impl Admin {
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
-        if request.method() != Method::GET {
+    fn answer(&self, method: &Method, path: &str) -> Response<Body> {
+        if method != Method::GET {
             return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
         }
-        match request.uri().path() {
+        match path {
+            path if path.starts_with("/debug/") && self.audience == Audience::Everybody => text(
+                StatusCode::NOT_FOUND,
+                "/debug is told on this pod's loopback alone: use meshctl status, or kubectl port-forward POD 8080\n",
+            ),
             "/debug/status" => self.report(),
             "/debug/events" => self.events(),
             "/metrics" => typed("text/plain; version=0.0.4", self.metrics.render()),
@@ -134,4 +163,32 @@ fn typed(content_type: &'static str, body: String) -> Response<Body> {
 
 fn set_type(response: &mut Response<Body>, content_type: &'static str) {
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::push::{Hub, rules::Rules};
+    use crate::snapshot::MeshSettings;
+
+    #[test]
+    fn what_everybody_reaches_says_nothing_of_the_configuration() {
+        let settings = MeshSettings {
+            trust_domain: "cluster.local".parse().unwrap(),
+            cluster_domain: Arc::from("cluster.local"),
+            root_namespace: Arc::from("istio-system"),
+        };
+        let (snapshot, _) = crate::index::Index::new(settings).snapshot();
+        let status = Arc::new(Status::new(Arc::new(Hub::new(snapshot, Box::new(Rules)))));
+        let told = |audience| {
+            let (status, metrics) = (status.clone(), PrometheusBuilder::new().build_recorder().handle());
+            let admin = Admin { status, events: broadcast::channel(1).0, metrics, audience };
+            ["/debug/status", "/debug/events", "/metrics", "/healthz/ready", "/else"]
+                .map(|path| admin.answer(&Method::GET, path).status().as_u16())
+        };
+        assert_eq!(told(Audience::Us), [200, 200, 200, 503, 404]);
+        assert_eq!(told(Audience::Everybody), [404, 404, 200, 503, 404]);
+    }
 }

@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Audience};
 use crate::config::Config;
 use crate::index::{Index, Notice};
 use crate::push::{Discovery, Hub, Standings, rules::Rules};
@@ -125,7 +125,15 @@ async fn serve_files(config: Config, discovery: TcpListener, admin: TcpListener)
             });
         }),
     };
-    pilot.serve_on(discovery, admin).await
+    pilot.serve_on(Sockets { discovery, admin: vec![(admin, Audience::Us)] }).await
+}
+
+/// Where a pilot listens.
+pub(crate) struct Sockets {
+    /// Discovery.
+    pub discovery: TcpListener,
+    /// Numbers and answers, and who asks there.
+    pub admin: Vec<(TcpListener, Audience)>,
 }
 
 /// What a pilot is made of, whatever its source.
@@ -155,7 +163,8 @@ pub(crate) struct Parts {
 
 impl Pilot {
     /// Serves until an error; ended by being dropped.
-    pub(crate) async fn serve_on(self, discovery: TcpListener, admin: TcpListener) -> anyhow::Result<()> {
+    pub(crate) async fn serve_on(self, sockets: Sockets) -> anyhow::Result<()> {
+        let Sockets { discovery, admin } = sockets;
         // A second pilot of the same process (tests) shares the recorder of the first.
         let recorder = PrometheusBuilder::new().set_buckets(BUCKETS)?.build_recorder();
         let metrics = recorder.handle();
@@ -170,8 +179,10 @@ impl Pilot {
         // Everything that is spawned ends with this function.
         let mut tasks = JoinSet::new();
         tasks.spawn(upkeep(metrics.clone()));
-        let answers = Admin { status: status.clone(), events: events.clone(), metrics };
-        tasks.spawn(answers.serve(admin, watch.clone()));
+        for (listener, audience) in admin {
+            let (status, events, metrics) = (status.clone(), events.clone(), metrics.clone());
+            tasks.spawn(Admin { status, events, metrics, audience }.serve(listener, watch.clone()));
+        }
         let stages = Stages { index, hub: hub.clone(), status: status.clone(), events: events.clone() };
         tasks.spawn(stages.run(finds));
         let mut others = JoinSet::new();

@@ -30,7 +30,8 @@ use self::lease::Candidate;
 use self::replicas::Replicas;
 pub use self::settings::Settings;
 use self::writer::Writer;
-use crate::app::{self, FINDS, Parts, Pilot};
+use crate::admin::Audience;
+use crate::app::{self, FINDS, Parts, Pilot, Sockets};
 use crate::index::Index;
 use crate::source::kube::KubeSource;
 use crate::source::kube::merge::Merge;
@@ -59,7 +60,13 @@ async fn release(settings: Settings) {
 }
 
 async fn serve(mut settings: Settings) -> anyhow::Result<()> {
-    let (discovery, admin) = (app::bind(settings.listen).await?, app::bind(settings.admin).await?);
+    let sockets = Sockets {
+        discovery: app::bind(settings.listen).await?,
+        admin: vec![
+            (app::bind(settings.admin).await?, Audience::Everybody),
+            (app::bind(settings.debug).await?, Audience::Us),
+        ],
+    };
     std::fs::create_dir_all(&settings.state_dir)
         .with_context(|| format!("state directory {}", settings.state_dir.display()))?;
     let (config, told) = mesh_config::read(&settings.mesh_config)
@@ -111,7 +118,7 @@ async fn serve(mut settings: Settings) -> anyhow::Result<()> {
         });
     };
     let pilot = Pilot { index: Index::with_slices(mesh), finds, ca, beside: Box::new(beside) };
-    pilot.serve_on(discovery, admin).await
+    pilot.serve_on(sockets).await
 }
 
 /// A client of the API server: in a pod that of its cluster, else that of KUBECONFIG.

@@ -13,8 +13,10 @@ use super::forward::Target;
 use super::pods;
 use crate::local::pilot::{Observers, PilotStatus, ProxyStatus, ResourceStatus, ServiceStatus};
 
-/// Where pilot and CA tell about themselves, on loopback.
-pub const ADMIN: u16 = 15014;
+/// Where a pilot tells everything, on its pod's loopback.
+const PILOT: u16 = 8080;
+/// Where a CA tells its numbers.
+pub const CA: u16 = 15014;
 
 /// A replica of pilot or CA.
 #[derive(Debug, Clone, Serialize)]
@@ -82,14 +84,20 @@ pub fn replica(pod: &Pod) -> Replica {
     }
 }
 
-/// Its port for questions.
+/// A pilot's port for questions.
 #[must_use]
 pub fn target(cluster: &Cluster, pod: &Pod) -> Target {
+    port(cluster, pod, PILOT)
+}
+
+/// A port of a replica of the control plane.
+#[must_use]
+pub fn port(cluster: &Cluster, pod: &Pod, port: u16) -> Target {
     Target {
         cluster: cluster.clone(),
         namespace: cluster.system.clone(),
         pod: pod.metadata.name.clone().unwrap_or_default(),
-        port: ADMIN,
+        port,
     }
 }
 

@@ -71,5 +71,8 @@ async fn control_plane(cluster: &Cluster, name: &str) -> anyhow::Result<Target> 
     let replicas = if name == "mesh-pilot" { pilots } else { pilots::replicas(cluster, name).await? };
     let ready = replicas.iter().find(|pod| pods::is_ready(pod)).or(replicas.first());
     let pod = ready.with_context(|| format!("no pod of {name} in namespace {}", cluster.system))?;
-    Ok(pilots::target(cluster, pod))
+    Ok(match name {
+        "mesh-pilot" => pilots::target(cluster, pod),
+        _ => pilots::port(cluster, pod, pilots::CA),
+    })
 }

@@ -43,9 +43,12 @@ pub struct Settings {
     /// Where proxies ask for discovery (mTLS).
     #[arg(long, env = "MESH_PILOT_LISTEN", default_value = "0.0.0.0:15012")]
     pub listen: SocketAddr,
-    /// Metrics, readiness, status.
+    /// Metrics and readiness.
     #[arg(long, env = "MESH_PILOT_ADMIN", default_value = "0.0.0.0:15014")]
     pub admin: SocketAddr,
+    /// What is told on loopback alone: how objects stand.
+    #[arg(long, env = "MESH_PILOT_DEBUG", default_value = "127.0.0.1:8080")]
+    pub debug: SocketAddr,
     /// What survives a restart of the container: our certificate and the roots.
     #[arg(long, env = "MESH_STATE_DIR", default_value = "/etc/istio/proxy")]
     pub state_dir: PathBuf,
