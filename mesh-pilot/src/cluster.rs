@@ -60,13 +60,7 @@ async fn release(settings: Settings) {
 }
 
 async fn serve(mut settings: Settings) -> anyhow::Result<()> {
-    let sockets = Sockets {
-        discovery: app::bind(settings.listen).await?,
-        admin: vec![
-            (app::bind(settings.admin).await?, Audience::Everybody),
-            (app::bind(settings.debug).await?, Audience::Us),
-        ],
-    };
+    let sockets = sockets(&settings).await?;
     std::fs::create_dir_all(&settings.state_dir)
         .with_context(|| format!("state directory {}", settings.state_dir.display()))?;
     let (config, told) = mesh_config::read(&settings.mesh_config)
@@ -119,6 +113,16 @@ async fn serve(mut settings: Settings) -> anyhow::Result<()> {
     };
     let pilot = Pilot { index: Index::with_slices(mesh), finds, ca, beside: Box::new(beside) };
     pilot.serve_on(sockets).await
+}
+
+async fn sockets(settings: &Settings) -> anyhow::Result<Sockets> {
+    Ok(Sockets {
+        discovery: app::bind(settings.listen).await?,
+        admin: vec![
+            (app::bind(settings.admin).await?, Audience::Everybody),
+            (app::bind(settings.debug).await?, Audience::Us),
+        ],
+    })
 }
 
 /// A client of the API server: in a pod that of its cluster, else that of KUBECONFIG.

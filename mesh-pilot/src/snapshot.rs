@@ -73,7 +73,7 @@ pub struct MeshSettings {
 }
 
 /// Settings of the whole mesh that may change while it runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct MeshOptions {
     /// What happens to traffic that goes to nobody that is known.
     pub outbound: Outbound,
@@ -81,6 +81,10 @@ pub struct MeshOptions {
     pub access_log: bool,
     /// How long a plaintext client may say nothing before the server is asked to speak first; the default if `None`.
     pub detection_timeout: Option<std::time::Duration>,
+    /// Where traffic goes first, for rules that don't say; a rule that does replaces it as a whole.
+    pub locality: Option<crd::destination_rule::LocalitySetting>,
+    /// How long connecting may take, for rules that don't say; the default if `None`.
+    pub connect_timeout: Option<std::time::Duration>,
 }
 
 /// `outboundTrafficPolicy.mode`.

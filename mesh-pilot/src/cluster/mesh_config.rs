@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_proto::crd::destination_rule::LocalitySetting;
 use mesh_proto::crd::yaml;
 use mesh_proto::crd::{Position, Problem, Severity};
 use serde_json::{Map, Value};
@@ -28,7 +29,7 @@ const PROXY_FIELDS: [&str; 6] = [
 ];
 
 /// What it says.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct MeshConfig {
     /// Of all identities; the environment's if absent.
     pub trust_domain: Option<String>,
@@ -106,6 +107,14 @@ fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Valu
             // As in Istio, 0 is no timeout there; here the default stays, for clients that wait for the server.
             config.options.detection_timeout = Some(duration.0).filter(|timeout| !timeout.is_zero());
         }
+        "connectTimeout" => {
+            let timeout: mesh_proto::crd::Duration = text()?.parse().map_err(|e| format!("{e}"))?;
+            if timeout.0 < Duration::from_millis(1) {
+                return Err("is too short (at least 1ms)".to_owned());
+            }
+            config.options.connect_timeout = Some(timeout.0);
+        }
+        "localityLbSetting" => config.options.locality = Some(locality(value)?),
         "enableAutoMtls" if value == true => {}
         "enableAutoMtls" => tell(
             name,
@@ -125,6 +134,15 @@ fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Valu
         _ => tell(name, "has no effect here, or is no field of MeshConfig"),
     }
     Ok(())
+}
+
+/// The same field as a DestinationRule's, with the same checks.
+fn locality(value: &Value) -> Result<LocalitySetting, String> {
+    let setting: LocalitySetting = serde_json::from_value(value.clone()).map_err(|e| e.to_string())?;
+    match mesh_proto::crd::check::locality(&setting).first() {
+        Some(wrong) => Err(format!("{}: {} ({})", wrong.path, wrong.message, wrong.expected)),
+        None => Ok(setting),
+    }
 }
 
 /// Reads the file as it is now; a file that is not there says nothing.
@@ -214,13 +232,16 @@ fn event(path: &Path, told: &[Told]) -> Event {
 
 #[cfg(test)]
 mod tests {
+    use mesh_proto::crd::destination_rule::Failover;
+
     use super::*;
 
     #[test]
     fn what_counts_is_read_and_what_does_not_is_told() {
         let text = "trustDomain: td\nrootNamespace: root\naccessLogFile: /dev/stdout\n\
             outboundTrafficPolicy: {mode: REGISTRY_ONLY}\nprotocolDetectionTimeout: 500ms\nenableAutoMtls: true\n\
-            defaultConfig: {concurrency: 2, tracing: {}}\nlocalityLbSetting: {}\naccessLogEncoding: JSON\n";
+            defaultConfig: {concurrency: 2, tracing: {}}\nlocalityLbSetting: {failover: [{from: a, to: b}]}\n\
+            connectTimeout: 3s\naccessLogEncoding: JSON\n";
         let (config, told) = parse(text).unwrap();
         assert_eq!(
             (config.trust_domain.as_deref(), config.root_namespace.as_deref()),
@@ -230,10 +251,15 @@ mod tests {
             outbound: Outbound::RegistryOnly,
             access_log: true,
             detection_timeout: Some(Duration::from_millis(500)),
+            locality: Some(LocalitySetting {
+                failover: vec![Failover { from: "a".into(), to: "b".into() }],
+                ..LocalitySetting::default()
+            }),
+            connect_timeout: Some(Duration::from_secs(3)),
         };
         assert_eq!(config.options, options);
         let paths: Vec<_> = told.iter().map(|told| told.path.as_str()).collect();
-        assert_eq!(paths, ["defaultConfig.tracing", "localityLbSetting", "accessLogEncoding"]);
+        assert_eq!(paths, ["defaultConfig.tracing", "accessLogEncoding"]);
         assert_eq!(parse("").unwrap(), (MeshConfig::default(), Vec::new()));
     }
 
@@ -243,6 +269,9 @@ mod tests {
             ("outboundTrafficPolicy: {mode: ALL}", "outboundTrafficPolicy"),
             ("protocolDetectionTimeout: soon", "protocolDetectionTimeout"),
             ("trustDomain: [a]", "trustDomain"),
+            ("connectTimeout: 0s", "connectTimeout"),
+            ("localityLbSetting: {distribute: [{from: a, to: {b: 80}}]}", "localityLbSetting"),
+            ("localityLbSetting: {failovr: []}", "localityLbSetting"),
             ("- a", ""),
             ("a: [", ""),
         ] {

@@ -31,12 +31,12 @@ pub fn cluster(config: &Config, viewer: &Viewer, name: &HostPort) -> Option<Comp
                 .traffic_policy
                 .as_ref()
                 .map_or(whole, |policy| whole.overridden(policy, name.port()))
-                .complete(),
+                .complete(&config.options),
         ),
     };
     let message = wire::Cluster {
         name: Some(name.into()),
-        policy: Some(whole.complete()),
+        policy: Some(whole.complete(&config.options)),
         subsets: subsets(&rules).into_iter().map(subset).collect(),
         origin: rules.first().map(|rule| origin(rule, "spec", None)),
         kind: kind(service).into(),

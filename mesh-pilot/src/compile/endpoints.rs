@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use mesh_proto::crd::Labels;
-use mesh_proto::crd::destination_rule::DestinationRuleSpec;
+use mesh_proto::crd::destination_rule::{DestinationRuleSpec, LocalitySetting};
 use mesh_proto::crd::meta::LOW_PORT_OFFSET;
 use mesh_proto::model::Protocol;
 use mesh_proto::wire::mesh::v1 as wire;
@@ -31,7 +31,8 @@ fn wanted_labels<'a>(config: &'a Config, host: &str) -> BTreeSet<&'a str> {
     let rules = config.destination_rules.iter();
     let of_host = rules
         .filter(|rule| names(&full(config, &rule.spec.spec.host, &rule.reference.namespace), host).is_some());
-    let mut wanted = BTreeSet::new();
+    // The mesh's order counts for rules that have none of their own; a label too many is no harm.
+    let mut wanted: BTreeSet<_> = config.options.locality.iter().flat_map(labels_of).collect();
     for spec in of_host.map(|rule| &rule.spec.spec) {
         wanted.extend(spec.subsets.iter().flat_map(|s| s.labels.keys()).map(String::as_str));
         wanted.extend(priority_labels(spec));
@@ -48,7 +49,11 @@ fn priority_labels(spec: &DestinationRuleSpec) -> impl Iterator<Item = &str> {
         ports.chain([policy.load_balancer.as_ref()]).flatten()
     });
     let settings = balancers.filter_map(|balancer| balancer.locality_lb_setting.as_ref());
-    let labels = settings.flat_map(|setting| &setting.failover_priority);
+    settings.flat_map(labels_of)
+}
+
+fn labels_of(setting: &LocalitySetting) -> impl Iterator<Item = &str> {
+    let labels = setting.failover_priority.iter();
     labels.map(|label| label.split_once('=').map_or(label.as_str(), |(name, _)| name))
 }
 

@@ -7,7 +7,7 @@ use mesh_proto::model::HostPort;
 use mesh_proto::wire::mesh::v1 as wire;
 
 use crate::index::Index;
-use crate::snapshot::{MeshSettings, Note, Snapshot, Viewer};
+use crate::snapshot::{MeshOptions, MeshSettings, Note, Snapshot, Viewer};
 use crate::source::{Event, Refusal};
 
 /// What every story has: two versions of reviews, one service with two ports, one of another namespace.
@@ -60,12 +60,18 @@ pub(super) fn gateway() -> Viewer {
 impl Mesh {
     /// [`SHOP`] and what the story adds.
     pub(super) fn with(yaml: &str) -> Self {
+        Self::with_options(MeshOptions::default(), yaml)
+    }
+
+    /// The same where MeshConfig says something.
+    pub(super) fn with_options(options: MeshOptions, yaml: &str) -> Self {
         let mesh = MeshSettings {
             trust_domain: "cluster.local".parse().unwrap(),
             cluster_domain: Arc::from("cluster.local"),
             root_namespace: Arc::from("istio-system"),
         };
         let mut index = Index::new(mesh);
+        index.apply(Event::Options(options));
         index.apply(Event::Init);
         for document in parse("mesh.yaml", &format!("{SHOP}\n---\n{yaml}")) {
             match document {

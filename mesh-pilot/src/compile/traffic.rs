@@ -18,7 +18,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 
 use super::host::{full, names, visible};
 use super::on_wire;
-use crate::snapshot::{Config, Held};
+use crate::snapshot::{Config, Held, MeshOptions};
 
 /// A DestinationRule with its place in the configuration.
 pub(super) type Rule = Held<Arc<crd::DestinationRule>>;
@@ -129,11 +129,12 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// For the wire, every default filled in.
-    pub(super) fn complete(self) -> wire::Policy {
+    /// For the wire, every default filled in: the mesh's, then Istio's.
+    pub(super) fn complete(self, mesh: &MeshOptions) -> wire::Policy {
         let tcp = self.connection_pool.and_then(|pool| pool.tcp.as_ref());
         let http = self.connection_pool.and_then(|pool| pool.http.as_ref());
-        let connect = tcp.and_then(|tcp| tcp.connect_timeout).map_or(CONNECT_TIMEOUT, |timeout| timeout.0);
+        let connect = tcp.and_then(|tcp| tcp.connect_timeout).map(|timeout| timeout.0);
+        let connect = connect.or(mesh.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
         let idle = http.and_then(|http| http.idle_timeout).map_or(IDLE_TIMEOUT, |timeout| timeout.0);
         let requests = http.and_then(|http| http.max_requests_per_connection).unwrap_or(0);
         let tls = match self.tls.map(|tls| tls.mode) {
@@ -153,7 +154,9 @@ impl<'a> Groups<'a> {
             limits: failover::limits(self.connection_pool, self.retry_budget),
             outlier_detection: self.outlier_detection.map(failover::outlier_detection),
             locality: failover::locality(
-                self.load_balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref()),
+                self.load_balancer
+                    .and_then(|balancer| balancer.locality_lb_setting.as_ref())
+                    .or(mesh.locality.as_ref()),
                 self.outlier_detection.is_some(),
             ),
             tcp_keepalive: tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref()).map(failover::keepalive),

@@ -14,6 +14,7 @@ mod virtual_service;
 use super::object::Object;
 use super::problem::Findings;
 
+pub use destination_rule::locality;
 pub use gateway::{Serving, own as own_gateway, serving, tls as server_tls, unserved};
 pub use host::{is_host, is_wildcard_host};
 pub use virtual_service::{RETRY_WORDS, body_bytes, retry_words};

@@ -1,9 +1,11 @@
 //! DestinationRule: which one is in force, and what its policy becomes.
 
+use mesh_proto::crd::destination_rule::LocalitySetting;
 use mesh_proto::wire::mesh::v1 as wire;
 use wire::load_balancer::Kind;
 
 use super::super::fixture::{Mesh, labelled, object, viewer};
+use crate::snapshot::MeshOptions;
 
 fn simple(balancer: &str) -> String {
     format!("trafficPolicy: {{loadBalancer: {{simple: {balancer}}}}}")
@@ -114,6 +116,37 @@ fn outlier_detection_has_envoys_defaults_and_turns_locality_on() {
     assert_eq!(locality("failoverPriority: [rack]", outlier).unwrap().failover_priority, ["rack"]);
     let shares = locality("distribute: [{from: '*', to: {a: 100}}]", "").unwrap();
     assert_eq!(shares.distribute[0].to["a"], 100);
+}
+
+#[test]
+fn what_the_mesh_says_counts_where_a_rule_says_nothing() {
+    let options = || MeshOptions {
+        locality: Some(LocalitySetting {
+            failover_priority: vec!["rack".into()],
+            ..LocalitySetting::default()
+        }),
+        connect_timeout: Some(std::time::Duration::from_secs(3)),
+        ..MeshOptions::default()
+    };
+    let with = |policy: &str| {
+        let mesh =
+            Mesh::with_options(options(), &rule("a", "reviews", &format!("trafficPolicy: {{{policy}}}")));
+        let policy = mesh.policy("reviews", 9080);
+        (
+            policy.connect_timeout.unwrap().seconds,
+            policy.locality.map(|l| (l.failover_priority, l.failover.len())),
+        )
+    };
+    let rack = Some((vec!["rack".to_owned()], 0));
+    assert_eq!(with("outlierDetection: {}"), (3, rack));
+    assert_eq!(
+        with("connectionPool: {tcp: {connectTimeout: 1s}}"),
+        (1, None),
+        "nothing fails over without it"
+    );
+    let own = "outlierDetection: {}, loadBalancer: {localityLbSetting: {failover: [{from: a, to: b}]}}";
+    assert_eq!(with(own), (3, Some((Vec::new(), 1))), "a rule's own setting replaces the mesh's as a whole");
+    assert_eq!(with("outlierDetection: {}, loadBalancer: {localityLbSetting: {enabled: false}}"), (3, None));
 }
 
 /// What a client in a place needs to know of the others: where they are, and the labels that an order names.

@@ -374,6 +374,7 @@ fn mesh_config_reaches_every_proxy() {
         outbound: Outbound::RegistryOnly,
         access_log: true,
         detection_timeout: Some(std::time::Duration::from_millis(300)),
+        ..MeshOptions::default()
     };
     story.index.apply(Event::Options(options.clone()));
     let (snapshot, changes) = story.index.snapshot();

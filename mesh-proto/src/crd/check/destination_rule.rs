@@ -274,3 +274,13 @@ fn client_tls(tls: &ClientTls, path: &str, findings: &mut Findings) {
         }
     }
 }
+
+/// What is wrong with a locality setting that stands for the whole mesh (MeshConfig): nothing if empty.
+#[must_use]
+pub fn locality(
+    setting: &super::super::destination_rule::LocalitySetting,
+) -> Vec<super::super::problem::Finding> {
+    let mut findings = Findings::default();
+    failover::locality(setting, true, "localityLbSetting", &mut findings);
+    findings.0
+}
