@@ -50,6 +50,8 @@ pub enum Command {
     Stop(StopArgs),
     /// Bring a stopped instance back
     Start(StartArgs),
+    /// Run any program inside an instance, through its sidecar (a mesh of `up --netns`)
+    Exec(ExecInArgs),
     /// Make an instance of the sample application misbehave (without options: show how it does)
     Fault(FaultArgs),
     /// What an instance, its sidecar, the pilot or the CA has written
@@ -119,6 +121,16 @@ pub struct UpArgs {
     /// How long the certificates live, in seconds
     #[arg(long, default_value_t = 86_400, value_name = "SECONDS")]
     pub cert_ttl: u64,
+    /// A network namespace per instance, in which all traffic is captured: any program is in the mesh unchanged (root)
+    #[arg(
+        long,
+        long_help = "A network namespace per instance, in which all traffic is captured: any program is in the mesh \
+            unchanged. Needs root, iproute2, and nftables or iptables. Programs listen on their container ports, on all \
+            addresses; services have their names (/etc/hosts of each instance); annotations traffic.sidecar.istio.io/* \
+            and sidecar.istio.io/interceptionMode are followed. `meshctl exec INSTANCE -- CMD` runs a program in an \
+            instance. The namespaces reach this machine and each other, and no further"
+    )]
+    pub netns: bool,
 }
 
 /// `--mount PATH=DIR`.
@@ -169,6 +181,20 @@ pub struct StartArgs {
     pub instances: Vec<String>,
     #[command(flatten)]
     pub mesh: MeshName,
+}
+
+/// `meshctl exec`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  meshctl exec client-0 -- curl -s http://reviews:9080/")]
+pub struct ExecInArgs {
+    /// An instance (reviews-v2-0, client-0)
+    #[arg(value_name = "INSTANCE")]
+    pub instance: String,
+    #[command(flatten)]
+    pub mesh: MeshName,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<std::ffi::OsString>,
 }
 
 /// `meshctl fault`.
@@ -320,9 +346,23 @@ pub struct ExecArgs {
     /// The process that this one ends with
     #[arg(long, value_name = "PID")]
     pub parent: i32,
+    /// The network namespace where it runs
+    #[arg(long, value_name = "PATH")]
+    pub netns: Option<PathBuf>,
+    /// What it sees at PATH instead of the machine's file
+    #[arg(long, value_name = "PATH=FILE", value_parser = see)]
+    pub see: Vec<(String, PathBuf)>,
+    /// Its group
+    #[arg(long, value_name = "GID")]
+    pub group: Option<u32>,
     /// The program and its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<std::ffi::OsString>,
+}
+
+fn see(text: &str) -> Result<(String, PathBuf), String> {
+    let (path, file) = text.split_once('=').ok_or("expected PATH=FILE")?;
+    Ok((path.to_owned(), PathBuf::from(file)))
 }
 
 /// Files may come later; the path is a workload's.

@@ -4,6 +4,7 @@ mod check;
 pub mod dashboard;
 pub mod describe;
 mod down;
+mod exec;
 mod fault;
 mod inject;
 pub mod install;
@@ -39,6 +40,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dashboard(args) => block_on(dashboard::run(args)),
         Command::Stop(args) => block_on(operate::stop(args)),
         Command::Start(args) => block_on(operate::start(args)),
+        Command::Exec(args) => block_on(exec::run(args)),
         Command::Fault(args) => block_on(fault::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
         Command::Install(args) => block_on(install::run(args)),

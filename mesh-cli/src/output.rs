@@ -60,7 +60,9 @@ fn addresses(workload: &Workload, instance: &Instance) -> String {
             Some(0) => format!("{} (its Gateways' ports)", instance.pod_ip),
             Some(offset) => format!("{} (its Gateways' ports; +{offset} below 1024)", instance.pod_ip),
         },
-        WorkloadKind::Client => format!("{} (its proxy for requests)", instance.http_proxy),
+        WorkloadKind::Client if instance.place.is_none() => {
+            format!("{} (its proxy for requests)", instance.http_proxy)
+        }
         _ if instance.ports.is_empty() => instance.pod_ip.to_string(),
         _ => {
             let ports: Vec<String> = instance.ports.iter().map(|p| p.listen.port().to_string()).collect();
@@ -85,7 +87,7 @@ pub fn status(status: &Status) {
     let mesh = &status.mesh;
     let ready = if mesh.ready { "ready" } else { "starting" };
     println!(
-        "mesh {} ({ready}), 127.{}.0.0/16, process {}, meshctl {}",
+        "mesh {} ({ready}), {}, process {}, meshctl {}",
         mesh.name, mesh.network, mesh.pid, mesh.version
     );
     println!("\n{}", instances(status));

@@ -18,6 +18,7 @@ mod inject;
 mod input;
 mod lifecycle;
 mod my_service;
+mod netns;
 mod protocols;
 mod routing;
 mod secure_gateway;

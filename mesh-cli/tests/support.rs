@@ -1,5 +1,7 @@
 //! The harness: a mesh from YAML texts, requests as JSON, waiting with a bound.
 
+pub mod sniff;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};

@@ -1,13 +1,15 @@
 //! The application's JSON answer: what it saw of a request, and who it is.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use http::{HeaderMap, Request, Version};
 use serde_json::{Map, Value};
 
 use super::Whoami;
 
-/// Builds the answer to a request: `{instance, workload, version, namespace, method, host, path, query, headers, protocol, peer}`.
+/// Builds the answer to a request: `{instance, workload, version, namespace, method, host, path, query, headers, protocol, peer,
+/// client}`: `peer` is what the sidecar has verified, `client` the address that the connection came from.
 pub fn describe<B>(whoami: &Whoami, request: &Request<B>) -> Map<String, Value> {
     let authority = request.uri().authority().map(ToString::to_string);
     let host = authority.or_else(|| header(request.headers(), "host")).unwrap_or_default();
@@ -24,8 +26,15 @@ pub fn describe<B>(whoami: &Whoami, request: &Request<B>) -> Map<String, Value> 
     answer.insert("headers".to_owned(), headers_json(request.headers()));
     answer.insert("protocol".to_owned(), Value::String(protocol(request.version()).to_owned()));
     answer.insert("peer".to_owned(), peer(request.headers()).map_or(Value::Null, Value::String));
+    if let Some(Client(ip)) = request.extensions().get() {
+        answer.insert("client".to_owned(), Value::String(ip.to_string()));
+    }
     answer
 }
+
+/// The address at the other end of a request's connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Client(pub IpAddr);
 
 /// Header names are lower case already; repeated values are joined with `, `.
 pub fn headers(headers: &HeaderMap) -> BTreeMap<String, String> {

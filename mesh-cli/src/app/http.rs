@@ -69,7 +69,13 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, mut stopping: watch::Re
 
 async fn connection(stream: TcpStream, app: Arc<App>, routes: Routes, mut stopping: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
-    let service = hyper::service::service_fn(move |request| handle(request, app.clone(), routes.clone()));
+    let client = stream.peer_addr().ok().map(|at| answer::Client(at.ip().to_canonical()));
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        if let Some(client) = client {
+            request.extensions_mut().insert(client);
+        }
+        handle(request, app.clone(), routes.clone())
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
     builder.http2().timer(TokioTimer::new()).initial_connection_window_size(16 << 20);

@@ -12,7 +12,7 @@ use crate::app::Fault;
 use crate::args::FaultArgs;
 use crate::local::api::{Instance, Mesh, Port, ProcessState};
 use crate::local::client;
-use crate::local::http::{self, Server};
+use crate::local::http;
 
 /// How long the application may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,7 +38,10 @@ pub async fn run(args: FaultArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// An instance by its name, with its namespace where names are not unique; or the only one of a workload.
-fn find<'a>(mesh: &'a Mesh, name: &str) -> anyhow::Result<&'a Instance> {
+///
+/// # Errors
+/// When there is none, or several.
+pub fn find<'a>(mesh: &'a Mesh, name: &str) -> anyhow::Result<&'a Instance> {
     let (bare, namespace) = name.rsplit_once('.').map_or((name, None), |(n, ns)| (n, Some(ns)));
     let workloads = || mesh.workloads.iter().filter(|w| namespace.is_none_or(|wanted| wanted == w.namespace));
     let by_name = workloads().flat_map(|w| w.instances.iter().filter(|i| i.name == bare));
@@ -49,9 +52,8 @@ fn find<'a>(mesh: &'a Mesh, name: &str) -> anyhow::Result<&'a Instance> {
     match found.as_slice() {
         [one] => Ok(one),
         [] => {
-            let applications = mesh.workloads.iter().flat_map(|w| &w.instances);
-            let names: Vec<&str> =
-                applications.filter(|i| !i.containers.is_empty()).map(|i| i.name.as_str()).collect();
+            let instances = mesh.workloads.iter().flat_map(|w| &w.instances);
+            let names: Vec<&str> = instances.map(|i| i.name.as_str()).collect();
             bail!("nothing is named {name:?}; there are: {}", names.join(", "))
         }
         several => {
@@ -76,7 +78,7 @@ async fn ask(instance: &Instance, method: &Method, body: &Bytes) -> anyhow::Resu
     let port = port.with_context(|| format!("{name} has only TCP ports; the switch is on HTTP ports"))?;
     let request = Request::builder().method(method).uri("/fault").header("host", "localhost");
     let request = request.body(body.clone())?;
-    let answer = http::send(&Server::Tcp(port.target), request, PATIENCE).await?;
+    let answer = http::send(&instance.server(port.target), request, PATIENCE).await?;
     if answer.status == 400 {
         bail!("{}", answer.text().trim());
     }

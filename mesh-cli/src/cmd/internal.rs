@@ -8,6 +8,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
 use crate::args::{ExecArgs, Internal};
+use crate::local::netns;
 use crate::local::process::MYSELF;
 
 /// Becomes one of them.
@@ -29,6 +30,18 @@ pub fn run(internal: Internal) -> anyhow::Result<ExitCode> {
 /// Becomes a program of the user, which the kernel kills when the supervisor's thread ends. Returns only on failure.
 fn exec(args: ExecArgs) -> anyhow::Error {
     let prepare = || {
+        if let Some(netns) = &args.netns {
+            netns::enter(netns).with_context(|| format!("cannot enter {}", netns.display()))?;
+        }
+        if !args.see.is_empty() {
+            let files: Vec<_> = args.see.iter().map(|(over, file)| (file.as_path(), over.as_str())).collect();
+            netns::see_as(&files).context("cannot mount the pod's files")?;
+        }
+        // Before the signal is asked for: the kernel forgets it when credentials change.
+        if let Some(group) = args.group {
+            nix::unistd::setgroups(&[group.into()])?;
+            nix::unistd::setgid(group.into())?;
+        }
         prctl::set_pdeathsig(Signal::SIGKILL).context("cannot tie the program to its supervisor")?;
         // It may have died before: then the signal will never come.
         anyhow::ensure!(nix::unistd::getppid().as_raw() == args.parent, "the supervisor is gone");

@@ -160,7 +160,7 @@ impl Proxy {
                     let names: Vec<&str> = all.iter().map(|i| i.name.as_str()).collect();
                     format!("no instance {:?} in this local mesh; there are: {}", args.pod, names.join(", "))
                 })?;
-                Ok(Self::Local(Server::Tcp(found.admin)))
+                Ok(Self::Local(found.server(found.admin)))
             }
         }
     }

@@ -70,7 +70,7 @@ async fn certificates(mesh: &Mesh) -> BTreeMap<String, Value> {
     let all = mesh.workloads.iter().flat_map(|w| w.instances.iter().map(move |i| (w, i)));
     let running = all.filter(|(_, i)| i.sidecar.state == ProcessState::Running);
     let asked = running.map(|(workload, instance)| async move {
-        let answer = http::get(&Server::Tcp(instance.admin), "/certs", PATIENCE).await.ok()?;
+        let answer = http::get(&instance.server(instance.admin), "/certs", PATIENCE).await.ok()?;
         let told = serde_json::from_slice(&answer.body).ok()?;
         Some((format!("{}/{}", workload.namespace, instance.name), told))
     });

@@ -41,7 +41,8 @@ fn settings(args: &UpArgs) -> anyhow::Result<Settings> {
     // The daemon's directory is this one; files may still be missing.
     let place = |mount: &Mount| Ok(Mount { path: mount.path.clone(), dir: std::path::absolute(&mount.dir)? });
     let mounts = args.mounts.iter().map(place).collect::<std::io::Result<Vec<_>>>()?;
-    Ok(Settings { name: args.mesh.name.clone(), paths, mounts, cert_ttl: args.cert_ttl })
+    let (name, cert_ttl, netns) = (args.mesh.name.clone(), args.cert_ttl, args.netns);
+    Ok(Settings { name, paths, mounts, cert_ttl, netns })
 }
 
 /// What is wrong with the files, before anything starts. It stops nothing: the rest of them runs.
@@ -67,6 +68,9 @@ async fn detach(args: &UpArgs, settings: &Settings) -> anyhow::Result<ExitCode> 
     let mut command = Command::new(MYSELF);
     command.arg0("meshctl").args(["internal", "daemon", "--name", &settings.name]);
     command.arg("--cert-ttl").arg(settings.cert_ttl.to_string()).args(&settings.paths);
+    if settings.netns {
+        command.arg("--netns");
+    }
     for Mount { path, dir } in &settings.mounts {
         let mut mount = path.clone().into_os_string();
         mount.push("=");

@@ -1,11 +1,12 @@
 //! What the supervisor tells about a running mesh, as JSON over its control socket.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::http::Server;
 use super::net::port;
 
 /// A running mesh as its supervisor sees it (`GET /mesh`).
@@ -21,8 +22,11 @@ pub struct Mesh {
     pub trust_domain: String,
     /// `cluster.local`.
     pub cluster_domain: String,
-    /// 127.N.0.0/16.
-    pub network: u8,
+    /// 127.N.0.0/16, or 10.N.0.0/16 with `--netns`.
+    pub network: String,
+    /// With `--netns`: the network namespace with the bridge between the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<PathBuf>,
     /// What the user gave.
     pub paths: Vec<PathBuf>,
     /// Everything was ready once.
@@ -76,15 +80,18 @@ pub struct Instance {
     pub name: String,
     pub uid: String,
     pub pod_ip: Ipv4Addr,
+    /// With `--netns`: where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
     pub state: InstanceState,
     /// Why it is not ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Container ports and where the sidecar or gateway listens for them.
     pub ports: Vec<Port>,
-    /// The sidecar's outbound HTTP proxy (podIP:15001).
+    /// The sidecar's outbound HTTP proxy (podIP:15001); with `--netns` 127.0.0.1:15002 within the pod's namespace.
     pub http_proxy: SocketAddrV4,
-    /// podIP:15000.
+    /// podIP:15000; with `--netns` 127.0.0.1:15000 within the pod's namespace.
     pub admin: SocketAddrV4,
     /// podIP:15090, `/stats/prometheus`.
     pub metrics: SocketAddrV4,
@@ -99,6 +106,15 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// One of its own servers: from within its namespace, where it has one.
+    #[must_use]
+    pub fn server(&self, at: SocketAddrV4) -> Server {
+        match &self.place {
+            Some(place) => Server::Within(place.netns.clone(), at),
+            None => Server::Tcp(at),
+        }
+    }
+
     /// An instance that does not run: stopped, or with a reason why it cannot start.
     #[must_use]
     pub fn absent(name: &str, pod_ip: Ipv4Addr, failed: Option<String>) -> Self {
@@ -107,6 +123,7 @@ impl Instance {
             name: name.to_owned(),
             uid: String::new(),
             pod_ip,
+            place: None,
             state: if failed.is_some() { InstanceState::Failed } else { InstanceState::Stopped },
             reason: failed,
             ports: Vec::new(),
@@ -124,6 +141,28 @@ impl Instance {
                 last_exit: None,
             },
         }
+    }
+}
+
+/// The inside of a pod with `--netns`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Its network namespace.
+    pub netns: PathBuf,
+    /// Its `/etc/hosts`.
+    pub hosts: PathBuf,
+    /// Its `/etc/resolv.conf`.
+    pub resolver: PathBuf,
+    /// Its IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_ip6: Option<Ipv6Addr>,
+}
+
+impl Place {
+    /// What a program there sees in place of this machine's files.
+    #[must_use]
+    pub fn files(&self) -> [(&Path, &'static str); 2] {
+        [(&self.hosts, "/etc/hosts"), (&self.resolver, "/etc/resolv.conf")]
     }
 }
 

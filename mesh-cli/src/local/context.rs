@@ -14,8 +14,10 @@ use tokio::sync::watch;
 
 use super::dir::{self, LockedDir};
 use super::http::Server;
+use super::hub::{self, Hub};
 use super::journal::Journal;
-use super::net::{AppPorts, Network, Subnets, port};
+use super::names::{self, Names};
+use super::net::{AppPorts, Base, Network, Subnets, port};
 use super::pilot::{PilotStatus, ServiceStatus};
 use super::process::{MYSELF, Program};
 use crate::args::Mount;
@@ -31,6 +33,10 @@ pub struct Context {
     pub name: String,
     pub dir: LockedDir,
     pub network: Network,
+    /// With `--netns`.
+    pub hub: Option<Hub>,
+    /// The names inside its namespaces.
+    pub names: Names,
     pub journal: Arc<Journal>,
     pub trust_domain: String,
     pub cluster_domain: String,
@@ -49,9 +55,17 @@ impl Context {
     ///
     /// # Errors
     /// When one of them is not to be had.
-    pub fn new(name: &str, cert_ttl: u64, mounts: Vec<Mount>) -> anyhow::Result<Self> {
+    pub fn new(name: &str, cert_ttl: u64, mounts: Vec<Mount>, netns: bool) -> anyhow::Result<Self> {
+        if netns {
+            hub::allowed()?;
+        }
         let dir = dir::StateDir::create(name)?;
-        let network = Network::take().context("no addresses for this mesh")?;
+        let base = if netns { Base::Namespaces } else { Base::Loopback };
+        let network = Network::take(base).context("no addresses for this mesh")?;
+        let hub = if netns { Some(Hub::new(&network)?) } else { None };
+        if netns {
+            names::write_resolver(&dir.resolver())?;
+        }
         let journal = Arc::new(Journal::open(&dir.log("supervisor"))?);
         let bytes: [u8; 32] = rand::rng().random();
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -60,6 +74,8 @@ impl Context {
             name: name.to_owned(),
             app_ports: Mutex::new(AppPorts::of(&network)),
             network,
+            hub,
+            names: Names::default(),
             journal,
             trust_domain: "cluster.local".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
@@ -140,6 +156,10 @@ impl Context {
         let status = PilotStatus::fetch(&self.pilot()).await?;
         if status.loaded {
             self.services.lock().clone_from(&status.services);
+            if self.hub.is_some() {
+                let written = self.names.update(&status.services, &self.cluster_domain);
+                written.context("cannot write the names of services")?;
+            }
         }
         Ok(status)
     }

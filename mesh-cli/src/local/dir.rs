@@ -99,6 +99,18 @@ impl StateDir {
         self.root.join("tokens").join(process)
     }
 
+    /// The `/etc/hosts` of a pod with a namespace.
+    #[must_use]
+    pub fn hosts_of(&self, process: &str) -> PathBuf {
+        self.root.join("hosts").join(process)
+    }
+
+    /// The `/etc/resolv.conf` of all pods with namespaces.
+    #[must_use]
+    pub fn resolver(&self) -> PathBuf {
+        self.root.join("resolv.conf")
+    }
+
     /// The root certificates.
     #[must_use]
     pub fn roots(&self) -> PathBuf {
@@ -129,7 +141,7 @@ impl StateDir {
         private_dir(&dir.root)?;
         let lock = dir.lock(name)?;
         dir.clear(false).map_err(|source| DirError::Io { path: dir.root.clone(), source })?;
-        for sub in ["pods", "generated", "logs", "state", "config", "tokens"] {
+        for sub in ["pods", "generated", "logs", "state", "config", "tokens", "hosts"] {
             private_dir(&dir.root.join(sub))?;
         }
         Ok(LockedDir { dir, _lock: lock })

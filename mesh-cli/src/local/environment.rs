@@ -19,7 +19,8 @@ pub struct Pod<'a> {
     pub ip: Ipv4Addr,
     pub labels: &'a Labels,
     pub annotations: &'a Labels,
-    pub http_proxy: SocketAddrV4,
+    /// Where nothing is captured.
+    pub http_proxy: Option<SocketAddrV4>,
 }
 
 /// The variables of a container; `targets` is where it should serve each of its ports.
@@ -40,12 +41,13 @@ pub fn environment(
         }
         set(format!("PORT_{port}"), at.port().to_string());
     }
-    let proxy = format!("http://{}", pod.http_proxy);
-    for name in ["HTTP_PROXY", "http_proxy"] {
-        set(name.to_owned(), proxy.clone());
-    }
-    for name in ["NO_PROXY", "no_proxy"] {
-        set(name.to_owned(), "localhost,127.0.0.1,::1".to_owned());
+    if let Some(proxy) = pod.http_proxy {
+        for name in ["HTTP_PROXY", "http_proxy"] {
+            set(name.to_owned(), format!("http://{proxy}"));
+        }
+        for name in ["NO_PROXY", "no_proxy"] {
+            set(name.to_owned(), "localhost,127.0.0.1,::1".to_owned());
+        }
     }
     for (name, value) in [
         ("POD_NAME", pod.name.to_owned()),
@@ -169,7 +171,7 @@ mod tests {
             ip,
             labels: &labels,
             annotations: &annotations,
-            http_proxy: SocketAddrV4::new(ip, 15001),
+            http_proxy: Some(SocketAddrV4::new(ip, 15001)),
         };
         let service = |name: &str, namespace: &str| ServiceAddress {
             name: name.to_owned(),

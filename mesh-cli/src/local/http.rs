@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use super::netns;
+
 /// The longest answer that is read, in bytes (a status of a mesh with thousands of resources).
 const MAX_ANSWER: usize = 64 << 20;
 /// The longest line of a stream.
@@ -23,7 +25,24 @@ const MAX_LINE: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub enum Server {
     Tcp(SocketAddrV4),
+    /// From within a network namespace.
+    Within(PathBuf, SocketAddrV4),
     Unix(PathBuf),
+}
+
+impl Server {
+    /// A connection to it.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn tcp(&self) -> anyhow::Result<TcpStream> {
+        let (connected, address) = match self {
+            Self::Tcp(address) => (TcpStream::connect(address).await, address),
+            Self::Within(netns, address) => (netns::connect(netns, *address).await, address),
+            Self::Unix(path) => anyhow::bail!("{} is no TCP server", path.display()),
+        };
+        connected.with_context(|| format!("cannot reach {address}"))
+    }
 }
 
 /// A status and the whole body.
@@ -133,11 +152,7 @@ impl Lines {
 
 async fn open(server: &Server, request: Request<Bytes>) -> anyhow::Result<Response<Incoming>> {
     match server {
-        Server::Tcp(address) => {
-            let stream =
-                TcpStream::connect(address).await.with_context(|| format!("cannot reach {address}"))?;
-            exchange(stream, request).await
-        }
+        Server::Tcp(_) | Server::Within(..) => exchange(server.tcp().await?, request).await,
         Server::Unix(path) => {
             let stream = UnixStream::connect(path)
                 .await

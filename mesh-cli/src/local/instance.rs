@@ -4,6 +4,7 @@
 //! container are. A pod that was stopped and started again is a new one (another uid) with the old name and address.
 
 mod build;
+mod inside;
 mod pod;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -15,13 +16,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::api::{self, GatewayAddress, InstanceState, WorkloadKind};
+use super::api::{self, GatewayAddress, InstanceState, Place, WorkloadKind};
 use super::context::{Context, TOKEN_REFRESH};
 use super::http::{self, Server};
 use super::net::port;
 use super::plan::{Template, Workload};
 use super::probe::{self, Readiness, Verdict};
 use super::process::Unit;
+pub use inside::Inside;
 
 /// How long to wait until nobody sends to a pod that is going away.
 const WITHDRAWAL: Duration = Duration::from_secs(5);
@@ -61,6 +63,9 @@ pub struct Instance {
     pub template: Template,
     ports: Vec<api::Port>,
     gateway: Option<GatewayAddress>,
+    /// With `--netns`.
+    inside: parking_lot::Mutex<Option<Inside>>,
+    place: Option<Place>,
     pub sidecar: Unit,
     pub containers: Vec<Unit>,
     phase: watch::Sender<Phase>,
@@ -85,8 +90,9 @@ impl Instance {
         workload: &Workload,
         name: &str,
         index: u8,
+        inside: Option<Inside>,
     ) -> anyhow::Result<Arc<Self>> {
-        let (instance, readiness) = build::build(context, workload, name, index)?;
+        let (instance, readiness) = build::build(context, workload, name, index, inside)?;
         let instance = Arc::new(instance);
         instance.write_pod();
         let minder = tokio::spawn(instance.clone().mind(readiness));
@@ -116,6 +122,21 @@ impl Instance {
         SocketAddrV4::new(self.ip(), port)
     }
 
+    /// Its proxy's admin address: on loopback, where the pod has one of its own.
+    fn admin(&self) -> SocketAddrV4 {
+        match self.place {
+            Some(_) => SocketAddrV4::new(Ipv4Addr::LOCALHOST, port::ADMIN),
+            None => self.at(port::ADMIN),
+        }
+    }
+
+    fn admin_server(&self) -> Server {
+        match &self.place {
+            Some(place) => Server::Within(place.netns.clone(), self.admin()),
+            None => Server::Tcp(self.admin()),
+        }
+    }
+
     /// For the API.
     #[must_use]
     pub fn tell(&self) -> api::Instance {
@@ -124,11 +145,15 @@ impl Instance {
             name: self.name.clone(),
             uid: self.uid.clone(),
             pod_ip: self.ip(),
+            place: self.place.clone(),
             state,
             reason,
             ports: self.ports.clone(),
-            http_proxy: self.at(port::OUTBOUND),
-            admin: self.at(port::ADMIN),
+            http_proxy: match self.place {
+                Some(_) => port::LOCAL_HTTP_PROXY,
+                None => self.at(port::OUTBOUND),
+            },
+            admin: self.admin(),
             metrics: self.at(port::METRICS),
             status: self.at(port::STATUS),
             gateway: self.gateway.clone(),
@@ -149,7 +174,7 @@ impl Instance {
 
     /// A line for each new certificate of the sidecar. It is asked again when its next renewal is due.
     async fn tell_renewals(&self) {
-        let server = Server::Tcp(self.at(port::ADMIN));
+        let server = self.admin_server();
         let mut serial = None;
         loop {
             let mut pause = RENEWAL_CHECK.0;
@@ -264,7 +289,7 @@ impl Instance {
         self.enter(self.going(InstanceState::Draining));
         self.context.journal.tell("draining", format!("{} is being drained", self.name));
         self.withdrawn().await;
-        let server = Server::Tcp(self.at(port::ADMIN));
+        let server = self.admin_server();
         let path = format!("/drain?timeout={}", DRAIN.as_secs());
         if let Err(error) = http::post(&server, &path, Bytes::new(), DRAIN + SIDECAR_GRACE).await {
             self.context

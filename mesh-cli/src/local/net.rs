@@ -1,11 +1,13 @@
-//! Addresses: one mesh is 127.N.0.0/16, one instance 127.N.i.0/24.
+//! Addresses: one mesh is 127.N.0.0/16, one instance 127.N.i.0/24; with namespaces 10.N.0.0/16 and 10.N.i.1.
 //!
-//! A mesh holds its N by a listening socket (127.N.0.1:15900): the kernel gives it back when the supervisor dies, however
-//! it dies, and no other user's mesh can take it meanwhile.
+//! A mesh holds its N by a listening socket (127.N.0.1:15900), whichever addresses it uses: the kernel gives it back when
+//! the supervisor dies, however it dies, and no other user's mesh can take it meanwhile.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, TcpListener};
+
+use super::routes;
 
 /// The port whose listener says that a network is taken.
 const LOCK_PORT: u16 = 15900;
@@ -20,9 +22,19 @@ const APP_PORTS_EACH: u16 = 80;
 /// Added to a port under 1024 that this user may not bind.
 pub const PORT_OFFSET: u16 = 8000;
 
+/// Which addresses a mesh has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// 127.N.0.0/16: every user may have them.
+    Loopback,
+    /// 10.N.0.0/16, each instance in a network namespace of its own.
+    Namespaces,
+}
+
 /// A network that this mesh holds.
 #[derive(Debug)]
 pub struct Network {
+    base: Base,
     number: u8,
     _lock: TcpListener,
 }
@@ -35,6 +47,11 @@ pub mod port {
     pub const CONTROL_ADMIN: u16 = 15014;
     /// A sidecar's outbound HTTP proxy.
     pub const OUTBOUND: u16 = 15001;
+    /// The same where everything is captured, from within the pod.
+    pub const LOCAL_HTTP_PROXY: super::SocketAddrV4 =
+        super::SocketAddrV4::new(super::Ipv4Addr::LOCALHOST, mesh_proxy::config::LOCAL_HTTP_PROXY.port());
+    /// The kernel brings here what the application opens, and what comes to it.
+    pub const CAPTURE: [u16; 2] = [15001, 15006];
     /// A proxy's admin.
     pub const ADMIN: u16 = 15000;
     /// A proxy's readiness.
@@ -48,70 +65,109 @@ impl Network {
     ///
     /// # Errors
     /// When all are taken.
-    pub fn take() -> io::Result<Self> {
-        NETWORKS.into_iter().find_map(Self::try_take).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::AddrInUse,
+    pub fn take(base: Base) -> io::Result<Self> {
+        let all = match base {
+            Base::Loopback => {
                 "no free loopback network among 127.100.0.0/16 to 127.250.0.0/16 (does another program listen on \
-                 0.0.0.0:15012 or 0.0.0.0:15014?)",
-            )
-        })
+                 0.0.0.0:15012 or 0.0.0.0:15014?)"
+            }
+            Base::Namespaces => {
+                "this machine has routes into all of 10.100.0.0/16 to 10.250.0.0/16, or meshes there"
+            }
+        };
+        let free = NETWORKS.into_iter().find_map(|number| Self::try_take(base, number));
+        free.ok_or_else(|| io::Error::new(io::ErrorKind::AddrInUse, all))
     }
 
-    fn try_take(number: u8) -> Option<Self> {
+    fn try_take(base: Base, number: u8) -> Option<Self> {
         let lock = TcpListener::bind((Ipv4Addr::new(127, number, 0, 1), LOCK_PORT)).ok()?;
-        let network = Self { number, _lock: lock };
-        let needed = [
-            (network.ca(), port::GRPC),
-            (network.ca(), port::CONTROL_ADMIN),
-            (network.pilot(), port::GRPC),
-            (network.pilot(), port::CONTROL_ADMIN),
-            (network.pod(1), port::OUTBOUND),
-        ];
-        needed.into_iter().all(|(ip, port)| TcpListener::bind((ip, port)).is_ok()).then_some(network)
+        let network = Self { base, number, _lock: lock };
+        let free = match base {
+            Base::Loopback => {
+                let needed = [
+                    (network.ca(), port::GRPC),
+                    (network.ca(), port::CONTROL_ADMIN),
+                    (network.pilot(), port::GRPC),
+                    (network.pilot(), port::CONTROL_ADMIN),
+                    (network.pod(1), port::OUTBOUND),
+                ];
+                needed.into_iter().all(|(ip, port)| TcpListener::bind((ip, port)).is_ok())
+            }
+            Base::Namespaces => !routes::are_used(network.host(), 16),
+        };
+        free.then_some(network)
     }
 
-    /// N of 127.N.0.0/16.
+    fn at(&self, subnet: u8, host: u8) -> Ipv4Addr {
+        let first = if self.base == Base::Loopback { 127 } else { 10 };
+        Ipv4Addr::new(first, self.number, subnet, host)
+    }
+
+    /// N of 127.N.0.0/16 or 10.N.0.0/16.
     #[must_use]
     pub fn number(&self) -> u8 {
         self.number
     }
 
+    /// What it has, as people write it.
+    #[must_use]
+    pub fn range(&self) -> String {
+        format!("{}/16", self.at(0, 0))
+    }
+
+    /// This machine's address in it, where there are namespaces.
+    #[must_use]
+    pub fn host(&self) -> Ipv4Addr {
+        self.at(0, 1)
+    }
+
     /// The certificate authority's address.
     #[must_use]
     pub fn ca(&self) -> Ipv4Addr {
-        Ipv4Addr::new(127, self.number, 0, 2)
+        self.at(0, 2)
     }
 
     /// The pilot's address.
     #[must_use]
     pub fn pilot(&self) -> Ipv4Addr {
-        Ipv4Addr::new(127, self.number, 0, 3)
+        self.at(0, 3)
     }
 
     /// The address of the pod with the subnet `index`.
     #[must_use]
     pub fn pod(&self, index: u8) -> Ipv4Addr {
-        Ipv4Addr::new(127, self.number, index, 1)
+        self.at(index, 1)
     }
 
     /// The addresses that the pod with the subnet `index` has for services.
     #[must_use]
     pub fn pod_subnet(&self, index: u8) -> String {
-        format!("127.{}.{index}.0/24", self.number)
+        format!("{}/24", self.at(index, 0))
     }
 
     /// The cluster addresses of services.
     #[must_use]
     pub fn cluster_subnet(&self) -> String {
-        format!("127.{}.255.0/24", self.number)
+        format!("{}/24", self.at(255, 0))
     }
 
-    /// The instance's own listener for the service with this cluster address: the same host bits in its own subnet.
+    /// Where the instance reaches the service with this cluster address: at that address where everything is captured,
+    /// else at a listener of its own, with the same host bits in its own subnet.
     #[must_use]
     pub fn vip(&self, index: u8, cluster: Ipv4Addr) -> Option<Ipv4Addr> {
-        let [127, network, 255, host] = cluster.octets() else { return None };
-        (network == self.number).then_some(Ipv4Addr::new(127, self.number, index, host))
+        let host = cluster.octets()[3];
+        (self.at(255, host) == cluster).then(|| match self.base {
+            Base::Loopback => self.at(index, host),
+            Base::Namespaces => cluster,
+        })
+    }
+
+    /// An IPv6 address of the mesh (of the range for private use): those of instances, services and this machine end as
+    /// their IPv4 addresses do.
+    #[must_use]
+    pub fn v6(&self, v4: Ipv4Addr) -> Ipv6Addr {
+        let [_, _, subnet, host] = v4.octets();
+        Ipv6Addr::new(0xfd6d, 0x6573, 0x6800, self.number.into(), 0, 0, subnet.into(), host.into())
     }
 }
 
@@ -200,21 +256,34 @@ mod tests {
 
     #[test]
     fn two_meshes_get_different_networks_and_one_is_free_again_after_its_end() {
-        let one = Network::take().unwrap();
-        let two = Network::take().unwrap();
+        let one = Network::take(Base::Loopback).unwrap();
+        let two = Network::take(Base::Loopback).unwrap();
         assert_ne!(one.number(), two.number());
         let number = two.number();
         drop(two);
-        assert!(Network::try_take(number).is_some());
+        assert!(Network::try_take(Base::Loopback, number).is_some());
     }
 
     #[test]
     fn a_service_has_the_same_host_bits_in_every_instance() {
-        let network = Network::take().unwrap();
+        let network = Network::take(Base::Loopback).unwrap();
         let n = network.number();
         assert_eq!(network.vip(7, Ipv4Addr::new(127, n, 255, 9)), Some(Ipv4Addr::new(127, n, 7, 9)));
         assert_eq!(network.vip(7, Ipv4Addr::new(127, n, 4, 9)), None);
         assert_eq!(network.vip(7, Ipv4Addr::new(10, 0, 0, 1)), None);
+    }
+
+    #[test]
+    fn with_namespaces_a_service_has_one_address_for_all() {
+        let network = Network::take(Base::Namespaces).unwrap();
+        let n = network.number();
+        assert_eq!(network.range(), format!("10.{n}.0.0/16"));
+        let vip = Ipv4Addr::new(10, n, 255, 9);
+        assert_eq!(network.vip(7, vip), Some(vip));
+        assert_eq!(network.vip(7, Ipv4Addr::new(127, n, 255, 9)), None);
+        assert_eq!(network.v6(vip).to_string(), format!("fd6d:6573:6800:{n:x}::ff:9"));
+        // A mesh of the other kind does not get the same number.
+        assert!(Network::try_take(Base::Loopback, n).is_none());
     }
 
     #[test]
@@ -231,7 +300,7 @@ mod tests {
 
     #[test]
     fn ports_of_applications_differ_also_between_meshes() {
-        let (one, two) = (Network::take().unwrap(), Network::take().unwrap());
+        let (one, two) = (Network::take(Base::Loopback).unwrap(), Network::take(Base::Loopback).unwrap());
         let (mut first, mut second) = (AppPorts::of(&one), AppPorts::of(&two));
         let ports: Vec<_> = first.take(3).unwrap().into_iter().chain(second.take(100).unwrap()).collect();
         let more = first.take(2).unwrap();

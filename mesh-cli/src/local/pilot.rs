@@ -1,5 +1,6 @@
 //! What the pilot tells: `GET /debug/status`, as far as meshctl uses it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -151,6 +152,11 @@ impl ResourceStatus {
 }
 
 impl ServiceStatus {
+    /// Its cluster addresses.
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> {
+        self.vip.iter().filter_map(|vip| vip.parse().ok())
+    }
+
     /// Name and namespace.
     #[must_use]
     pub fn name(&self) -> Option<(&str, &str)> {

@@ -192,6 +192,21 @@ impl Plan {
         }
     }
 
+    /// What says how to capture, where nothing is captured.
+    pub fn tell_uncaptured(&mut self) {
+        let about_capture = |name: &&String| {
+            name.starts_with("traffic.sidecar.istio.io/") || *name == "sidecar.istio.io/interceptionMode"
+        };
+        for workload in self.workloads.values() {
+            for annotation in workload.template.annotations.keys().filter(about_capture) {
+                self.notices.push(format!(
+                    "{} in {}: {annotation} is followed only with `meshctl up --netns`: without, nothing is captured",
+                    workload.name, workload.namespace
+                ));
+            }
+        }
+    }
+
     /// A Deployment with ports that no Service selects gets a Service of its own name.
     fn imply(&mut self, services: &[&Service]) {
         for workload in self.workloads.values().filter(|w| w.kind == WorkloadKind::Deployment) {

@@ -4,6 +4,7 @@
 //! wait ten seconds for a start), and a container without a probe is ready when its ports accept connections.
 
 use std::net::SocketAddrV4;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ::http::Request;
@@ -15,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::api::ProcessState;
 use super::http::{self, Server};
 use super::listener::foreign_listener;
+use super::netns;
 use super::plan::{Check, Probe};
 use super::process::Unit;
 
@@ -27,9 +29,25 @@ const CONNECT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub enum Readiness {
     /// The user's probe; where its port is served.
-    Probe(Probe, SocketAddrV4),
+    Probe(Probe, At),
     /// All of these accept connections.
-    Accepts(Vec<SocketAddrV4>),
+    Accepts(Vec<At>),
+}
+
+/// An address, and the network namespace from where it is asked (else from here).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct At {
+    pub address: SocketAddrV4,
+    pub netns: Option<PathBuf>,
+}
+
+impl At {
+    fn server(&self) -> Server {
+        match &self.netns {
+            Some(netns) => Server::Within(netns.clone(), self.address),
+            None => Server::Tcp(self.address),
+        }
+    }
 }
 
 /// How often a sidecar is asked.
@@ -52,7 +70,7 @@ pub fn sidecar(status: SocketAddrV4) -> Readiness {
         successes: 1,
         failures: 3,
     };
-    Readiness::Probe(probe, status)
+    Readiness::Probe(probe, At { address: status, netns: None })
 }
 
 /// Ready or why not.
@@ -138,7 +156,9 @@ fn owned(readiness: &Readiness, pid: Option<i32>) -> Verdict {
         Readiness::Probe(_, at) => std::slice::from_ref(at),
         Readiness::Accepts(addresses) => addresses,
     };
-    let other = |at: &SocketAddrV4| Some((*at, foreign_listener(*at, pid?)?));
+    // In a namespace of its own there are no others.
+    let shared = |at: &At| at.netns.is_none();
+    let other = |at: &At| Some((at.address, foreign_listener(shared(at).then_some(at.address)?, pid?)?));
     match at.iter().find_map(other) {
         None => Ok(()),
         Some((at, who)) => Err(format!("another program listens on {at}: {who}")),
@@ -157,18 +177,18 @@ async fn check(readiness: &Readiness) -> Verdict {
     match readiness {
         Readiness::Accepts(addresses) => {
             for address in addresses {
-                connect(*address, CONNECT)
+                connect(address, CONNECT)
                     .await
-                    .map_err(|error| format!("does not listen on {address} yet ({error})"))?;
+                    .map_err(|error| format!("does not listen on {} yet ({error})", address.address))?;
             }
             Ok(())
         }
         Readiness::Probe(probe, at) => match &probe.check {
-            Check::Tcp { port } => connect(*at, probe.timeout)
+            Check::Tcp { port } => connect(at, probe.timeout)
                 .await
                 .map_err(|error| format!("readiness probe of port {port}: {error}")),
             Check::Http { port, path, host, headers } => {
-                let host = host.clone().unwrap_or_else(|| at.to_string());
+                let host = host.clone().unwrap_or_else(|| at.address.to_string());
                 let mut request =
                     Request::get(path).header("host", host).header("user-agent", "kube-probe/mesh");
                 for (name, value) in headers {
@@ -176,7 +196,7 @@ async fn check(readiness: &Readiness) -> Verdict {
                 }
                 let request =
                     request.body(Bytes::new()).map_err(|error| format!("readiness probe: {error}"))?;
-                match http::send(&Server::Tcp(*at), request, probe.timeout).await {
+                match http::send(&at.server(), request, probe.timeout).await {
                     Ok(answer) if (200..400).contains(&answer.status.as_u16()) => Ok(()),
                     Ok(answer) => {
                         Err(format!("readiness probe of port {port}{path} answered {}", answer.status))
@@ -188,8 +208,14 @@ async fn check(readiness: &Readiness) -> Verdict {
     }
 }
 
-async fn connect(address: SocketAddrV4, patience: Duration) -> Result<(), String> {
-    match timeout(patience, TcpStream::connect(address)).await {
+async fn connect(at: &At, patience: Duration) -> Result<(), String> {
+    let connected = async {
+        match &at.netns {
+            Some(netns) => netns::connect(netns, at.address).await,
+            None => TcpStream::connect(at.address).await,
+        }
+    };
+    match timeout(patience, connected).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no connection in time".to_owned()),
@@ -223,7 +249,7 @@ mod tests {
         let port = ours.local_addr().unwrap().port();
         let at = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, port);
         let (sender, mut verdict) = watch::channel(Ok(()));
-        tokio::spawn(run(Readiness::Accepts(vec![at]), unit.clone(), sender));
+        tokio::spawn(run(Readiness::Accepts(vec![At { address: at, netns: None }]), unit.clone(), sender));
         let told = verdict.wait_for(|v| v.as_ref().is_err_and(|why| why.contains("another program")));
         let told = timeout(Duration::from_secs(10), told).await.expect("in time").unwrap().clone();
         assert!(told.unwrap_err().contains(&std::process::id().to_string()));

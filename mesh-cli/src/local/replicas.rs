@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::api::{self, InstanceState, WorkloadKind};
 use super::context::Context;
-use super::instance::{End, Instance};
+use super::instance::{End, Inside, Instance};
 use super::plan::Workload;
 
 /// How long a new pod may take before the roll-out says that it waits.
@@ -249,7 +249,10 @@ impl Slot {
 
     async fn start(&self, context: &Arc<Context>, wanted: &Workload) {
         let _turn = self.turn.lock().await;
-        let started = Instance::start(context.clone(), wanted, &self.name, self.index);
+        let started = match Inside::make(context, wanted, &self.name, self.index).await {
+            Ok(inside) => Instance::start(context.clone(), wanted, &self.name, self.index, inside),
+            Err(error) => Err(error),
+        };
         let mut content = self.content.lock();
         match started {
             Ok(instance) => (content.instance, content.failed) = (Some(instance), None),

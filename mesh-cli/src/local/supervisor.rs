@@ -47,6 +47,8 @@ pub struct Settings {
     /// Directories of gateways.
     pub mounts: Vec<Mount>,
     pub cert_ttl: u64,
+    /// Network namespaces, and everything captured.
+    pub netns: bool,
 }
 
 /// A running mesh.
@@ -69,7 +71,8 @@ impl Supervisor {
     /// # Errors
     /// When the name is taken, or something cannot be written.
     pub fn new(settings: Settings) -> anyhow::Result<Arc<Self>> {
-        let context = Arc::new(Context::new(&settings.name, settings.cert_ttl, settings.mounts)?);
+        let context =
+            Arc::new(Context::new(&settings.name, settings.cert_ttl, settings.mounts, settings.netns)?);
         let mut paths = settings.paths;
         if paths.is_empty() {
             paths.push(super::example::write(&context.dir).context("cannot write the example's files")?);
@@ -132,10 +135,7 @@ impl Supervisor {
     /// Starts everything in order, then follows the files. Never ends by itself.
     async fn live(self: Arc<Self>) {
         let journal = &self.context.journal;
-        journal.tell(
-            "progress",
-            format!("mesh {} on 127.{}.0.0/16", self.context.name, self.context.network.number()),
-        );
+        journal.tell("progress", format!("mesh {} on {}", self.context.name, self.context.network.range()));
         let watching = upkeep::watch(&self.paths);
         let plan = self.read();
         self.write_implied(&plan);
@@ -182,7 +182,11 @@ impl Supervisor {
 
     /// Reads the user's files.
     fn read(&self) -> Plan {
-        Plan::of(&self.files.lock().read())
+        let mut plan = Plan::of(&self.files.lock().read());
+        if self.context.hub.is_none() {
+            plan.tell_uncaptured();
+        }
+        plan
     }
 
     /// Makes what runs what the files say.

@@ -35,9 +35,7 @@ pub enum Connection {
 /// The connection to where the plan enters the mesh.
 pub async fn connect(plan: &Plan) -> anyhow::Result<Box<dyn Stream>> {
     let stream = match &plan.entry {
-        Entry::Sidecar(proxy) => TcpStream::connect(proxy)
-            .await
-            .with_context(|| format!("cannot connect to the sidecar at {proxy}"))?,
+        Entry::Sidecar(proxy) => proxy.tcp().await.context("cannot connect to the sidecar")?,
         Entry::Gateway { ip, port, offset } => gateway(*ip, *port, *offset).await?,
         Entry::Pod(target) => return Ok(Box::new(target.connect().await?)),
     };

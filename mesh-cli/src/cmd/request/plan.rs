@@ -1,6 +1,6 @@
 //! What to send and where: parsed from the command line once, before the first connection.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -14,6 +14,7 @@ use super::RequestArgs;
 use crate::cluster::forward::Target;
 use crate::cluster::{Cluster, pods};
 use crate::local::api::{Instance, InstanceState, Mesh, ProcessState, Workload, WorkloadKind};
+use crate::local::http::Server;
 
 /// The URL's scheme.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,7 @@ pub enum Where {
 #[derive(Debug, Clone)]
 pub enum Entry {
     /// A sidecar's outbound HTTP proxy.
-    Sidecar(SocketAddrV4),
+    Sidecar(Server),
     /// The same in a pod.
     Pod(Box<Target>),
     /// A gateway's address for the URL's port; below 1024 it may be served at the port plus an offset.
@@ -186,7 +187,7 @@ async fn pod(cluster: &Cluster, from: Option<&str>) -> anyhow::Result<Target> {
 }
 
 /// The proxy port of a running instance of `workload[.namespace]`, or of one instance by its name.
-fn sidecar(mesh: &Mesh, from: Option<&str>) -> anyhow::Result<SocketAddrV4> {
+fn sidecar(mesh: &Mesh, from: Option<&str>) -> anyhow::Result<Server> {
     let wanted = from.unwrap_or("client");
     let (name, namespace) = wanted.rsplit_once('.').unwrap_or((wanted, "default"));
     let candidates =
@@ -205,7 +206,7 @@ fn sidecar(mesh: &Mesh, from: Option<&str>) -> anyhow::Result<SocketAddrV4> {
     let instance = instance.with_context(|| {
         format!("no instance of {name:?} is running (`meshctl start INSTANCE` brings one back)")
     })?;
-    Ok(instance.http_proxy)
+    Ok(instance.server(instance.http_proxy))
 }
 
 /// The address of a gateway workload, or of the workload that a Gateway resource selects.

@@ -48,7 +48,7 @@ async fn answers_what_it_saw() {
     let seen = body(&answer);
     let expected = json!({
         "instance": "reviews-v2-0", "workload": "reviews-v2", "version": "v2", "namespace": "default", "method": "GET",
-        "host": "reviews:9080", "path": "/a/b", "query": "x=1&y=2", "protocol": "HTTP/1.1",
+        "host": "reviews:9080", "path": "/a/b", "query": "x=1&y=2", "client": "127.0.0.1", "protocol": "HTTP/1.1",
         "headers": {"host": "reviews:9080", "x-twice": "1, 2", "x-forwarded-client-cert": xfcc},
         "peer": "spiffe://cluster.local/ns/default/sa/client",
     });

@@ -140,9 +140,11 @@ impl Console {
         for notice in &mesh.notices {
             println!("note: {notice}");
         }
-        println!(
-            "note: an application's own port on 127.0.0.1 stands for the inside of its pod: whoever can open it is in the pod"
-        );
+        if mesh.hub.is_none() {
+            println!(
+                "note: an application's own port on 127.0.0.1 stands for the inside of its pod: whoever can open it is in the pod"
+            );
+        }
         gateways(&pilot);
         self.hints(mesh, &pilot);
         println!("\nready after {:.1} s", self.began.elapsed().as_secs_f64());
@@ -173,6 +175,9 @@ impl Console {
         } else {
             if let Some(url) = worth_asking(pilot) {
                 println!("  meshctl request {url} -n 10{name}");
+                if mesh.hub.is_some() && url.starts_with("http:") {
+                    println!("  meshctl exec{name} client-0 -- curl {url}");
+                }
             }
             let deployment = mesh.workloads.iter().find(|w| w.kind == WorkloadKind::Deployment);
             if let Some(instance) = deployment.and_then(|w| w.instances.first()) {

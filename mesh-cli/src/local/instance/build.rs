@@ -12,14 +12,16 @@ use rand::RngExt as _;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::inside::{Inside, as_application, as_sidecar};
 use super::{Instance, Phase, pod};
-use crate::local::api::{self, GatewayAddress, InstanceState, WorkloadKind};
+use crate::local::api::{self, GatewayAddress, InstanceState, Place, WorkloadKind};
 use crate::local::context::Context;
 use crate::local::dir;
 use crate::local::environment::{self, environment};
+use crate::local::hub;
 use crate::local::net::{self, port};
 use crate::local::plan::{Container, Port, Run, Template, Workload};
-use crate::local::probe::Readiness;
+use crate::local::probe::{At, Readiness};
 use crate::local::process::{MYSELF, Program, Unit};
 
 /// An instance that does not run yet, with the probe of each container.
@@ -31,19 +33,22 @@ pub fn build(
     workload: &Workload,
     name: &str,
     index: u8,
+    inside: Option<Inside>,
 ) -> anyhow::Result<(Instance, Vec<Readiness>)> {
     if let Some(why) = &workload.template.blocked {
         anyhow::bail!("{why}");
     }
     let ip = context.network.pod(index);
-    let ports = ports(&context, &workload.template, ip)?;
+    let ports = ports(&context, &workload.template, ip, inside.is_some())?;
     let id = format!("{}.{name}", workload.namespace);
     let is_gateway = workload.kind == WorkloadKind::Gateway;
     let gateway = is_gateway.then(|| GatewayAddress {
         listen_ip: ip,
         port_offset: if net::may_bind(ip, 80) { 0 } else { net::PORT_OFFSET },
     });
-    let parts = Parts { context: &context, workload, name, uid: &new_uid(), index, ip, id: &id };
+    let inside_of = inside.as_ref();
+    let parts =
+        Parts { context: &context, workload, name, uid: &new_uid(), index, ip, id: &id, inside: inside_of };
     parts.write_config(&ports, gateway.as_ref())?;
     let sidecar = parts.sidecar(is_gateway);
     let (containers, readiness) = parts.containers(&ports);
@@ -58,6 +63,8 @@ pub fn build(
         template: workload.template.clone(),
         ports,
         gateway,
+        place: inside.as_ref().map(|inside| inside.place.clone()),
+        inside: parking_lot::Mutex::new(inside),
         sidecar,
         containers,
         phase: watch::Sender::new(phase),
@@ -75,10 +82,23 @@ fn new_uid() -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-/// Every container port gets a free port of loopback for the application; two containers cannot have the same one.
-fn ports(context: &Context, template: &Template, ip: Ipv4Addr) -> anyhow::Result<Vec<api::Port>> {
+/// Every container port gets a free port of loopback for the application, or is its own in a pod `with_netns`; two
+/// containers cannot have the same one.
+fn ports(
+    context: &Context,
+    template: &Template,
+    ip: Ipv4Addr,
+    with_netns: bool,
+) -> anyhow::Result<Vec<api::Port>> {
     let declared: BTreeMap<u16, &Port> =
         template.containers.iter().flat_map(|c| &c.ports).map(|p| (p.number, p)).collect();
+    if with_netns {
+        let port = |declared: &Port| {
+            let at = SocketAddrV4::new(ip, declared.number);
+            api::Port { port: declared.number, name: declared.name.clone(), listen: at, target: at }
+        };
+        return Ok(declared.into_values().map(port).collect());
+    }
     let free = context.app_ports.lock().take(declared.len()).context("no free ports on 127.0.0.1")?;
     let port = |(declared, target): (&Port, SocketAddrV4)| api::Port {
         port: declared.number,
@@ -98,6 +118,7 @@ struct Parts<'a> {
     index: u8,
     ip: Ipv4Addr,
     id: &'a str,
+    inside: Option<&'a Inside>,
 }
 
 impl Parts<'_> {
@@ -113,8 +134,9 @@ impl Parts<'_> {
         let state = context.dir.state_of(self.id);
         remake(&state)?;
         let at = |port: u16| format!("{ip}:{port}");
+        let own = ports.iter().filter(|_| self.inside.is_none());
         let inbound: Vec<Value> =
-            ports.iter().map(|p| json!({"listen": p.listen, "port": p.port, "target": p.target})).collect();
+            own.map(|p| json!({"listen": p.listen, "port": p.port, "target": p.target})).collect();
         let mut config = json!({
             "node": {
                 "kind": if gateway.is_some() { "router" } else { "sidecar" },
@@ -135,14 +157,22 @@ impl Parts<'_> {
             "inbound": inbound,
             "status": at(port::STATUS),
             "metrics": at(port::METRICS),
-            "admin": at(port::ADMIN),
+            "admin": if self.inside.is_some() { format!("127.0.0.1:{}", port::ADMIN) } else { at(port::ADMIN) },
             "state_dir": state,
             "workers": workers(workload.template.concurrency, gateway.is_some()),
             "access_log": true,
             "parent_pid": std::process::id(),
         });
-        match gateway {
-            Some(gateway) => {
+        self.ways_out(&mut config, gateway);
+        dir::write(&context.dir.config_of(self.id), serde_json::to_string_pretty(&config)?.as_bytes())?;
+        Ok(())
+    }
+
+    /// A gateway's listeners, or how the application's traffic comes to its sidecar.
+    fn ways_out(&self, config: &mut Value, gateway: Option<&GatewayAddress>) {
+        let context = self.context;
+        match (gateway, self.inside) {
+            (Some(gateway), _) => {
                 config["gateway"] = json!({"listen_ip": gateway.listen_ip});
                 let mounts = context.mounts.iter().map(|m| json!({"path": m.path, "dir": m.dir}));
                 config["mounts"] = mounts.collect();
@@ -150,16 +180,20 @@ impl Parts<'_> {
                     config["gateway"]["port_offset"] = json!(gateway.port_offset);
                 }
             }
-            None => {
+            (None, Some(inside)) => {
+                let [outbound, inbound] = port::CAPTURE.map(hub::everywhere);
+                config["capture"] =
+                    json!({"outbound": outbound, "inbound": inbound, "tproxy": inside.tproxy});
+            }
+            (None, None) => {
                 let vips = json!({
                     "from": context.network.cluster_subnet(),
                     "to": context.network.pod_subnet(self.index),
                 });
-                config["outbound"] = json!({"http_proxy": at(port::OUTBOUND), "vips": vips});
+                config["outbound"] =
+                    json!({"http_proxy": format!("{}:{}", self.ip, port::OUTBOUND), "vips": vips});
             }
         }
-        dir::write(&context.dir.config_of(self.id), serde_json::to_string_pretty(&config)?.as_bytes())?;
-        Ok(())
     }
 
     fn sidecar(&self, is_gateway: bool) -> Unit {
@@ -168,8 +202,18 @@ impl Parts<'_> {
         let config = self.context.dir.config_of(self.id);
         let log = self.context.dir.log(&format!("{}.{name}", self.workload.namespace));
         let context = self.context.clone();
-        let recipe =
-            move || Ok(context.myself(&["internal", "proxy", "--config", &text(&config)?], log.clone()));
+        let inside = self.inside.map(|inside| as_sidecar(Some(&inside.place)));
+        let recipe = move || {
+            let config = text(&config)?;
+            let proxy = ["internal", "proxy", "--config", &config];
+            let Some(inside) = &inside else { return Ok(context.myself(&proxy, log.clone())) };
+            let parent = std::process::id().to_string();
+            let mut words = vec!["internal", "exec", "--parent", &parent];
+            words.extend(inside.iter().map(String::as_str));
+            words.extend(["--", MYSELF]);
+            words.extend(proxy);
+            Ok(context.myself(&words, log.clone()))
+        };
         Unit::new(&name, self.context.journal.clone(), Box::new(recipe))
     }
 
@@ -181,15 +225,17 @@ impl Parts<'_> {
     fn container(&self, container: &Container, ports: &[api::Port], several: bool) -> (Unit, Readiness) {
         let name = if several { format!("{}/{}", self.name, container.name) } else { self.name.to_owned() };
         let log = self.context.dir.log(&format!("{}.{name}", self.workload.namespace));
+        let netns = self.inside.map(|inside| inside.place.netns.clone());
+        let at = |address: SocketAddrV4| At { address, netns: netns.clone() };
         let target = |number: u16| ports.iter().find(|p| p.port == number).map(|p| p.target);
         let targets: Vec<(u16, SocketAddrV4)> =
             container.ports.iter().filter_map(|p| Some((p.number, target(p.number)?))).collect();
         let readiness = match &container.probe {
             Some(probe) => match target(probe.port()) {
-                Some(at) => Readiness::Probe(probe.clone(), at),
+                Some(target) => Readiness::Probe(probe.clone(), at(target)),
                 None => Readiness::Accepts(Vec::new()),
             },
-            None => Readiness::Accepts(targets.iter().map(|(_, at)| *at).collect()),
+            None => Readiness::Accepts(targets.iter().map(|(_, target)| at(*target)).collect()),
         };
         let (context, container) = (self.context.clone(), container.clone());
         let pod = OwnedPod {
@@ -197,6 +243,7 @@ impl Parts<'_> {
             uid: self.uid.to_owned(),
             workload: self.workload.clone(),
             index: self.index,
+            place: self.inside.map(|inside| inside.place.clone()),
         };
         let recipe = move || pod.program(&context, &container, &targets, log.clone());
         (Unit::new(&name, self.context.journal.clone(), Box::new(recipe)), readiness)
@@ -209,6 +256,7 @@ struct OwnedPod {
     uid: String,
     workload: Workload,
     index: u8,
+    place: Option<Place>,
 }
 
 impl OwnedPod {
@@ -229,11 +277,16 @@ impl OwnedPod {
             ip,
             labels: &self.workload.template.labels,
             annotations: &self.workload.template.annotations,
-            http_proxy: SocketAddrV4::new(ip, port::OUTBOUND),
+            http_proxy: self.place.is_none().then(|| SocketAddrV4::new(ip, port::OUTBOUND)),
         };
-        let environment = environment(&pod, container, targets, &context.services(self.index))?;
+        let mut environment = environment(&pod, container, targets, &context.services(self.index))?;
         let parent = std::process::id().to_string();
-        let mut arguments = ["internal", "exec", "--parent", &parent, "--"].map(str::to_owned).to_vec();
+        let mut arguments = ["internal", "exec", "--parent", &parent].map(str::to_owned).to_vec();
+        arguments.extend(as_application(self.place.as_ref()));
+        arguments.push("--".to_owned());
+        if let Some(place) = &self.place {
+            environment.extend(listen(place, &environment));
+        }
         match &container.run {
             Run::Command(command) => {
                 let variables = environment.iter().cloned().collect();
@@ -247,6 +300,13 @@ impl OwnedPod {
         program.directory = container.directory.as_ref().map(Into::into);
         Ok(program)
     }
+}
+
+/// In a pod of its own the sample application is reached at the pod's addresses.
+fn listen(place: &Place, environment: &[(String, String)]) -> Option<(String, String)> {
+    const LISTEN: &str = "APP_LISTEN";
+    let told = environment.iter().any(|(name, _)| name == LISTEN);
+    (!told).then(|| (LISTEN.to_owned(), hub::any(place.pod_ip6.is_some()).to_owned()))
 }
 
 /// The sample application on all ports of a container; ports named `tcp*` echo.

@@ -1,5 +1,6 @@
 //! The Pod object that a pod's instance is told to the pilot by: one file, replaced by rename.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use mesh_proto::crd::meta::LOW_PORT_OFFSET;
@@ -34,7 +35,11 @@ impl Instance {
 
     /// Gives back what it had; its logs stay.
     pub(super) fn clean_up(&self) {
-        self.context.app_ports.lock().give_back(self.ports.iter().map(|p| p.target.port()));
+        match self.inside.lock().take() {
+            // Nothing more reaches it.
+            Some(inside) => drop(inside),
+            None => self.context.app_ports.lock().give_back(self.ports.iter().map(|p| p.target.port())),
+        }
         let _ = std::fs::remove_file(self.pod_file());
         let id = self.file_id();
         let _ = std::fs::remove_file(self.context.dir.config_of(&id));
@@ -78,6 +83,9 @@ impl Instance {
             metadata["deletionTimestamp"] = json!(deleted);
         }
         let ready = phase.state == InstanceState::Ready;
+        let v6 = self.place.as_ref().and_then(|place| place.pod_ip6);
+        let ips = std::iter::once(IpAddr::from(self.ip())).chain(v6.map(Into::into));
+        let ips: Vec<Value> = ips.map(|ip| json!({"ip": ip})).collect();
         json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -90,6 +98,7 @@ impl Instance {
             "status": {
                 "phase": if phase.state == InstanceState::Starting { "Pending" } else { "Running" },
                 "podIP": self.ip().to_string(),
+                "podIPs": ips,
                 "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
             },
         })

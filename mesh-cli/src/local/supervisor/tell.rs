@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::Supervisor;
 use crate::local::api::Mesh;
+use crate::local::hub::Hub;
 use crate::local::process::Unit;
 
 impl Supervisor {
@@ -18,7 +19,8 @@ impl Supervisor {
             pid: std::process::id(),
             trust_domain: context.trust_domain.clone(),
             cluster_domain: context.cluster_domain.clone(),
-            network: context.network.number(),
+            network: context.network.range(),
+            hub: context.hub.as_ref().map(Hub::path),
             paths: self.paths.clone(),
             ready: self.ready.load(Ordering::Relaxed),
             roots: context.dir.roots(),

@@ -29,6 +29,8 @@ const WITHOUT_WATCHER: Duration = Duration::from_secs(1);
 const LOG_CHECK: Duration = Duration::from_secs(10);
 /// A log longer than this becomes `.1` (the state directory is often in memory).
 const MAX_LOG: u64 = 32 << 20;
+/// How often the pilot is asked which services there are.
+const NAMES_CHECK: Duration = Duration::from_millis(500);
 /// The pause before the pilot's events are asked for again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -57,7 +59,7 @@ pub fn unit(
 
 /// Runs until aborted.
 pub async fn run(supervisor: Arc<Supervisor>) {
-    tokio::join!(tokens(&supervisor), logs(&supervisor), events(&supervisor));
+    tokio::join!(tokens(&supervisor), logs(&supervisor), events(&supervisor), names(&supervisor));
 }
 
 /// The pilot's token; those of pods are renewed by the pods.
@@ -68,6 +70,19 @@ async fn tokens(supervisor: &Supervisor) {
         if let Err(error) = supervisor.context.write_token("mesh-pilot", SYSTEM, "mesh-pilot", "mesh-pilot") {
             supervisor.context.journal.tell("failed", format!("cannot write the pilot's token: {error}"));
         }
+    }
+}
+
+/// Services come and go: the names inside the namespaces with them.
+async fn names(supervisor: &Supervisor) {
+    if supervisor.context.hub.is_none() {
+        return;
+    }
+    let mut tick = interval(NAMES_CHECK);
+    loop {
+        tick.tick().await;
+        // Without an answer the names stay as they are.
+        let _ = supervisor.context.pilot_status().await;
     }
 }
 
