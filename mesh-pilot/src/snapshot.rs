@@ -83,6 +83,8 @@ pub struct MeshOptions {
     pub detection_timeout: Option<std::time::Duration>,
     /// Where traffic goes first, for rules that don't say; a rule that does replaces it as a whole.
     pub locality: Option<crd::destination_rule::LocalitySetting>,
+    /// What is done to a request's path before anybody looks at it.
+    pub path_normalization: mesh_proto::wire::mesh::v1::PathNormalization,
     /// How long connecting may take, for rules that don't say; the default if `None`.
     pub connect_timeout: Option<std::time::Duration>,
 }
@@ -280,6 +282,8 @@ pub struct Config {
     pub secrets: BTreeMap<PodKey, HeldSecret>,
     /// Whether peers must use mTLS.
     pub peer_authentications: Vec<Arc<Held<Arc<crd::PeerAuthentication>>>>,
+    /// Who may do what.
+    pub authorization_policies: Vec<Arc<Held<Arc<crd::AuthorizationPolicy>>>>,
     /// Refused objects that restrict and of which there is no good version: their targets fail closed. A
     /// PeerAuthentication makes its targets STRICT; a DestinationRule its host unreachable; other kinds let nothing in
     /// (`SelfConfig.deny_all`). By reference.
@@ -314,6 +318,7 @@ impl Config {
             gateways: Vec::new(),
             secrets: BTreeMap::new(),
             peer_authentications: Vec::new(),
+            authorization_policies: Vec::new(),
             restrictions: Vec::new(),
             label_scoped: false,
             routed: OnceLock::new(),

@@ -15,6 +15,7 @@ macro_rules! strict {
     )+};
 }
 
+pub mod authorization_policy;
 pub mod check;
 mod decode;
 pub mod destination_rule;
@@ -32,6 +33,7 @@ pub mod virtual_service;
 pub mod workload;
 pub mod yaml;
 
+pub use authorization_policy::AuthorizationPolicy;
 pub use destination_rule::DestinationRule;
 pub use gateway::Gateway;
 pub use load::{Report, from_value, parse, parse_file, validate_files, yaml_files};

@@ -1,5 +1,6 @@
 //! Names that cannot be wrong: each is parsed once, at the edge, and then passed around as a type.
 
+pub mod authorization;
 pub mod host_port;
 pub mod identity;
 pub mod protocol;

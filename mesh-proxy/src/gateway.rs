@@ -10,7 +10,7 @@ pub mod termination;
 mod tls;
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +19,18 @@ use bytes::Bytes;
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
+use mesh_proto::model::SpiffeId;
 use tokio::net::TcpStream;
 
 use self::tls::Secure;
+use crate::authorization::{Connection, Gate, gate};
 use crate::destination::normalise;
 use crate::detect::{First, detect_until};
 use crate::drain::Closer;
 use crate::exchange::{Ends, Exchange, reply};
-use crate::http::{BadRequest, Body, Protocol, Reply, Service, serve_connection};
+use crate::http::{BadRequest, Body, Protocol, Reply, Service, path, serve_connection};
+use crate::inbound::decide::Through;
+use crate::inbound::live::Admitted;
 use crate::io::Io;
 use crate::outbound::forward::Onward;
 use crate::outbound::headers::{self, CLIENT_CERT};
@@ -53,6 +57,7 @@ struct Gateway {
     closer: Closer,
     /// None: plaintext.
     secure: Option<Secure>,
+    gate: Gate,
     known: RefCell<Option<Rc<Known>>>,
 }
 
@@ -82,7 +87,8 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, po
     };
     if !listener.tcp.is_empty() {
         // The server may speak first.
-        return bytes_to(&worker, Io::Plain(stream), &listener.tcp, ends, &closer).await;
+        let connection = connection(&listener, &ends, None);
+        return bytes_to(&worker, Io::Plain(stream), &listener.tcp, ends, &connection, &closer).await;
     }
     let first = detect_until(&stream, SILENCE, &watch, worker.settings.drain_linger).await;
     let protocol = match (first, listener.is_tls()) {
@@ -97,8 +103,20 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, po
         (Ok(Some(First::Http2)), false) => Protocol::Http2,
         (Ok(Some(First::Http1 | First::Other | First::Tls)), false) => Protocol::Http1,
     };
-    let service = Rc::new(Gateway::new(&worker, port, ends, closer, None));
+    let connection = connection(&listener, &ends, None);
+    let service = Rc::new(Gateway::new(&worker, connection, port, ends, closer, None));
     serve_connection(Io::Plain(stream), Bytes::new(), protocol, &worker.settings, service, watch).await;
+}
+
+/// What policies are asked about: the port is the one that is bound where nothing moves it.
+fn connection(listener: &Listener, ends: &Ends, peer: Option<SpiffeId>) -> Connection {
+    let address = ends.local.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |local| local.ip());
+    Connection {
+        peer,
+        source: ends.source_ip(),
+        destination: SocketAddr::new(address, listener.target_port),
+        sni: Box::from(&*ends.server_name),
+    }
 }
 
 fn listener_of(worker: &Worker, port: u16) -> Option<Arc<Listener>> {
@@ -106,11 +124,28 @@ fn listener_of(worker: &Worker, port: u16) -> Option<Arc<Listener>> {
 }
 
 /// Joins a client's bytes with where the first rule sends them.
-async fn bytes_to(worker: &Rc<Worker>, io: Io, rules: &[TcpRule], ends: Ends, closer: &Closer) {
-    let upstream = match rules.first() {
-        Some(rule) => tcp::routed(worker, rule, ends.source_ip()).await,
-        None => Err(Failure::NoRoute),
+async fn bytes_to(
+    worker: &Rc<Worker>,
+    io: Io,
+    rules: &[TcpRule],
+    ends: Ends,
+    connection: &Connection,
+    closer: &Closer,
+) {
+    let config = worker.store.self_config().ok_or(Failure::NotReady);
+    let upstream = match (config.and_then(|config| gate::bytes(&config, connection)), rules.first()) {
+        (Err(failure), _) => Err(failure),
+        (Ok(()), Some(rule)) => tcp::routed(worker, rule, ends.source_ip()).await,
+        (Ok(()), None) => Err(Failure::NoRoute),
     };
+    // What policies say may change while bytes flow.
+    let _entry = worker.live.admit(Admitted {
+        connection: connection.clone(),
+        bytes: true,
+        through: Through::Gateway,
+        chain: Vec::new(),
+        closer: closer.clone(),
+    });
     match upstream {
         Ok(upstream) => tcp::join(worker, io, Bytes::new(), upstream, ends, closer).await,
         Err(failure) => tcp::refused(worker, &ends, &failure),
@@ -118,8 +153,16 @@ async fn bytes_to(worker: &Rc<Worker>, io: Io, rules: &[TcpRule], ends: Ends, cl
 }
 
 impl Gateway {
-    fn new(worker: &Rc<Worker>, port: u16, ends: Ends, closer: Closer, secure: Option<Secure>) -> Self {
-        Self { worker: worker.clone(), port, ends, closer, secure, known: RefCell::default() }
+    fn new(
+        worker: &Rc<Worker>,
+        connection: Connection,
+        port: u16,
+        ends: Ends,
+        closer: Closer,
+        secure: Option<Secure>,
+    ) -> Self {
+        let gate = Gate::new(connection);
+        Self { worker: worker.clone(), port, ends, closer, secure, gate, known: RefCell::default() }
     }
 
     /// What was spoken here.
@@ -140,6 +183,9 @@ impl Gateway {
             exchange.request_id(id);
         }
         let known = self.find(&head)?;
+        let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
+        path::normalise(&mut head.uri, config.path_normalization)?;
+        self.gate.request(&config, &head)?;
         if known.virtual_host.https_redirect && self.secure.is_none() {
             let response = to_https(&head).ok_or(Failure::NoRoute)?;
             exchange.direct(response.status().as_u16());

@@ -9,6 +9,7 @@ pub mod h1;
 pub mod h2;
 pub mod headers;
 pub(crate) mod interim;
+pub mod path;
 pub mod replay;
 pub mod server;
 pub mod service;

@@ -4,6 +4,7 @@
 //! trailers-only answers). Sources: Envoy's response flags and response code details, gRFC's HTTP to gRPC status mapping.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -11,6 +12,7 @@ use http::{HeaderMap, Response, StatusCode};
 use mesh_proto::model::HostPort;
 
 use crate::cluster::NoEndpoint;
+use crate::http::path::BadPath;
 use crate::http::{BadRequest, Body};
 use crate::pool::SendErrorKind;
 use crate::store::Demand;
@@ -19,6 +21,8 @@ use crate::telemetry::Flags;
 #[cfg(test)]
 mod tests;
 
+/// What Envoy says of each request that a policy denies: which policy is nobody's business but the access log's.
+const DENIED: &str = "RBAC: access denied";
 /// What Envoy adds where a limit was reached.
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
@@ -82,6 +86,15 @@ pub enum Failure {
         /// Which one.
         policy: String,
     },
+    /// An AuthorizationPolicy forbids it.
+    #[error("AuthorizationPolicy: {}", rule.as_deref().unwrap_or("no ALLOW rule matches"))]
+    Denied {
+        /// The DENY rule; none: there are ALLOW policies, and none of them matches.
+        rule: Option<Arc<str>>,
+    },
+    /// A path that servers read differently.
+    #[error("{0}")]
+    BadPath(#[from] BadPath),
     /// Nothing matches.
     #[error("no route for this request")]
     NoRoute,
@@ -167,6 +180,15 @@ impl Failure {
             | Self::FailClosed { .. }
             | Self::ProxyPort(_) => {
                 told(StatusCode::FORBIDDEN, Flags::NONE, format!("policy: {self}"), Fault::Policy)
+            }
+            Self::Denied { rule } => {
+                // Envoy's words.
+                let rule = rule.as_deref().unwrap_or("none");
+                let details = format!("rbac_access_denied_matched_policy[{rule}]");
+                told(StatusCode::FORBIDDEN, Flags::NONE, details, Fault::Policy)
+            }
+            Self::BadPath(_) => {
+                known(StatusCode::BAD_REQUEST, Flags::NONE, "path_normalization_failed", Fault::Client)
             }
             Self::NoTlsServer(_) => {
                 known(StatusCode::NOT_FOUND, Flags::NO_ROUTE, "filter_chain_not_found", Fault::Route)
@@ -289,7 +311,11 @@ impl Failure {
     #[must_use]
     pub fn response(&self, grpc: bool, open: bool) -> Response<Body> {
         let verdict = self.verdict();
-        let text = if open { self.text(&verdict) } else { short(&verdict.details).to_owned() };
+        let text = match self {
+            Self::Denied { .. } => DENIED.to_owned(),
+            _ if open => self.text(&verdict),
+            _ => short(&verdict.details).to_owned(),
+        };
         let mut response =
             if grpc { trailers_only(verdict.status, &text) } else { plain(verdict.status, text) };
         if matches!(self, Self::Send { kind: SendErrorKind::Overflow(_), .. }) {

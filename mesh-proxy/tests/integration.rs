@@ -4,6 +4,7 @@
 
 mod support;
 
+mod authorization;
 mod capture;
 mod drain;
 mod environment;

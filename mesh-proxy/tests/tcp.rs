@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::support::mesh::{DETECTION, Pair};
 
 /// Says hello first, then echoes until the client's end, then says goodbye.
-async fn server_first() -> SocketAddr {
+pub async fn server_first() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mesh_proto::crd::destination_rule::LocalitySetting;
 use mesh_proto::crd::yaml;
 use mesh_proto::crd::{Position, Problem, Severity};
+use mesh_proto::wire::mesh::v1::PathNormalization;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
@@ -113,6 +114,20 @@ fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Valu
                 return Err("is too short (at least 1ms)".to_owned());
             }
             config.options.connect_timeout = Some(timeout.0);
+        }
+        "pathNormalization" => {
+            let mode = value.get("normalization").and_then(Value::as_str);
+            config.options.path_normalization = match mode {
+                None | Some("DEFAULT" | "BASE") => PathNormalization::PathBase,
+                Some("NONE") => PathNormalization::PathNone,
+                Some("MERGE_SLASHES") => PathNormalization::PathMergeSlashes,
+                Some("DECODE_AND_MERGE_SLASHES") => PathNormalization::PathDecodeAndMergeSlashes,
+                Some(other) => {
+                    return Err(format!(
+                        "normalization {other} is none (expected BASE, NONE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES)"
+                    ));
+                }
+            };
         }
         "localityLbSetting" => config.options.locality = Some(locality(value)?),
         "enableAutoMtls" if value == true => {}
@@ -241,7 +256,7 @@ mod tests {
         let text = "trustDomain: td\nrootNamespace: root\naccessLogFile: /dev/stdout\n\
             outboundTrafficPolicy: {mode: REGISTRY_ONLY}\nprotocolDetectionTimeout: 500ms\nenableAutoMtls: true\n\
             defaultConfig: {concurrency: 2, tracing: {}}\nlocalityLbSetting: {failover: [{from: a, to: b}]}\n\
-            connectTimeout: 3s\naccessLogEncoding: JSON\n";
+            connectTimeout: 3s\npathNormalization: {normalization: MERGE_SLASHES}\naccessLogEncoding: JSON\n";
         let (config, told) = parse(text).unwrap();
         assert_eq!(
             (config.trust_domain.as_deref(), config.root_namespace.as_deref()),
@@ -256,6 +271,7 @@ mod tests {
                 ..LocalitySetting::default()
             }),
             connect_timeout: Some(Duration::from_secs(3)),
+            path_normalization: PathNormalization::PathMergeSlashes,
         };
         assert_eq!(config.options, options);
         let paths: Vec<_> = told.iter().map(|told| told.path.as_str()).collect();
@@ -270,6 +286,7 @@ mod tests {
             ("protocolDetectionTimeout: soon", "protocolDetectionTimeout"),
             ("trustDomain: [a]", "trustDomain"),
             ("connectTimeout: 0s", "connectTimeout"),
+            ("pathNormalization: {normalization: SOME}", "pathNormalization"),
             ("localityLbSetting: {distribute: [{from: a, to: {b: 80}}]}", "localityLbSetting"),
             ("localityLbSetting: {failovr: []}", "localityLbSetting"),
             ("- a", ""),

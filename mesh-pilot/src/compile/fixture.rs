@@ -164,7 +164,8 @@ pub(super) fn backends(rule: &wire::Rule) -> Vec<String> {
 
 /// An Istio object in one line.
 pub(super) fn object(kind: &str, name: &str, spec: &str) -> String {
-    let group = if kind == "PeerAuthentication" { "security" } else { "networking" };
+    let security = matches!(kind, "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication");
+    let group = if security { "security" } else { "networking" };
     let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
     format!(
         "---\n{{apiVersion: {group}.istio.io/v1, kind: {kind}, metadata: {{name: {name}, namespace: {namespace}}}, spec: {spec}}}\n"

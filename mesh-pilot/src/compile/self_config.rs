@@ -6,7 +6,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 
 use super::endpoints::{PodPort, facts, ports};
 use super::policy::{deny_all, peer_policy};
-use super::{holds, on_wire};
+use super::{authorization, holds, on_wire};
 use crate::snapshot::{Compiled, Config, Outbound, Pod};
 
 /// How long a plaintext client of a PERMISSIVE port may say nothing before the application is asked to speak first. Mesh
@@ -27,6 +27,7 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
         name: port.name,
         services: port.services,
     };
+    let (authorization, of_policies) = authorization::policies(config, pod);
     let message = wire::SelfConfig {
         identity: pod.identity.to_string(),
         facts: Some(facts(pod)),
@@ -46,6 +47,8 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
         requires: Vec::new(),
         deny_all: deny_all(config, pod),
         locality: pod.locality.to_string(),
+        authorization,
+        path_normalization: config.options.path_normalization.into(),
     };
-    Some(Compiled { message, holds: holds(policy.revisions) })
+    Some(Compiled { message, holds: holds(policy.revisions.into_iter().chain(of_policies)) })
 }

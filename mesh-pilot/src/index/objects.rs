@@ -169,6 +169,9 @@ fn add(config: &mut Config, resource: &Resource, revision: u64) {
             config.secrets.insert(key, held(resource, revision, spec));
         }
         Object::PeerAuthentication(spec) => config.peer_authentications.push(held(resource, revision, spec)),
+        Object::AuthorizationPolicy(spec) => {
+            config.authorization_policies.push(held(resource, revision, spec));
+        }
         Object::Namespace(namespace) => {
             let labels: Labels = namespace.metadata.labels.clone();
             config.namespaces.insert(resource.reference.name.clone(), labels);

@@ -4,6 +4,7 @@
 //! The rule for a field that we don't act on: where it decides **where** or **what** is sent, or restricts, the object is
 //! refused; where it only tunes, the object is accepted with a warning. Nothing is ignored in silence.
 
+mod authorization_policy;
 mod core;
 mod destination_rule;
 mod gateway;
@@ -32,6 +33,7 @@ pub fn object(object: &Object, findings: &mut Findings) {
         Object::DestinationRule(rule) => destination_rule::check(&rule.spec, findings),
         Object::Gateway(gateway) => gateway::check(&gateway.spec, findings),
         Object::PeerAuthentication(policy) => peer_authentication::check(&policy.spec, findings),
+        Object::AuthorizationPolicy(policy) => authorization_policy::check(policy, findings),
     }
 }
 

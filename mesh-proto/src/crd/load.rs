@@ -173,6 +173,7 @@ fn decode_kind(
         Kind::DestinationRule => object!(DestinationRule),
         Kind::Gateway => object!(Gateway),
         Kind::PeerAuthentication => object!(PeerAuthentication),
+        Kind::AuthorizationPolicy => object!(AuthorizationPolicy),
         other => {
             findings.error("kind", format!("{other} is not in force yet"), "");
             return Err(Vec::new());

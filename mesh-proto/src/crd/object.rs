@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::authorization_policy::AuthorizationPolicy;
 use super::destination_rule::DestinationRule;
 use super::gateway::Gateway;
 use super::meta::{Labels, ObjectMeta, ObjectRef};
@@ -29,6 +30,7 @@ pub enum Object {
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
     PeerAuthentication(Arc<PeerAuthentication>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
 }
 
 impl Object {
@@ -47,6 +49,7 @@ impl Object {
             Self::DestinationRule(o) => &o.metadata,
             Self::Gateway(o) => &o.metadata,
             Self::PeerAuthentication(o) => &o.metadata,
+            Self::AuthorizationPolicy(o) => &o.metadata,
         }
     }
 }

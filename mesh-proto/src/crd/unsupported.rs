@@ -27,6 +27,7 @@ pub fn unsupported(kind: Kind) -> Option<Unsupported> {
         | Kind::VirtualService
         | Kind::DestinationRule
         | Kind::Gateway
+        | Kind::AuthorizationPolicy
         | Kind::PeerAuthentication => return None,
         Kind::EnvoyFilter => {
             "patches Envoy's configuration and there is no Envoy here; use VirtualService retries and timeout for routes, \
@@ -36,8 +37,7 @@ pub fn unsupported(kind: Kind) -> Option<Unsupported> {
         Kind::WasmPlugin | Kind::TrafficExtension => {
             "runs code inside Envoy and there is no Envoy here; use VirtualService or an AuthorizationPolicy with a CUSTOM action"
         }
-        Kind::AuthorizationPolicy
-        | Kind::RequestAuthentication
+        Kind::RequestAuthentication
         | Kind::BackendTLSPolicy
         | Kind::ServiceEntry
         | Kind::Sidecar
@@ -69,6 +69,10 @@ pub fn targets(kind: Kind, value: &Value) -> Option<Targets> {
         | Kind::PeerAuthentication
         | Kind::WasmPlugin
         | Kind::TrafficExtension => {
+            let of_gateway = crate::crd::authorization_policy::gateway_labels(value);
+            if kind == Kind::AuthorizationPolicy && of_gateway.is_some() {
+                return of_gateway.map(Targets::Workloads);
+            }
             let selector = value.pointer("/spec/selector/matchLabels");
             let labels = selector.and_then(|labels| serde_json::from_value::<Labels>(labels.clone()).ok());
             Some(Targets::Workloads(labels.unwrap_or_default()))

@@ -87,6 +87,50 @@ pub struct SelfConfig {
     /// region/zone/subzone; empty: not known
     #[prost(string, tag = "15")]
     pub locality: ::prost::alloc::string::String,
+    /// Who may do what here. Any DENY that matches denies; where there is an ALLOW, one has to match.
+    #[prost(message, repeated, tag = "16")]
+    pub authorization: ::prost::alloc::vec::Vec<AuthorizationPolicy>,
+    /// What is done to a request's path before anybody looks at it.
+    #[prost(enumeration = "PathNormalization", tag = "17")]
+    pub path_normalization: i32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthorizationPolicy {
+    #[prost(message, optional, tag = "1")]
+    pub origin: ::core::option::Option<Origin>,
+    #[prost(enumeration = "AuthorizationAction", tag = "2")]
+    pub action: i32,
+    /// One of them has to match. None: the policy matches nothing.
+    #[prost(message, repeated, tag = "3")]
+    pub rules: ::prost::alloc::vec::Vec<AuthorizationRule>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthorizationRule {
+    /// none, or one of them
+    #[prost(message, repeated, tag = "1")]
+    pub from: ::prost::alloc::vec::Vec<AuthorizationClause>,
+    /// none, or one of them
+    #[prost(message, repeated, tag = "2")]
+    pub to: ::prost::alloc::vec::Vec<AuthorizationClause>,
+    /// all of them
+    #[prost(message, repeated, tag = "3")]
+    pub when: ::prost::alloc::vec::Vec<AuthorizationMatch>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthorizationClause {
+    /// all of them
+    #[prost(message, repeated, tag = "1")]
+    pub matches: ::prost::alloc::vec::Vec<AuthorizationMatch>,
+}
+/// One of the values (if there are some), and none of the others. Names and forms: mesh_proto::model::authorization.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthorizationMatch {
+    #[prost(string, tag = "1")]
+    pub attribute: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "3")]
+    pub not_values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InboundPort {
@@ -863,6 +907,68 @@ impl MtlsMode {
             "MTLS_PERMISSIVE" => Some(Self::MtlsPermissive),
             "MTLS_STRICT" => Some(Self::MtlsStrict),
             "MTLS_DISABLE" => Some(Self::MtlsDisable),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuthorizationAction {
+    AuthorizationDeny = 0,
+    AuthorizationAllow = 1,
+}
+impl AuthorizationAction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::AuthorizationDeny => "AUTHORIZATION_DENY",
+            Self::AuthorizationAllow => "AUTHORIZATION_ALLOW",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUTHORIZATION_DENY" => Some(Self::AuthorizationDeny),
+            "AUTHORIZATION_ALLOW" => Some(Self::AuthorizationAllow),
+            _ => None,
+        }
+    }
+}
+/// MeshConfig's pathNormalization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PathNormalization {
+    /// dot segments, backslashes, percent codes of unreserved characters
+    PathBase = 0,
+    PathNone = 1,
+    /// BASE, and // is /
+    PathMergeSlashes = 2,
+    /// MERGE_SLASHES, and %2F and %5C are /
+    PathDecodeAndMergeSlashes = 3,
+}
+impl PathNormalization {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::PathBase => "PATH_BASE",
+            Self::PathNone => "PATH_NONE",
+            Self::PathMergeSlashes => "PATH_MERGE_SLASHES",
+            Self::PathDecodeAndMergeSlashes => "PATH_DECODE_AND_MERGE_SLASHES",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PATH_BASE" => Some(Self::PathBase),
+            "PATH_NONE" => Some(Self::PathNone),
+            "PATH_MERGE_SLASHES" => Some(Self::PathMergeSlashes),
+            "PATH_DECODE_AND_MERGE_SLASHES" => Some(Self::PathDecodeAndMergeSlashes),
             _ => None,
         }
     }

@@ -13,7 +13,7 @@ use mesh_proto::runtime::tls::{explain, peer};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Gateway, bytes_to};
+use super::{Gateway, bytes_to, connection};
 use crate::drain::{Closer, DrainWatch};
 use crate::exchange::Ends;
 use crate::http::{Protocol, serve_connection};
@@ -63,7 +63,8 @@ pub(super) async fn serve(
     let (settings, inside) = match &server.action {
         TlsAction::Forward(rule) => {
             let rules = std::slice::from_ref(rule);
-            return bytes_to(&worker, Io::Plain(stream), rules, ends, &closer).await;
+            let connection = connection(listener, &ends, None);
+            return bytes_to(&worker, Io::Plain(stream), rules, ends, &connection, &closer).await;
         }
         TlsAction::Terminate(settings, inside) => (settings, inside),
     };
@@ -78,22 +79,25 @@ pub(super) async fn serve(
         Err(_) => return refused(&worker, &ends, &Failure::Handshake("it took too long".to_owned())),
     };
     let mut client_cert = io.peer_certificates().and_then(<[_]>::first).and_then(client_cert::of_outsider);
+    let mut workload = None;
     if termination.mesh {
         // Verified in the handshake: a workload of the mesh.
         let chain = io.peer_certificates().unwrap_or_default();
         let Ok(peer) = peer(chain) else { return };
         ends.source = me::from_certificate(&peer.id);
         client_cert = chain.first().and_then(|leaf| client_cert::value(worker.identity.id(), &peer.id, leaf));
+        workload = Some(peer.id);
     }
+    let connection = connection(listener, &ends, workload);
     let protocol = match io.alpn() {
         Some(b"h2") => Protocol::Http2,
         Some(name) if MeshAlpn::of(name) == Some(MeshAlpn::Http2) => Protocol::Http2,
         _ => Protocol::Http1,
     };
     if let Inside::Tcp(rules) = inside {
-        return bytes_to(&worker, io, rules, ends, &closer).await;
+        return bytes_to(&worker, io, rules, ends, &connection, &closer).await;
     }
     let secure = Secure { sni, key: settings.key.clone(), trust: termination.trust, client_cert };
-    let service = Gateway::new(&worker, listener.port, ends, closer, Some(secure));
+    let service = Gateway::new(&worker, connection, listener.port, ends, closer, Some(secure));
     serve_connection(io, Bytes::new(), protocol, &worker.settings, Rc::new(service), watch).await;
 }

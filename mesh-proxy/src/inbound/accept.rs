@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use mesh_proto::model::Protocol as Declared;
+use mesh_proto::model::{Protocol as Declared, SpiffeId};
 use mesh_proto::runtime::svid::Svid;
 use mesh_proto::runtime::tls::{explain, peer};
 use rustls::pki_types::CertificateDer;
@@ -20,6 +20,7 @@ use super::client_cert;
 use super::decide::{self, Decision, Look, Seen, Through, decide};
 use super::http::{Inbound, Peer};
 use super::live::Admitted;
+use crate::authorization::{Connection, Gate, gate};
 use crate::capture::Application;
 use crate::detect::{First, detect_read, detect_until};
 use crate::drain::{Closer, DrainWatch};
@@ -46,6 +47,8 @@ type Chain = Vec<CertificateDer<'static>>;
 /// What is known about a connection while it is being let in.
 struct Arrival {
     worker: Rc<Worker>,
+    /// Who was verified.
+    peer: Option<SpiffeId>,
     me: Rc<Me>,
     port: Application,
     ends: Ends,
@@ -71,7 +74,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, po
         remote: Some(remote),
         server_name: Rc::from(""),
     };
-    let mut arrival = Arrival { worker, me, port, ends, closer, watch };
+    let mut arrival = Arrival { worker, peer: None, me, port, ends, closer, watch };
     let Some(seen) = arrival.look(&stream).await else { return };
     // Policy may have changed while we waited for the first byte.
     let Some(config) = arrival.worker.store.self_config() else { return };
@@ -141,6 +144,7 @@ impl Arrival {
     async fn mtls(mut self, mut io: Io, chain: Chain, peer: Svid) {
         self.ends.mtls = true;
         self.ends.source = me::from_certificate(&peer.id);
+        self.peer = Some(peer.id.clone());
         let expires = peer.not_after.min(self.worker.identity.leaf().not_after);
         let told = Peer { client_cert: self.client_cert(&peer.id, &chain), id: peer.id };
         let closer = self.closer.clone();
@@ -154,11 +158,7 @@ impl Arrival {
         until_expiry(serving, expires, &closer).await;
     }
 
-    fn client_cert(
-        &self,
-        peer: &mesh_proto::model::SpiffeId,
-        chain: &[CertificateDer<'static>],
-    ) -> Option<http::HeaderValue> {
+    fn client_cert(&self, peer: &SpiffeId, chain: &[CertificateDer<'static>]) -> Option<http::HeaderValue> {
         client_cert::value(self.worker.identity.id(), peer, chain.first()?)
     }
 
@@ -188,26 +188,40 @@ impl Arrival {
         }
     }
 
-    fn admitted(&self, io: &Io, chain: Chain) -> Admitted {
+    /// What policies are asked about.
+    fn connection(&self) -> Connection {
+        let address = self.ends.local.map_or(self.port.target.ip(), |local| local.ip());
+        Connection {
+            peer: self.peer.clone(),
+            source: self.ends.source_ip(),
+            destination: SocketAddr::new(address, self.port.port),
+            sni: Box::from(&*self.ends.server_name),
+        }
+    }
+
+    fn admitted(&self, io: &Io, chain: Chain, bytes: bool) -> Admitted {
         let through = if io.is_tls() { Through::Mtls } else { Through::Plain };
-        Admitted { port: self.port.port, through, chain, closer: self.closer.clone() }
+        Admitted { connection: self.connection(), bytes, through, chain, closer: self.closer.clone() }
     }
 
     async fn http(self, io: Io, first: Bytes, protocol: Protocol, peer: Option<Peer>, chain: Chain) {
-        let _entry = self.worker.live.admit(self.admitted(&io, chain));
+        let _entry = self.worker.live.admit(self.admitted(&io, chain, false));
+        let gate = Gate::new(self.connection());
         let declared = self.me.config.protocol_of(self.port.port);
         let worker = self.worker;
-        let service = Inbound::new(worker.clone(), self.port, declared, self.ends, peer, self.closer);
+        let service = Inbound::new(worker.clone(), self.port, declared, self.ends, (peer, gate), self.closer);
         serve_connection(io, first, protocol, &worker.settings, Rc::new(service), self.watch).await;
     }
 
     async fn opaque(self, io: Io, first: Bytes, chain: Chain) {
         // Requests are told in words; bytes cannot be, and what policy forbids may have become known during a handshake.
         let config = self.worker.store.self_config();
-        if let Some(failure) = config.map_or(Some(Failure::NotReady), |c| decide::closed(&c)) {
+        let admitted = self.admitted(&io, chain, true);
+        let allowed = config.ok_or(Failure::NotReady).and_then(|c| gate::bytes(&c, &admitted.connection));
+        if let Err(failure) = allowed {
             return refused(&self.worker, &self.ends, &failure);
         }
-        let _entry = self.worker.live.admit(self.admitted(&io, chain));
+        let _entry = self.worker.live.admit(admitted);
         let target = direct::application(&self.worker.targets, self.port, MeshAlpn::Tcp);
         match self.worker.pool.connect_raw(&target).await {
             Ok(app) => {

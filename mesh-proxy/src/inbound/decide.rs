@@ -57,6 +57,8 @@ pub enum Through {
     Mtls,
     /// Plaintext, or TLS that is the application's own.
     Plain,
+    /// As a gateway's server says; PeerAuthentication is for workloads.
+    Gateway,
 }
 
 /// How long a client of an HTTP port, or of a port that takes only TLS, may be silent.
@@ -117,7 +119,8 @@ pub fn still_allowed(config: &SelfConfig, port: u16, through: Through) -> bool {
         && match (config.mtls_of(port), through) {
             (MtlsMode::MtlsStrict, Through::Plain) | (MtlsMode::MtlsDisable, Through::Mtls) => false,
             (MtlsMode::MtlsStrict | MtlsMode::MtlsPermissive, Through::Mtls)
-            | (MtlsMode::MtlsPermissive | MtlsMode::MtlsDisable, Through::Plain) => true,
+            | (MtlsMode::MtlsPermissive | MtlsMode::MtlsDisable, Through::Plain)
+            | (_, Through::Gateway) => true,
         }
 }
 

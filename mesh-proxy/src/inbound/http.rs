@@ -11,11 +11,11 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use mesh_proto::model::{Protocol as Declared, SpiffeId};
 
-use super::decide;
+use crate::authorization::Gate;
 use crate::capture::Application;
 use crate::drain::Closer;
 use crate::exchange::{Ends, Exchange, reply};
-use crate::http::{BadRequest, Body, Reply, Service};
+use crate::http::{BadRequest, Body, Reply, Service, path};
 use crate::outbound::direct;
 use crate::outbound::headers::{self, CLIENT_CERT, UNREACHED};
 use crate::outbound::http::{carries, send_direct};
@@ -32,6 +32,7 @@ pub struct Inbound {
     declared: Declared,
     ends: RefCell<Ends>,
     peer: Option<Peer>,
+    gate: Gate,
     closer: Closer,
     http1: Target,
     http2: Target,
@@ -53,12 +54,12 @@ impl Inbound {
         port: Application,
         declared: Declared,
         ends: Ends,
-        peer: Option<Peer>,
+        (peer, gate): (Option<Peer>, Gate),
         closer: Closer,
     ) -> Self {
         let http1 = direct::application(&worker.targets, port, MeshAlpn::Http1);
         let http2 = direct::application(&worker.targets, port, MeshAlpn::Http2);
-        Self { worker, port, declared, ends: RefCell::new(ends), peer, closer, http1, http2 }
+        Self { worker, port, declared, ends: RefCell::new(ends), peer, gate, closer, http1, http2 }
     }
 
     async fn answer(
@@ -67,7 +68,7 @@ impl Inbound {
         body: Body,
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, Failure> {
-        self.authorize()?;
+        self.authorize(&mut head)?;
         self.tell_client_cert(&mut head.headers);
         headers::complete(&self.worker, &mut head.headers, "http");
         if let Some(id) = head.headers.get(&crate::exchange::REQUEST_ID) {
@@ -78,10 +79,12 @@ impl Inbound {
         send_direct(&self.worker, target, Request::from_parts(head, body), exchange).await
     }
 
-    /// The place of authorization: nothing reaches the application before it has said yes.
-    fn authorize(&self) -> Result<(), Failure> {
+    /// The place of authorization: nothing reaches the application before it has said yes. What it has looked at is what
+    /// goes on.
+    fn authorize(&self, head: &mut Parts) -> Result<(), Failure> {
         let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
-        decide::closed(&config).map_or(Ok(()), Err)
+        path::normalise(&mut head.uri, config.path_normalization)?;
+        self.gate.request(&config, head)
     }
 
     /// The application's protocol is kept, except where its port declares HTTP/2.

@@ -13,13 +13,16 @@ use mesh_proto::runtime::tls::{Role, verify_chain};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::decide::{Through, still_allowed};
+use crate::authorization::{Connection, gate};
 use crate::drain::Closer;
 use crate::store::SelfConfig;
 
 /// What a decision was made on.
 pub struct Admitted {
-    /// The container port.
-    pub port: u16,
+    /// Who is at the other end, and which port of ours it came to.
+    pub connection: Connection,
+    /// It carries bytes, not requests.
+    pub bytes: bool,
     /// How it came through.
     pub through: Through,
     /// The peer's chain, where it showed one.
@@ -63,8 +66,14 @@ impl Live {
             Some(roots) if !c.chain.is_empty() => verify_chain(&c.chain, roots, Role::Client, now).is_ok(),
             _ => true,
         };
-        let refused =
-            connections.values().filter(|c| !still_allowed(config, c.port, c.through) || !trusted(c));
+        // Each request is asked for; a connection that none can pass on any more has no use.
+        let permitted = |c: &Admitted| match c.bytes {
+            true => gate::bytes(config, &c.connection).is_ok(),
+            false => !gate::is_shut(config, &c.connection),
+        };
+        let refused = connections.values().filter(|c| {
+            !still_allowed(config, c.connection.destination.port(), c.through) || !trusted(c) || !permitted(c)
+        });
         refused.map(|c| c.closer.revoke()).count()
     }
 

@@ -18,7 +18,7 @@ use super::headers;
 use crate::destination::Traffic;
 use crate::drain::{Closer, DrainWatch};
 use crate::exchange::{Ends, Exchange, reply};
-use crate::http::{BadRequest, Body, Reply, Service};
+use crate::http::{BadRequest, Body, Reply, Service, path};
 use crate::pool::Target;
 use crate::respond::Failure;
 use crate::route::Action;
@@ -80,6 +80,7 @@ impl Outbound {
             exchange.request_id(id);
         }
         let known = self.find(&head).await?;
+        path::normalise(&mut head.uri, known.me.config.path_normalization)?;
         match &known.goal {
             Goal::Destination(_, cell) => {
                 let destination = cell.load_full().ok_or(Failure::NotReady)?;

@@ -12,6 +12,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 pub use wire::MtlsMode;
 
 use super::workload;
+use crate::authorization::{InvalidPolicy, Policies};
 use crate::cluster::Locality;
 use crate::destination::Services;
 
@@ -40,6 +41,9 @@ pub enum InvalidSelf {
     /// Field `ports.services`.
     #[error("ports.services: {0}")]
     Service(#[from] InvalidHostPort),
+    /// Field `authorization`.
+    #[error("authorization: {0}")]
+    Authorization(#[from] InvalidPolicy),
     /// A negative or too long time.
     #[error("protocol_detection_timeout is no time from 0")]
     DetectionTimeout,
@@ -76,6 +80,10 @@ pub struct SelfConfig {
     pub cluster_domain: String,
     /// Where it runs.
     pub locality: Locality,
+    /// Who may do what here.
+    pub authorization: Policies,
+    /// What is done to a request's path before anybody looks at it.
+    pub path_normalization: wire::PathNormalization,
 }
 
 /// One container port.
@@ -135,6 +143,9 @@ impl TryFrom<wire::SelfConfig> for SelfConfig {
             access_log: wire.access_log,
             cluster_domain: wire.cluster_domain,
             locality: Locality::new(&wire.locality),
+            authorization: Policies::parse(&wire.authorization)?,
+            path_normalization: wire::PathNormalization::try_from(wire.path_normalization)
+                .map_err(|e| InvalidSelf::Unknown { field: "path_normalization", value: e.0 })?,
         })
     }
 }

@@ -94,7 +94,7 @@ fn a_refused_peer_authentication_is_strict() {
 fn a_policy_that_cannot_be_enforced_denies_all() {
     let policy = |namespace: &str, label: &str| {
         format!(
-            "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p, namespace: {namespace}}}, spec: {{selector: {{matchLabels: {{version: {label}}}}}}}}}\n"
+            "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p, namespace: {namespace}}}, spec: {{action: CUSTOM, provider: {{name: p}}, selector: {{matchLabels: {{version: {label}}}}}}}}}\n"
         )
     };
     let denied = |yaml: &str| of(yaml).deny_all.map(|origin| (origin.kind, origin.name));
@@ -134,8 +134,60 @@ fn what_is_closed_is_told() {
         told(&bad("istio-system/a", "selector: {matchLabels: {app: x}}, ")),
         ["a: until it is put right, workloads of the mesh with app=x take mTLS only"]
     );
-    let authorization = "---\n{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p}, spec: {action: ACTION}}\n";
+    let authorization = "---\n{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p}, spec: {action: ACTION, provider: {name: p}}}\n";
     let closed = "p: as long as it is there, all workloads of default let nothing in";
-    assert_eq!(told(&authorization.replace("ACTION", "DENY")), [closed]);
+    assert_eq!(told(&authorization.replace("ACTION", "CUSTOM")), [closed]);
     assert_eq!(told(&authorization.replace("ACTION", "AUDIT")), [""; 0]);
+}
+
+/// The names of a pod's policies, with their actions and rules.
+fn authorization(yaml: &str) -> Vec<(String, wire::AuthorizationAction, usize)> {
+    let policies = of(yaml).authorization.into_iter();
+    policies.map(|p| (p.origin.clone().unwrap().name, p.action(), p.rules.len())).collect()
+}
+
+#[test]
+fn whose_authorization_policies_a_pod_has() {
+    use wire::AuthorizationAction::{AuthorizationAllow as Allow, AuthorizationDeny as Deny};
+    let policy = |name: &str, spec: &str| object("AuthorizationPolicy", name, &format!("{{{spec}}}"));
+    let all = [
+        policy("istio-system/mesh", "action: DENY, rules: [{}]"),
+        policy("istio-system/some", "selector: {matchLabels: {app: ratings}}"),
+        policy("namespace", ""),
+        policy("workload", &format!("{V1}, rules: [{{}}, {{}}]")),
+        policy("another", "selector: {matchLabels: {version: v2}}"),
+        policy("money/other", ""),
+        policy("told", "action: AUDIT, rules: [{}]"),
+    ];
+    let expected =
+        [("namespace".to_owned(), Allow, 0), ("workload".to_owned(), Allow, 2), ("mesh".to_owned(), Deny, 1)];
+    assert_eq!(authorization(&all.concat()), expected);
+    let dry = policy("a", "action: DENY, rules: [{}]")
+        .replace("namespace: default", "namespace: default, annotations: {istio.io/dry-run: 'true'}");
+    assert_eq!(authorization(&dry), []);
+}
+
+#[test]
+fn a_policys_fields_on_the_wire() {
+    let spec = "{rules: [{from: [{source: {principals: ['cluster.local/ns/a/sa/b', 'td/*'], notIpBlocks: [10.0.0.0/8]}}, \
+        {source: {namespaces: [c]}}], to: [{operation: {paths: ['/a*'], methods: [GET]}}], \
+        when: [{key: 'request.headers[x]', notValues: [y]}, {key: source.trustDomain, values: [cluster.local]}]}]}";
+    let config = of(&object("AuthorizationPolicy", "p", spec));
+    let rule = &config.authorization[0].rules[0];
+    let text = |m: &wire::AuthorizationMatch| {
+        format!("{}={}!{}", m.attribute, m.values.join(","), m.not_values.join(","))
+    };
+    let clauses = |clauses: &[wire::AuthorizationClause]| -> Vec<Vec<String>> {
+        clauses.iter().map(|clause| clause.matches.iter().map(text).collect()).collect()
+    };
+    assert_eq!(
+        clauses(&rule.from),
+        [
+            vec!["source.principal=cluster.local/ns/a/sa/b,td/*!".to_owned(), "source.ip=!10.0.0.0/8".into()],
+            vec!["source.namespace=c!".into()],
+        ]
+    );
+    assert_eq!(clauses(&rule.to), [["request.method=GET!", "request.path=/a*!"]]);
+    let when: Vec<_> = rule.when.iter().map(text).collect();
+    assert_eq!(when, ["request.headers[x]=!y", "source.trustDomain=cluster.local!"]);
 }

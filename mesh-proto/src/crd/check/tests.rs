@@ -5,7 +5,8 @@
 use super::super::{Document, Problem, parse};
 
 fn documents(kind: &str, spec: &str) -> Document {
-    let group = if kind == "PeerAuthentication" { "security" } else { "networking" };
+    let security = matches!(kind, "PeerAuthentication" | "AuthorizationPolicy");
+    let group = if security { "security" } else { "networking" };
     let text =
         format!("apiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n");
     parse("a.yaml", &text).remove(0)
@@ -498,4 +499,71 @@ fn kubernetes_kinds() {
             .starts_with("error spec.template.spec.containers[0].readinessProbe")
     );
     assert!(deployment("a", "{name: a, readinessProbe: {httpGet: {path: /, port: 80}}}").is_empty());
+}
+
+#[test]
+fn authorization_policies() {
+    let source = |fields: &str| format!("{{rules: [{{from: [{{source: {{{fields}}}}}]}}]}}");
+    let operation = |fields: &str| format!("{{rules: [{{to: [{{operation: {{{fields}}}}}]}}]}}");
+    let when = |fields: &str| format!("{{rules: [{{when: [{{{fields}}}]}}]}}");
+    let cases: Vec<(String, Vec<&str>)> = vec![
+        ("{}".into(), vec![]),
+        ("{rules: [{}]}".into(), vec![]),
+        ("{action: DENY, rules: [{}]}".into(), vec![]),
+        ("{action: DENY}".into(), vec!["warning spec: DENY without rules denies nothing"]),
+        ("{action: AUDIT}".into(), vec!["warning spec.action AUDIT: action AUDIT is accepted"]),
+        ("{action: CUSTOM, provider: {name: a}}".into(), vec!["error spec.action: CUSTOM is not in force"]),
+        ("{provider: {name: a}}".into(), vec!["error spec.provider: only CUSTOM"]),
+        ("{action: LOG}".into(), vec!["error spec.action: unknown variant"]),
+        (
+            "{targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: a}]}".into(),
+            vec!["error spec.targetRefs: targetRefs are not in force"],
+        ),
+        ("{selector: {}}".into(), vec!["warning spec.selector: an empty selector"]),
+        ("{rules: [{from: []}]}".into(), vec!["error spec.rules[0].from: is an empty list"]),
+        ("{rules: [{to: [{}]}]}".into(), vec!["error spec.rules[0].to[0].operation: is empty"]),
+        (source(""), vec!["error spec.rules[0].from[0].source: is empty"]),
+        (source("principals: []"), vec!["error spec.rules[0].from[0].source.principals: is an empty list"]),
+        (source("principals: ['*', 'a/ns/b/sa/c', 'a*', '*a']"), vec![]),
+        (
+            source("notPrincipals: ['a*b']"),
+            vec!["error spec.rules[0].from[0].source.notPrincipals[0]: \"a*b\" has a '*' that is neither"],
+        ),
+        (
+            source("principals: ['spiffe://a/ns/b/sa/c']"),
+            vec!["error spec.rules[0].from[0].source.principals[0]: principals have no scheme"],
+        ),
+        (source("user: [a]"), vec!["error spec.rules[0].from[0].source.user: unknown field"]),
+        (
+            source("serviceAccounts: [a], namespaces: [b]"),
+            vec!["error spec.rules[0].from[0].source: serviceAccounts with principals or namespaces"],
+        ),
+        (
+            source("ipBlocks: ['10.0.0.0/33']"),
+            vec!["error spec.rules[0].from[0].source.ipBlocks[0]: \"10.0.0.0/33\" is neither an address"],
+        ),
+        (operation("ports: ['80']"), vec![]),
+        (
+            operation("ports: [http]"),
+            vec!["error spec.rules[0].to[0].operation.ports[0]: \"http\" is not a port"],
+        ),
+        (operation("paths: ['/a/{*}', '/b/{**}']"), vec![]),
+        (
+            operation("paths: ['/{**}/a']"),
+            vec!["error spec.rules[0].to[0].operation.paths[0]: \"/{**}/a\" is no path template"],
+        ),
+        (when("key: 'request.headers[a]', values: [b]"), vec![]),
+        (when("key: 'request.headers[a]'"), vec!["error spec.rules[0].when[0]: has neither values"]),
+        (
+            when("key: request.path, values: [b]"),
+            vec!["error spec.rules[0].when[0].key: \"request.path\" is no"],
+        ),
+        (
+            when("key: source.user, values: [b]"),
+            vec!["error spec.rules[0].when[0].key: \"source.user\" is no"],
+        ),
+    ];
+    for (spec, expected) in &cases {
+        check("AuthorizationPolicy", &[(spec, expected)]);
+    }
 }

@@ -1,0 +1,80 @@
+//! Paths: texts with a star, or templates. `{*}` is one segment that is not empty; `{**}`, at the end, anything that is left.
+
+use super::{InvalidPattern, TextPattern};
+
+/// A path of a rule, compared with the path of a request as it is passed on, without its query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathPattern {
+    /// As elsewhere.
+    Text(TextPattern),
+    /// By segments.
+    Template(Vec<Segment>),
+}
+
+/// One segment of a template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Segment {
+    /// This one.
+    Literal(String),
+    /// `{*}`.
+    One,
+    /// `{**}`.
+    Rest,
+}
+
+impl PathPattern {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// What is neither.
+    pub fn parse(text: &str) -> Result<Self, InvalidPattern> {
+        if !text.contains(['{', '}']) {
+            return TextPattern::parse(text).map(Self::Text);
+        }
+        let wrong = |why| InvalidPattern::Template { text: text.to_owned(), why };
+        let inside = text.strip_prefix('/').ok_or_else(|| wrong("it begins with '/'"))?;
+        let mut segments = Vec::new();
+        for segment in inside.split('/') {
+            if segments.last() == Some(&Segment::Rest) {
+                return Err(wrong("{**} comes last"));
+            }
+            segments.push(match segment {
+                "{*}" => Segment::One,
+                "{**}" => Segment::Rest,
+                other if other.contains(['{', '}']) => {
+                    return Err(wrong("{*} and {**} are whole segments, and there are no other variables"));
+                }
+                other if other.contains('*') => return Err(wrong("{*} and '*' cannot be mixed")),
+                literal => Segment::Literal(literal.to_owned()),
+            });
+        }
+        Ok(Self::Template(segments))
+    }
+
+    /// Whether a path fits.
+    #[must_use]
+    pub fn matches(&self, path: &[u8]) -> bool {
+        match self {
+            Self::Text(text) => text.matches(path),
+            Self::Template(segments) => {
+                let Some(inside) = path.strip_prefix(b"/") else { return false };
+                let mut parts = inside.split(|b| *b == b'/');
+                for segment in segments {
+                    let part = match (segment, parts.next()) {
+                        (Segment::Rest, Some(_)) => return true,
+                        (_, None) => return false,
+                        (_, Some(part)) => part,
+                    };
+                    let fits = match segment {
+                        Segment::Literal(literal) => part == literal.as_bytes(),
+                        Segment::One | Segment::Rest => !part.is_empty(),
+                    };
+                    if !fits {
+                        return false;
+                    }
+                }
+                parts.next().is_none()
+            }
+        }
+    }
+}

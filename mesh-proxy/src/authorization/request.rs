@@ -1,0 +1,124 @@
+//! What rules look at in a request. A field that comes several times, and a path with parameters, can be read in several
+//! ways by who gets them: DENY matches if one reading does, ALLOW only if all do.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use http::header::HOST;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName};
+use mesh_proto::model::authorization::{Attribute, Pattern};
+
+use super::Matcher;
+use super::guard::{Fits as _, Reading};
+use crate::destination::normalise;
+
+/// A request, as its rules see it.
+#[derive(Debug)]
+pub struct RequestFacts<'a> {
+    method: &'a str,
+    /// As the application gets it, without its query.
+    path: &'a str,
+    /// Without what stands behind `;` in its segments, where that is something else.
+    bare_path: Option<String>,
+    /// As it was sent.
+    host: &'a [u8],
+    /// Without port and trailing dot, in lower case.
+    host_name: Option<Cow<'a, str>>,
+    headers: &'a HeaderMap,
+    remote: IpAddr,
+}
+
+impl<'a> RequestFacts<'a> {
+    /// Of a request whose path has been normalised. `remote`: the client, as far as somebody who is trusted tells of it.
+    #[must_use]
+    pub fn new(head: &'a Parts, remote: IpAddr) -> Self {
+        let host = head.headers.get(HOST).map(http::HeaderValue::as_bytes).unwrap_or_default();
+        let host_name = std::str::from_utf8(host).ok().and_then(normalise);
+        let path = head.uri.path();
+        Self {
+            method: head.method.as_str(),
+            path,
+            bare_path: path.contains(';').then(|| bare(path)),
+            host,
+            host_name,
+            headers: &head.headers,
+            remote,
+        }
+    }
+}
+
+/// A path as servers read it that take parameters from segments: `/admin;x=1/a` is `/admin/a`.
+fn bare(path: &str) -> String {
+    let mut bare = String::with_capacity(path.len());
+    for segment in path.split('/').skip(1) {
+        let name = segment.split(';').next().unwrap_or_default();
+        // `/;a/b` is `//b`, which is `/b` to many.
+        if !name.is_empty() || segment.is_empty() {
+            bare.push('/');
+            bare.push_str(name);
+        }
+    }
+    if bare.is_empty() { "/".to_owned() } else { bare }
+}
+
+impl Matcher {
+    /// Whether it holds for a request; matchers of connections have been decided before.
+    pub(super) fn of_request(&self, request: &RequestFacts<'_>, reading: Reading) -> bool {
+        let fits = |patterns: &[Pattern], reading| {
+            patterns.iter().any(|pattern| self.attribute_fits(pattern, request, reading))
+        };
+        (self.values.is_empty() || fits(&self.values, reading))
+            && (self.not_values.is_empty() || !fits(&self.not_values, reading.opposite()))
+    }
+
+    fn attribute_fits(&self, pattern: &Pattern, request: &RequestFacts<'_>, reading: Reading) -> bool {
+        match (&self.attribute, pattern) {
+            (Attribute::RequestMethod, pattern) => pattern.is_text(request.method),
+            (Attribute::RequestPath, Pattern::Path(path)) => {
+                let bare = request.bare_path.as_ref().map(|bare| path.matches(bare.as_bytes()));
+                read(reading, std::iter::once(path.matches(request.path.as_bytes())).chain(bare))
+            }
+            // A port or a trailing dot makes no other host of it.
+            (Attribute::RequestHost, Pattern::Text(text)) => {
+                let name = request.host_name.as_ref();
+                text.matches_any_case(request.host)
+                    || name.is_some_and(|name| text.matches_any_case(name.as_bytes()))
+            }
+            (Attribute::RequestHeader(name), Pattern::Text(text)) => {
+                let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { return false };
+                header(request.headers, &name, reading, |value| text.matches(value))
+            }
+            (Attribute::RemoteIp, pattern) => pattern.is_address(request.remote),
+            // No token has been verified: there is none.
+            _ => false,
+        }
+    }
+}
+
+/// One of the readings, or all of them.
+fn read(reading: Reading, mut fits: impl Iterator<Item = bool>) -> bool {
+    match reading {
+        Reading::Any => fits.any(|fits| fits),
+        Reading::All => fits.all(|fits| fits),
+    }
+}
+
+/// A field's lines: each for itself and all of them joined; for [`Reading::Any`] also what stands between commas.
+fn header(headers: &HeaderMap, name: &HeaderName, reading: Reading, fits: impl Fn(&[u8]) -> bool) -> bool {
+    let mut lines = headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
+    let (first, more) = (lines.next(), lines.next());
+    let commas = |line: &[u8]| {
+        reading == Reading::Any
+            && line.contains(&b',')
+            && line.split(|b| *b == b',').any(|part| fits(part.trim_ascii()))
+    };
+    let Some(first) = first else { return false };
+    if more.is_none() {
+        return fits(first) || commas(first);
+    }
+    let all: Vec<&[u8]> = headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect();
+    let joined = all.join(&b","[..]);
+    let readings = all.iter().map(|line| fits(line)).chain([fits(&joined)]);
+    read(reading, readings) || commas(&joined)
+}

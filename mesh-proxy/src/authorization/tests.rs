@@ -1,0 +1,360 @@
+//! Decisions as values: Istio's order and edges by hand, everything else against the slow evaluator.
+
+use http::Request;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::reference::{Asked, allowed};
+use super::*;
+
+type Match<'a> = (&'a str, &'a [&'a str], &'a [&'a str]);
+
+fn matcher((attribute, values, not_values): Match<'_>) -> wire::AuthorizationMatch {
+    let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
+    wire::AuthorizationMatch {
+        attribute: attribute.into(),
+        values: texts(values),
+        not_values: texts(not_values),
+    }
+}
+
+fn clause(matches: &[Match<'_>]) -> wire::AuthorizationClause {
+    wire::AuthorizationClause { matches: matches.iter().copied().map(matcher).collect() }
+}
+
+fn rule(from: &[&[Match<'_>]], to: &[&[Match<'_>]], when: &[Match<'_>]) -> wire::AuthorizationRule {
+    wire::AuthorizationRule {
+        from: from.iter().map(|c| clause(c)).collect(),
+        to: to.iter().map(|c| clause(c)).collect(),
+        when: when.iter().copied().map(matcher).collect(),
+    }
+}
+
+fn policy(deny: bool, name: &str, rules: Vec<wire::AuthorizationRule>) -> wire::AuthorizationPolicy {
+    let action = match deny {
+        true => wire::AuthorizationAction::AuthorizationDeny,
+        false => wire::AuthorizationAction::AuthorizationAllow,
+    };
+    wire::AuthorizationPolicy {
+        origin: Some(wire::Origin { namespace: "shop".into(), name: name.into(), ..wire::Origin::default() }),
+        action: action.into(),
+        rules,
+    }
+}
+
+fn allow(rules: Vec<wire::AuthorizationRule>) -> wire::AuthorizationPolicy {
+    policy(false, "allow", rules)
+}
+
+fn deny(rules: Vec<wire::AuthorizationRule>) -> wire::AuthorizationPolicy {
+    policy(true, "deny", rules)
+}
+
+fn connection(peer: Option<&str>) -> Connection {
+    Connection {
+        peer: peer.map(|peer| format!("spiffe://{peer}").parse().unwrap()),
+        source: "10.0.0.1".parse().unwrap(),
+        destination: "10.0.0.9:8080".parse().unwrap(),
+        sni: "".into(),
+    }
+}
+
+const WEB: Option<&str> = Some("cluster.local/ns/shop/sa/web");
+
+fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> Parts {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap().into_parts().0
+}
+
+use http::request::Parts;
+
+fn decide(policies: &[wire::AuthorizationPolicy], connection: &Connection, head: &Parts) -> Verdict {
+    let policies = Policies::parse(policies).unwrap();
+    Guard::of_requests(&policies, connection).decide(&RequestFacts::new(head, connection.source))
+}
+
+fn denied_by(rule: &str) -> Verdict {
+    Verdict::Denied(Some(rule.into()))
+}
+
+#[test]
+fn deny_comes_first_and_an_allow_policy_closes_the_rest() {
+    let (web, get) = (connection(WEB), head("GET", "/", &[]));
+    let anything = || rule(&[], &[], &[]);
+    let nobody = Verdict::Denied(None);
+    assert_eq!(decide(&[], &web, &get), Verdict::Allowed);
+    assert_eq!(decide(&[allow(vec![])], &web, &get), nobody, "ALLOW without rules denies everything");
+    assert_eq!(decide(&[allow(vec![anything()])], &web, &get), Verdict::Allowed, "rules: [{{}}]");
+    assert_eq!(decide(&[deny(vec![])], &web, &get), Verdict::Allowed, "DENY without rules denies nothing");
+    let both = [
+        allow(vec![anything()]),
+        deny(vec![rule(&[], &[], &[("source.ip", &["9.9.9.9"], &[])]), anything()]),
+    ];
+    assert_eq!(decide(&both, &web, &get), denied_by("ns[shop]-policy[deny]-rule[1]"));
+    let two =
+        [allow(vec![rule(&[], &[&[("request.method", &["POST"], &[])]], &[])]), allow(vec![anything()])];
+    assert_eq!(decide(&two, &web, &get), Verdict::Allowed, "one of several is enough");
+}
+
+#[test]
+fn who_asks() {
+    let get = head("GET", "/", &[]);
+    let from = |matches: Match<'_>, peer: Option<&str>| {
+        decide(&[allow(vec![rule(&[&[matches]], &[], &[])])], &connection(peer), &get) == Verdict::Allowed
+    };
+    let other = Some("cluster.local/ns/other/sa/web");
+    let principal: &[&str] = &["cluster.local/ns/shop/sa/web"];
+    assert!(from(("source.principal", principal, &[]), WEB));
+    assert!(
+        !from(("source.principal", principal, &[]), other)
+            && !from(("source.principal", principal, &[]), None)
+    );
+    assert!(from(("source.principal", &["*"], &[]), WEB) && !from(("source.principal", &["*"], &[]), None));
+    // Row J10: a dot is a dot.
+    assert!(!from(("source.principal", &["cluster.local/ns/shop/sa/w.b"], &[]), WEB));
+    // Plaintext has no name: it is not that one either.
+    assert!(
+        from(("source.principal", &[], principal), None) && !from(("source.principal", &[], principal), WEB)
+    );
+    assert!(
+        from(("source.namespace", &["sh*"], &[]), WEB) && !from(("source.namespace", &["sh*"], &[]), other)
+    );
+    assert!(from(("source.serviceAccount", &["web"], &[]), WEB), "of the policy's namespace");
+    assert!(!from(("source.serviceAccount", &["web"], &[]), other));
+    assert!(from(("source.serviceAccount", &["other/web"], &[]), other));
+    assert!(from(("source.trustDomain", &["cluster.local"], &[]), WEB));
+    assert!(
+        from(("source.ip", &["10.0.0.0/24"], &[]), None) && !from(("source.ip", &[], &["10.0.0.1"]), None)
+    );
+    // No token has been verified.
+    assert!(!from(("request.auth.principal", &["*"], &[]), WEB));
+    assert!(from(("request.auth.principal", &[], &["*"]), WEB));
+}
+
+/// Rows P7, P8: case, port and trailing dot make no other host of it.
+#[test]
+fn hosts() {
+    let secret = deny(vec![rule(&[], &[&[("request.host", &["secret.com"], &[])]], &[])]);
+    let passes = |host: &str| {
+        let head = head("GET", "/", &[("host", host)]);
+        decide(std::slice::from_ref(&secret), &connection(None), &head) == Verdict::Allowed
+    };
+    for host in
+        ["secret.com", "SECRET.com", "secret.com:80", "secret.com:8080", "secret.com.", "Secret.Com.:443"]
+    {
+        assert!(!passes(host), "{host}");
+    }
+    assert!(passes("other.com") && passes("xsecret.com"));
+    let only = allow(vec![rule(&[], &[&[("request.host", &[], &["secret.com"])]], &[])]);
+    let verdict = decide(&[only], &connection(None), &head("GET", "/", &[("host", "secret.com:80")]));
+    assert_eq!(verdict, Verdict::Denied(None));
+}
+
+/// Row P2: what is behind a semicolon makes no other path of it; where it does for somebody, neither reading may pass.
+#[test]
+fn paths_with_parameters() {
+    let admin = deny(vec![rule(&[], &[&[("request.path", &["/admin", "/admin/*"], &[])]], &[])]);
+    let public = allow(vec![rule(&[], &[&[("request.path", &["/public/*"], &[])]], &[])]);
+    let passes = |policy: &wire::AuthorizationPolicy, path: &str| {
+        decide(std::slice::from_ref(policy), &connection(None), &head("GET", path, &[])) == Verdict::Allowed
+    };
+    for path in ["/admin", "/admin?x=1", "/admin;a=b", "/admin;/x", "/;x/admin", "/admin/x;y"] {
+        assert!(!passes(&admin, path), "{path}");
+    }
+    assert!(passes(&admin, "/public") && passes(&admin, "/adminx"));
+    assert!(passes(&public, "/public/a;b=c") && passes(&public, "/public/a?b"));
+    assert!(!passes(&public, "/public;x"), "/public for some");
+}
+
+/// Row J9: one field several times, joined or not; Row J12: bytes that are no text.
+#[test]
+fn a_field_that_comes_several_times() {
+    let role = |values: &'static [&'static str], not: &'static [&'static str]| {
+        rule(&[], &[], &[("request.headers[x-role]", values, not)])
+    };
+    let passes = |policy: wire::AuthorizationPolicy, lines: &[&str]| {
+        let headers: Vec<_> = lines.iter().map(|line| ("x-role", *line)).collect();
+        decide(&[policy], &connection(None), &head("GET", "/", &headers)) == Verdict::Allowed
+    };
+    for lines in [&["a", "b"][..], &["b", "a"], &["a,b"], &["a , b"], &["b,a"]] {
+        assert!(!passes(deny(vec![role(&["a"], &[])]), lines), "DENY a: {lines:?}");
+        assert!(!passes(allow(vec![role(&["a"], &[])]), lines), "ALLOW a: {lines:?}");
+        assert!(!passes(allow(vec![role(&[], &["a"])]), lines), "ALLOW all but a: {lines:?}");
+        assert!(!passes(deny(vec![role(&[], &["a"])]), lines), "DENY all but a: {lines:?}");
+    }
+    assert!(passes(allow(vec![role(&["a"], &[])]), &["a"]) && !passes(deny(vec![role(&["a"], &[])]), &["a"]));
+    assert!(
+        !passes(allow(vec![role(&["a*"], &[])]), &["a1", "evil"])
+            && passes(allow(vec![role(&["*"], &[])]), &["x"])
+    );
+    assert!(!passes(allow(vec![role(&["*"], &[])]), &[]) && passes(deny(vec![role(&["*"], &[])]), &[]));
+    assert!(passes(allow(vec![role(&[], &["a"])]), &[]), "absent is not a");
+    let mut bytes = head("GET", "/", &[]);
+    bytes.headers.insert("x-role", http::HeaderValue::from_bytes(b"\xff").unwrap());
+    let verdict = decide(&[deny(vec![role(&["*"], &[])])], &connection(None), &bytes);
+    assert!(matches!(verdict, Verdict::Denied(Some(_))));
+}
+
+/// Row J11: on bytes, DENY asks for one thing less, and ALLOW that asks for a request's things matches nothing.
+#[test]
+fn bytes() {
+    let verdict = |policies: &[wire::AuthorizationPolicy]| {
+        Policies::parse(policies).unwrap().of_bytes(&connection(WEB)) == Verdict::Allowed
+    };
+    let get: Match<'_> = ("request.method", &["GET"], &[]);
+    let web: Match<'_> = ("source.namespace", &["shop"], &[]);
+    let other: Match<'_> = ("source.namespace", &["other"], &[]);
+    assert!(!verdict(&[deny(vec![rule(&[], &[&[get]], &[])])]), "all that is left of it matches");
+    assert!(!verdict(&[deny(vec![rule(&[&[web]], &[&[get]], &[])])]));
+    assert!(verdict(&[deny(vec![rule(&[&[other]], &[&[get]], &[])])]));
+    assert!(!verdict(&[allow(vec![rule(&[&[web]], &[&[get]], &[])])]));
+    assert!(!verdict(&[allow(vec![rule(&[&[web]], &[], &[get])])]));
+    assert!(
+        verdict(&[allow(vec![rule(&[&[web]], &[], &[])])])
+            && !verdict(&[allow(vec![rule(&[&[other]], &[], &[])])])
+    );
+    assert!(verdict(&[allow(vec![rule(&[], &[&[("destination.port", &["8080"], &[])]], &[])])]));
+    assert!(!verdict(&[allow(vec![rule(&[], &[&[("destination.port", &["80"], &[])]], &[])])]));
+    assert!(verdict(&[allow(vec![rule(&[], &[], &[("remote.ip", &["10.0.0.1"], &[])])])]));
+    assert!(
+        !verdict(&[deny(vec![rule(&[&[("source.principal", &["*/sa/web"], &[])]], &[], &[])])]),
+        "CVE-2020-16844"
+    );
+}
+
+#[test]
+fn what_means_nothing_is_refused() {
+    let wrong = |matches: Match<'_>| Policies::parse(&[allow(vec![rule(&[], &[], &[matches])])]).unwrap_err();
+    assert!(matches!(wrong(("source.user", &["a"], &[])), InvalidPolicy::Attribute { .. }));
+    assert!(matches!(wrong(("source.ip", &["a"], &[])), InvalidPolicy::Pattern { .. }));
+    assert!(matches!(wrong(("source.ip", &[], &[])), InvalidPolicy::Empty { .. }));
+    assert!(
+        Policies::parse(&[allow(vec![rule(&[&[]], &[], &[])])]).is_err(),
+        "an empty clause matches everything"
+    );
+    let custom = wire::AuthorizationPolicy { action: 9, ..allow(vec![]) };
+    assert!(matches!(Policies::parse(&[custom]), Err(InvalidPolicy::Action { action: 9, .. })));
+}
+
+/// What the generator below draws from: values and what they are compared with overlap, so that half of it matches.
+const DRAWN: [(&str, &[&str]); 15] = [
+    (
+        "source.principal",
+        &["*", "cluster.local/ns/shop/sa/web", "cluster.local/*", "*/sa/db", "td/ns/a/sa/b"],
+    ),
+    ("source.namespace", &["shop", "s*p", "*", "other", "*r"]),
+    ("source.serviceAccount", &["web", "shop/db", "other/web"]),
+    ("source.trustDomain", &["cluster.local", "td", "*"]),
+    ("source.ip", &["10.0.0.0/8", "10.0.0.1", "192.168.0.0/16", "::1", "fd00::/8", "0.0.0.0/0"]),
+    ("remote.ip", &["10.0.0.0/8", "9.9.9.9", "fd00::/8"]),
+    ("destination.ip", &["10.0.0.9", "10.0.0.0/24"]),
+    ("destination.port", &["80", "8080", "9090"]),
+    ("connection.sni", &["a.com", "*.com", "*"]),
+    ("request.host", &["web", "Web", "*.com", "web*", "*", "a.com"]),
+    ("request.method", &["GET", "P*", "*T", "*"]),
+    ("request.path", &["/a", "/a*", "*/b", "/", "/{*}/b", "/a/{**}", "*", "/a;x"]),
+    ("request.headers[x-a]", &["1", "*", "1*", "*2", "1,2"]),
+    ("request.headers[x-b]", &["1", "*"]),
+    ("request.auth.principal", &["*", "iss/sub"]),
+];
+
+struct Draw(StdRng);
+
+impl Draw {
+    fn one<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.0.random_range(0..of.len())]
+    }
+
+    fn some(&mut self, of: &[&str], most: usize) -> Vec<String> {
+        (0..self.0.random_range(0..=most)).map(|_| self.one(of).to_owned()).collect()
+    }
+
+    fn matcher(&mut self) -> wire::AuthorizationMatch {
+        let (attribute, of) = self.one(&DRAWN);
+        let (mut values, not_values) = (self.some(of, 2), self.some(of, 1));
+        if values.is_empty() && not_values.is_empty() {
+            values.push(self.one(of).to_owned());
+        }
+        wire::AuthorizationMatch { attribute: attribute.into(), values, not_values }
+    }
+
+    fn clauses(&mut self) -> Vec<wire::AuthorizationClause> {
+        let clause = |draw: &mut Self| wire::AuthorizationClause {
+            matches: (0..draw.one(&[1, 1, 2])).map(|_| draw.matcher()).collect(),
+        };
+        (0..self.one(&[0, 1, 1, 2])).map(|_| clause(self)).collect()
+    }
+
+    fn policies(&mut self) -> Vec<wire::AuthorizationPolicy> {
+        let rule = |draw: &mut Self| wire::AuthorizationRule {
+            from: draw.clauses(),
+            to: draw.clauses(),
+            when: (0..draw.one(&[0, 0, 1])).map(|_| draw.matcher()).collect(),
+        };
+        (0..self.one(&[1, 1, 2, 3]))
+            .map(|index| {
+                let rules = (0..self.one(&[0, 1, 1, 2])).map(|_| rule(self)).collect();
+                policy(self.one(&[true, false]), &format!("p{index}"), rules)
+            })
+            .collect()
+    }
+
+    fn connection(&mut self) -> Connection {
+        let peers = [
+            None,
+            WEB,
+            Some("cluster.local/ns/shop/sa/db"),
+            Some("cluster.local/ns/other/sa/web"),
+            Some("td/ns/a/sa/b"),
+        ];
+        Connection {
+            peer: connection(self.one(&peers)).peer,
+            source: self.one(&["10.0.0.1", "10.9.9.9", "192.168.1.1", "::1", "fd00::7"]).parse().unwrap(),
+            destination: self.one(&["10.0.0.9:80", "10.0.0.9:8080", "[fd00::1]:9090"]).parse().unwrap(),
+            sni: self.one(&["", "a.com", "b.org"]).into(),
+        }
+    }
+
+    fn head(&mut self) -> Parts {
+        let mut headers = vec![("host", self.one(&["web", "WEB:80", "a.com.", "a.com", "b.org:1"]))];
+        for _ in 0..self.one(&[0, 1, 1, 2]) {
+            headers.push(("x-a", self.one(&["1", "2", "12", "1,2", "1, 2", "x"])));
+        }
+        if self.one(&[true, false]) {
+            headers.push(("x-b", self.one(&["1", ""])));
+        }
+        let path = self.one(&["/", "/a", "/a/b", "/a/b/c", "/b", "/a;x", "/a;x/b", "/a/?q=/b", "/x/b"]);
+        head(self.one(&["GET", "POST", "PUT"]), path, &headers)
+    }
+}
+
+/// A million of them: `AUTHORIZATION_CASES=1000000 cargo test --release`.
+#[test]
+fn the_slow_evaluator_agrees() {
+    let cases = std::env::var("AUTHORIZATION_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000);
+    let mut draw = Draw(StdRng::seed_from_u64(7));
+    let mut passed = [0_u32; 2];
+    for case in 0..cases {
+        let wire = draw.policies();
+        let policies = Policies::parse(&wire).unwrap();
+        let (connection, head) = (draw.connection(), draw.head());
+        let remote = draw.one(&["10.0.0.1", "9.9.9.9", "fd00::9"]).parse().unwrap();
+        let guard = Guard::of_requests(&policies, &connection);
+        let verdict = guard.decide(&RequestFacts::new(&head, remote)) == Verdict::Allowed;
+        let asked = Asked { connection: &connection, head: Some(&head), remote };
+        assert_eq!(verdict, allowed(&wire, &asked), "case {case}: {wire:#?} {connection:?} {head:?}");
+        if let Some(whole) = guard.whole() {
+            assert_eq!(verdict, whole == Verdict::Allowed, "case {case}: the same for all requests");
+        }
+        let bytes = policies.of_bytes(&connection) == Verdict::Allowed;
+        let asked = Asked { connection: &connection, head: None, remote: connection.source };
+        assert_eq!(bytes, allowed(&wire, &asked), "case {case}, bytes: {wire:#?} {connection:?}");
+        passed[0] += u32::from(verdict);
+        passed[1] += u32::from(bytes);
+    }
+    // Both answers are common, or the comparison would say little.
+    assert!(passed.iter().all(|n| *n > cases / 10 && *n < cases - cases / 10), "{passed:?} of {cases}");
+}
