@@ -90,3 +90,19 @@ fn an_unenforceable_policy_closes_its_targets() {
     mesh.delete("policy.yaml");
     mesh.until("api is open again", &["http://api:8080/"], |answer| answer["status"] == 200);
 }
+
+#[test]
+fn a_reader_that_goes_away_ends_the_command_quietly() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("many.yaml");
+    // More than a pipe holds.
+    let many = format!("---\n{}", GOOD.replace("hosts", "hsots")).repeat(2000);
+    std::fs::write(&file, many).unwrap();
+    let command = format!(
+        "{} validate -f {} | true; echo ${{PIPESTATUS[0]}}",
+        env!("CARGO_BIN_EXE_meshctl"),
+        file.display()
+    );
+    let told = std::process::Command::new("bash").args(["-c", &command]).output().unwrap();
+    assert_eq!(text(&told), "141\n");
+}

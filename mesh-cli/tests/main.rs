@@ -8,6 +8,7 @@
 
 mod support;
 
+mod authorization;
 mod charts;
 mod contract;
 mod discovery;

@@ -181,12 +181,7 @@ impl Failure {
             | Self::ProxyPort(_) => {
                 told(StatusCode::FORBIDDEN, Flags::NONE, format!("policy: {self}"), Fault::Policy)
             }
-            Self::Denied { rule } => {
-                // Envoy's words.
-                let rule = rule.as_deref().unwrap_or("none");
-                let details = format!("rbac_access_denied_matched_policy[{rule}]");
-                told(StatusCode::FORBIDDEN, Flags::NONE, details, Fault::Policy)
-            }
+            Self::Denied { rule } => Self::denied(rule.as_deref()),
             Self::BadPath(_) => {
                 known(StatusCode::BAD_REQUEST, Flags::NONE, "path_normalization_failed", Fault::Client)
             }
@@ -223,6 +218,12 @@ impl Failure {
                 told(StatusCode::INTERNAL_SERVER_ERROR, Flags::NONE, self.to_string(), Fault::Mesh)
             }
         }
+    }
+
+    /// Envoy's words.
+    fn denied(rule: Option<&str>) -> Verdict {
+        let details = format!("rbac_access_denied_matched_policy[{}]", rule.unwrap_or("none"));
+        told(StatusCode::FORBIDDEN, Flags::NONE, details, Fault::Policy)
     }
 
     fn no_endpoint(why: &NoEndpoint) -> Verdict {

@@ -82,15 +82,7 @@ fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Valu
     match name {
         "trustDomain" => config.trust_domain = Some(text()?.to_owned()).filter(|text| !text.is_empty()),
         "rootNamespace" => config.root_namespace = Some(text()?.to_owned()).filter(|text| !text.is_empty()),
-        "outboundTrafficPolicy" => {
-            config.options.outbound = match value.get("mode").and_then(Value::as_str) {
-                None | Some("ALLOW_ANY") => Outbound::AllowAny,
-                Some("REGISTRY_ONLY") => Outbound::RegistryOnly,
-                Some(other) => {
-                    return Err(format!("mode {other} is none (expected ALLOW_ANY or REGISTRY_ONLY)"));
-                }
-            };
-        }
+        "outboundTrafficPolicy" => config.options.outbound = outbound(value)?,
         "accessLogFile" => {
             let file = text()?;
             config.options.access_log = !file.is_empty();
@@ -115,20 +107,7 @@ fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Valu
             }
             config.options.connect_timeout = Some(timeout.0);
         }
-        "pathNormalization" => {
-            let mode = value.get("normalization").and_then(Value::as_str);
-            config.options.path_normalization = match mode {
-                None | Some("DEFAULT" | "BASE") => PathNormalization::PathBase,
-                Some("NONE") => PathNormalization::PathNone,
-                Some("MERGE_SLASHES") => PathNormalization::PathMergeSlashes,
-                Some("DECODE_AND_MERGE_SLASHES") => PathNormalization::PathDecodeAndMergeSlashes,
-                Some(other) => {
-                    return Err(format!(
-                        "normalization {other} is none (expected BASE, NONE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES)"
-                    ));
-                }
-            };
-        }
+        "pathNormalization" => config.options.path_normalization = path_normalization(value)?,
         "localityLbSetting" => config.options.locality = Some(locality(value)?),
         "enableAutoMtls" if value == true => {}
         "enableAutoMtls" => tell(
@@ -149,6 +128,26 @@ fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Valu
         _ => tell(name, "has no effect here, or is no field of MeshConfig"),
     }
     Ok(())
+}
+
+fn outbound(value: &Value) -> Result<Outbound, String> {
+    match value.get("mode").and_then(Value::as_str) {
+        None | Some("ALLOW_ANY") => Ok(Outbound::AllowAny),
+        Some("REGISTRY_ONLY") => Ok(Outbound::RegistryOnly),
+        Some(other) => Err(format!("mode {other} is none (expected ALLOW_ANY or REGISTRY_ONLY)")),
+    }
+}
+
+fn path_normalization(value: &Value) -> Result<PathNormalization, String> {
+    match value.get("normalization").and_then(Value::as_str) {
+        None | Some("DEFAULT" | "BASE") => Ok(PathNormalization::PathBase),
+        Some("NONE") => Ok(PathNormalization::PathNone),
+        Some("MERGE_SLASHES") => Ok(PathNormalization::PathMergeSlashes),
+        Some("DECODE_AND_MERGE_SLASHES") => Ok(PathNormalization::PathDecodeAndMergeSlashes),
+        Some(other) => Err(format!(
+            "normalization {other} is none (expected BASE, NONE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES)"
+        )),
+    }
 }
 
 /// The same field as a DestinationRule's, with the same checks.
