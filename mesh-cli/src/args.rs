@@ -8,6 +8,7 @@ use crate::app::{AppArgs, Fault};
 use crate::cluster::ClusterFlags;
 use crate::cmd::dashboard::DashboardArgs;
 use crate::cmd::describe::DescribeArgs;
+use crate::cmd::exec::InsideArgs;
 use crate::cmd::install::InstallArgs;
 use crate::cmd::proxy_config::ProxyConfigArgs;
 use crate::cmd::request::RequestArgs;
@@ -51,7 +52,7 @@ pub enum Command {
     /// Bring a stopped instance back
     Start(StartArgs),
     /// Run any program inside an instance, through its sidecar (a mesh of `up --netns`)
-    Exec(ExecInArgs),
+    Exec(InsideArgs),
     /// Make an instance of the sample application misbehave (without options: show how it does)
     Fault(FaultArgs),
     /// What an instance, its sidecar, the pilot or the CA has written
@@ -181,20 +182,6 @@ pub struct StartArgs {
     pub instances: Vec<String>,
     #[command(flatten)]
     pub mesh: MeshName,
-}
-
-/// `meshctl exec`.
-#[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  meshctl exec client-0 -- curl -s http://reviews:9080/")]
-pub struct ExecInArgs {
-    /// An instance (reviews-v2-0, client-0)
-    #[arg(value_name = "INSTANCE")]
-    pub instance: String,
-    #[command(flatten)]
-    pub mesh: MeshName,
-    /// The program and its arguments
-    #[arg(last = true, required = true, value_name = "CMD")]
-    pub command: Vec<std::ffi::OsString>,
 }
 
 /// `meshctl fault`.

@@ -4,7 +4,7 @@ mod check;
 pub mod dashboard;
 pub mod describe;
 mod down;
-mod exec;
+pub mod exec;
 mod fault;
 mod inject;
 pub mod install;

@@ -174,6 +174,6 @@ fn workloads() {
     assert_eq!(snapshot.pods.len(), 2);
     for pod in snapshot.pods.values() {
         SelfConfig::try_from(compile::self_config(&snapshot.config, pod).unwrap().message).unwrap();
-        Workload::try_from(compile::workload(&snapshot.config, pod).unwrap().message).unwrap();
+        Workload::try_from(compile::workload(&snapshot.config, pod, pod.address).unwrap().message).unwrap();
     }
 }

@@ -63,6 +63,7 @@ fn pod(name: &str, ip: &str) -> Arc<Pod> {
         service_account: Arc::from("app"),
         identity: SpiffeId::new(&"cluster.local".parse().unwrap(), "default", "app").unwrap(),
         address: ip.parse().unwrap(),
+        more_addresses: Vec::new(),
         locality: Arc::from(""),
         labels: Labels::new(),
         annotations: Labels::new(),

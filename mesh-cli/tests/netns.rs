@@ -91,9 +91,27 @@ fn any_program_is_in_the_mesh() {
     assert_eq!(answer["workload"], "web");
     assert_eq!(mesh.one(&["http://front.example.com/", "--via", "front"])["status"], 200);
     assert_eq!(mesh.statuses(&["http://web/", "--from", "by-port", "-n", "3"]), [200; 3]);
+    ipv6_is_captured(&mesh);
     names_come_and_go(&mesh);
     transparent_to_the_application(&mesh);
     what_is_excluded_goes_past(&mesh);
+}
+
+/// Services have an IPv6 address too, and so have pods.
+fn ipv6_is_captured(mesh: &Mesh) {
+    let place = mesh.instances("seen").remove(0)["place"].clone();
+    let Some(seen6) = place["pod_ip6"].as_str() else {
+        return eprintln!("SKIPPED: this machine has no IPv6");
+    };
+    let by = "spiffe://cluster.local/ns/default/sa/client";
+    let client6 = mesh.instances("client").remove(0)["place"]["pod_ip6"].clone();
+    let answer = curl(mesh, "client-0", &format!("http://[{seen6}]:8080/")).expect("by pod address");
+    assert_eq!((&answer["peer"], &answer["client"]), (&by.into(), &client6), "TPROXY: {answer}");
+    let get = ["curl", "-6", "-sS", "-f", "-m", "20", "http://web/"];
+    let answer = within(mesh, "client-0", &get).expect("by the service's name");
+    assert!(answer.contains(by), "{answer}");
+    // STRICT holds there too.
+    assert_eq!(curl_from_outside(&["-g", &format!("http://[{seen6}]:8080/")]), None);
 }
 
 fn names_come_and_go(mesh: &Mesh) {

@@ -103,6 +103,7 @@ async fn serve_files(config: Config, discovery: TcpListener, admin: TcpListener)
         state_pods: config.source.state_pods.clone(),
         state_dir: config.state_dir.clone(),
         vip_cidr: config.vip_cidr,
+        vip_cidr6: config.vip_cidr6,
     });
     let source = source.with_context(|| config.state_dir.display().to_string())?;
     let (found, finds) = mpsc::channel(FINDS);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use mesh_proto::model::TrustDomain;
 use serde::Deserialize;
 
@@ -32,6 +32,9 @@ pub struct Config {
     pub ca: CaConfig,
     /// Where cluster IPs come from.
     pub vip_cidr: Ipv4Net,
+    /// Where those of IPv6 come from; without it services have none.
+    #[serde(default)]
+    pub vip_cidr6: Option<Ipv6Net>,
     /// End when this process does.
     #[serde(default)]
     pub parent_pid: Option<u32>,

@@ -5,7 +5,7 @@
 //! The contract with `compile` (pure functions; the arguments are the cache key, so a function must not look at anything
 //! else): `destination(&Config, &Viewer, &HostPort)`, `cluster(&Config, &Viewer, &HostPort)`,
 //! `catalogue(&Config, &Viewer, namespace)`, `listener_ports(&Config, &Viewer) -> Vec<u16>`,
-//! `listener(&Config, &Viewer, port)`, `endpoints(&Config, &EndpointSet)`, `workload(&Config, &Pod)`,
+//! `listener(&Config, &Viewer, port)`, `endpoints(&Config, &EndpointSet)`, `workload(&Config, &Pod, IpAddr)`,
 //! `self_config(&Config, &Pod)`; each gives `Option<Compiled<wire type>>`, where `None` is "does not exist for this viewer".
 //! `notes(&Config) -> Vec<Note>` says what is wrong or ineffective between objects, once a configuration change.
 
@@ -161,6 +161,8 @@ pub struct Pod {
     pub identity: SpiffeId,
     /// The pod IP.
     pub address: IpAddr,
+    /// Its addresses of the other family.
+    pub more_addresses: Vec<IpAddr>,
     /// Where it runs: `region/zone/subzone`, as far as it is known; empty: not known.
     pub locality: Arc<str>,
     /// Labels.
@@ -184,6 +186,11 @@ pub struct Pod {
 }
 
 impl Pod {
+    /// All of its addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.address).chain(self.more_addresses.iter().copied())
+    }
+
     /// Whether it is the same but for how it is doing: its own proxy need not be told anything.
     #[must_use]
     pub fn is_same_workload(&self, other: &Self) -> bool {

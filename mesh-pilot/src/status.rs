@@ -298,6 +298,7 @@ fn services(snapshot: &Snapshot) -> Vec<ServiceStatus> {
         ServiceStatus {
             host: service.host.to_string(),
             vip: service.vips.first().map(ToString::to_string).unwrap_or_default(),
+            vips: service.vips.iter().map(ToString::to_string).collect(),
             ports: ports.collect(),
             endpoints: endpoints.into_values().collect(),
         }

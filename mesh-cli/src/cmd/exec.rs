@@ -8,18 +8,32 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, bail};
 
 use super::fault::find;
-use crate::args::ExecInArgs;
+use crate::args::MeshName;
 use crate::local::{client, netns};
 
 /// Variables that would send a program past the capture, to a proxy of this terminal's.
 const PROXIES: [&str; 6] =
     ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
 
+/// `meshctl exec`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Example:\n  meshctl exec client-0 -- curl -s http://reviews:9080/")]
+pub struct InsideArgs {
+    /// An instance (reviews-v2-0, client-0)
+    #[arg(value_name = "INSTANCE")]
+    pub instance: String,
+    #[command(flatten)]
+    pub mesh: MeshName,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<std::ffi::OsString>,
+}
+
 /// Becomes the program. Returns only on failure.
 ///
 /// # Errors
 /// When there is no such instance, or it has no namespace.
-pub async fn run(args: ExecInArgs) -> anyhow::Result<ExitCode> {
+pub async fn run(args: InsideArgs) -> anyhow::Result<ExitCode> {
     let mesh = client::mesh(&args.mesh.name).await?;
     let instance = find(&mesh, &args.instance)?;
     let name = &instance.name;

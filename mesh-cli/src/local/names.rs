@@ -146,7 +146,10 @@ mod tests {
     fn service(host: &str, vip: Option<&str>, endpoints: &[&str]) -> ServiceStatus {
         let endpoints: Vec<_> =
             endpoints.iter().map(|at| serde_json::json!({"address": at, "ready": true})).collect();
-        serde_json::from_value(serde_json::json!({"host": host, "vip": vip, "endpoints": endpoints})).unwrap()
+        serde_json::from_value(
+            serde_json::json!({"host": host, "vips": vip.as_slice(), "endpoints": endpoints}),
+        )
+        .unwrap()
     }
 
     #[test]

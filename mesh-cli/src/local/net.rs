@@ -151,6 +151,12 @@ impl Network {
         format!("{}/24", self.at(255, 0))
     }
 
+    /// The same of IPv6.
+    #[must_use]
+    pub fn cluster_subnet6(&self) -> String {
+        format!("{}/112", self.v6(self.at(255, 0)))
+    }
+
     /// Where the instance reaches the service with this cluster address: at that address where everything is captured,
     /// else at a listener of its own, with the same host bits in its own subnet.
     #[must_use]

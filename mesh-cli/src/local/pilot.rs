@@ -74,6 +74,8 @@ pub struct ServiceStatus {
     /// `reviews.default.svc.cluster.local`.
     pub host: String,
     pub vip: Option<String>,
+    /// All of them: one a family.
+    pub vips: Vec<String>,
     pub ports: Vec<ServicePort>,
     pub endpoints: Vec<EndpointStatus>,
 }
@@ -154,7 +156,7 @@ impl ResourceStatus {
 impl ServiceStatus {
     /// Its cluster addresses.
     pub fn vips(&self) -> impl Iterator<Item = IpAddr> {
-        self.vip.iter().filter_map(|vip| vip.parse().ok())
+        self.vips.iter().filter_map(|vip| vip.parse().ok())
     }
 
     /// Name and namespace.

@@ -295,6 +295,7 @@ fn pilot_config(context: &Context, user_paths: &[PathBuf]) -> serde_json::Value 
             "token": context.dir.token_of("mesh-pilot"),
         },
         "vip_cidr": context.network.cluster_subnet(),
+        "vip_cidr6": context.hub.as_ref().filter(|hub| hub.ipv6).map(|_| context.network.cluster_subnet6()),
         "parent_pid": std::process::id(),
     })
 }

@@ -115,6 +115,7 @@ impl Pilot {
             // Port 1 on loopback: nobody is there.
             ca: crate::config::CaConfig { address: "127.0.0.1:1".into(), roots: at("root.pem"), token: None },
             vip_cidr: "127.5.255.0/24".parse().unwrap(),
+            vip_cidr6: None,
             parent_pid: None,
         };
         let task = tokio::spawn(serve_files(config, listeners.0, listeners.1));

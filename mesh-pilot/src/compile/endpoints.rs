@@ -1,7 +1,7 @@
 //! `endpoints/<host>:<port>` and `workload/<ip>`: who is there. The same for every viewer.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use mesh_proto::crd::Labels;
 use mesh_proto::crd::destination_rule::{DestinationRuleSpec, LocalitySetting};
@@ -148,7 +148,7 @@ pub(super) fn ports(pod: &Pod) -> Vec<PodPort> {
 
 /// Who is behind a pod's address.
 #[must_use]
-pub fn workload(config: &Config, pod: &Pod) -> Option<Compiled<wire::Workload>> {
+pub fn workload(config: &Config, pod: &Pod, address: IpAddr) -> Option<Compiled<wire::Workload>> {
     let policy = peer_policy(config, pod);
     let port = |port: PodPort| wire::WorkloadPort {
         port: u32::from(port.number),
@@ -157,7 +157,7 @@ pub fn workload(config: &Config, pod: &Pod) -> Option<Compiled<wire::Workload>> 
         services: port.services,
     };
     let message = wire::Workload {
-        address: pod.address.to_string(),
+        address: address.to_string(),
         uid: pod.uid.to_string(),
         identity: identity(pod),
         facts: Some(facts(pod)),

@@ -43,7 +43,7 @@ pub fn service(service: &crd::Service, mesh: &MeshSettings) -> Option<Service> {
         host: Arc::from(host.to_ascii_lowercase()),
         name: Arc::from(metadata.name.as_str()),
         namespace: Arc::from(metadata.namespace.as_str()),
-        vips: spec.cluster_ip.parse().ok().into_iter().collect(),
+        vips: addresses(std::iter::once(&spec.cluster_ip).chain(&spec.cluster_ips)),
         headless: service.is_headless(),
         ports: ports.collect(),
         selector: spec.selector.clone(),
@@ -51,6 +51,17 @@ pub fn service(service: &crd::Service, mesh: &MeshSettings) -> Option<Service> {
         labels: metadata.labels.clone(),
         annotations: metadata.annotations.clone(),
     })
+}
+
+/// What is an address (`None` and nothing are none), each once.
+fn addresses<'a>(given: impl Iterator<Item = &'a String>) -> Vec<IpAddr> {
+    let mut all: Vec<IpAddr> = Vec::new();
+    for address in given.filter_map(|text| text.parse().ok()) {
+        if !all.contains(&address) {
+            all.push(address);
+        }
+    }
+    all
 }
 
 /// A Pod; `None` while it has no address and when it is over.
@@ -81,6 +92,9 @@ pub fn pod(pod: &crd::Pod, mesh: &MeshSettings) -> Option<Pod> {
         service_account: Arc::from(account),
         identity,
         address,
+        more_addresses: addresses(
+            pod.status.pod_ips.iter().map(|ip| &ip.ip).filter(|ip| **ip != pod.status.pod_ip),
+        ),
         workload: Arc::from(workload(&metadata.name, &metadata.labels)),
         ports: ports
             .map(|port| ContainerPort { number: port.container_port, name: Arc::from(port.name.as_str()) })

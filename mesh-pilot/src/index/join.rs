@@ -26,7 +26,7 @@ impl Index {
         for service in before.iter().chain(&pod).flat_map(|pod| &pod.services) {
             self.dirty_services.insert(service.host.clone());
         }
-        for address in before.iter().chain(&pod).map(|pod| pod.address) {
+        for address in before.iter().chain(&pod).flat_map(|pod| pod.addresses()) {
             self.dirty_services.extend(self.sliced_services(address));
         }
         self.tell_readiness(before.as_ref(), pod.as_ref());
@@ -88,14 +88,17 @@ impl Index {
                 Some(pod) => published.insert(key.clone(), pod.clone()),
                 None => published.remove(&key),
             };
-            addresses.extend(before.iter().chain(self.pods.get(&key)).map(|pod| pod.address));
+            addresses.extend(before.iter().chain(self.pods.get(&key)).flat_map(|pod| pod.addresses()));
             changes.pods.insert(key);
         }
         let workloads = Arc::make_mut(&mut self.workloads);
         for address in addresses {
             // An address is reused after its pod: the one that is not on its way out has it.
             // Nor is a node's address that of any one of the pods in its network.
-            let pods = self.pods.values().filter(|pod| pod.address == address && !pod.host_network);
+            let pods = self
+                .pods
+                .values()
+                .filter(|pod| pod.addresses().any(|own| own == address) && !pod.host_network);
             let pod = pods.min_by_key(|pod| (pod.terminating, !pod.ready)).cloned();
             let before = match pod.clone() {
                 Some(pod) => workloads.insert(address, pod),

@@ -150,6 +150,7 @@ impl Index {
             ports: Vec::new(),
             ready: true,
             terminating: false,
+            more_addresses: Vec::new(),
             host_network: false,
             injected: false,
             services: Vec::new(),

@@ -108,6 +108,23 @@ fn endpoints_follow_selector_target_port_and_readiness() {
 }
 
 #[test]
+fn pods_and_services_have_an_address_of_each_family() {
+    let mut story = Story::new();
+    let both = "podIP: 127.5.1.1, podIPs: [{ip: 127.5.1.1}, {ip: 'fd00::1'}]";
+    story.apply(&pod("a", 1, "app: reviews", true, "").replace("podIP: 127.5.1.1", both));
+    story.apply(&service("{port: 80}", ", clusterIP: 10.0.0.1, clusterIPs: [10.0.0.1, 'fd00::ff:1']"));
+    let ips = ["127.5.1.1", "fd00::1"].map(|ip| ip.parse().unwrap());
+    let named = |story: &Story, ip| story.snapshot.workloads.get(&ip).map(|pod| pod.name.to_string());
+    assert_eq!(ips.map(|ip| named(&story, ip)), [Some("a".to_owned()), Some("a".to_owned())]);
+    let held = story.index.services.values().next().unwrap();
+    assert_eq!(held.spec.vips, ["10.0.0.1", "fd00::ff:1"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap()));
+    // One endpoint: the families lead to the same process.
+    assert_eq!(story.endpoints(80).len(), 1);
+    story.delete(Kind::Pod, "a");
+    assert_eq!(ips.map(|ip| named(&story, ip)), [None, None]);
+}
+
+#[test]
 fn a_flip_changes_its_endpoints_and_no_configuration() {
     let mut story = Story::new();
     story.apply(&service("{port: 80}", ""));

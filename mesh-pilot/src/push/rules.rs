@@ -34,8 +34,9 @@ impl Compiler for Rules {
                 encode(made, dependents)
             }),
             Kind::Workload => {
-                let pod = snapshot.workloads.get(&name.name().parse().ok()?)?;
-                compile::workload(config, pod).map(|made| encode(made, Vec::new()))
+                let address = name.name().parse().ok()?;
+                let pod = snapshot.workloads.get(&address)?;
+                compile::workload(config, pod, address).map(|made| encode(made, Vec::new()))
             }
             Kind::Listener if viewer.router => {
                 let made = compile::listener(config, viewer, name.name().parse().ok()?)?;

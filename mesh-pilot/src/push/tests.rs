@@ -78,6 +78,7 @@ fn pod(name: &str, ip: u32) -> Arc<Pod> {
         ports: Vec::new(),
         ready: true,
         terminating: false,
+        more_addresses: Vec::new(),
         host_network: false,
         injected: true,
         services: Vec::new(),

@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -40,6 +40,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Where cluster IPs come from.
     pub vip_cidr: Ipv4Net,
+    /// Where those of the other family come from, if services have one.
+    pub vip_cidr6: Option<Ipv6Net>,
 }
 
 /// The source.
@@ -58,7 +60,7 @@ impl FileSource {
     pub fn open(settings: Settings) -> io::Result<Self> {
         std::fs::create_dir_all(&settings.state_dir)?;
         let last_good = LastGood::open(settings.state_dir.join("last_good"))?;
-        let vips = Vips::open(settings.vip_cidr, settings.state_dir.join("vips.json"));
+        let vips = Vips::open(settings.vip_cidr, settings.vip_cidr6, settings.state_dir.join("vips.json"));
         Ok(Self {
             settings,
             files: Files::new(last_good, vips),

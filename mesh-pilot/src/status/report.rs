@@ -101,6 +101,8 @@ pub struct ServiceStatus {
     pub host: String,
     /// Its cluster IP; empty if it has none.
     pub vip: String,
+    /// All of them: one a family.
+    pub vips: Vec<String>,
     /// Its ports.
     pub ports: Vec<PortStatus>,
     /// The pods behind it.

@@ -275,8 +275,17 @@ lenient! {
         /// Its address.
         #[serde(rename = "podIP")]
         pub pod_ip: String,
+        /// All of them: one a family.
+        #[serde(rename = "podIPs")]
+        pub pod_ips: Vec<PodIp>,
         /// Ready and others.
         pub conditions: Vec<Condition>,
+    }
+
+    /// An address of a pod.
+    pub struct PodIp {
+        /// The address.
+        pub ip: String,
     }
 
     /// One condition.
@@ -300,6 +309,9 @@ lenient! {
         /// `None` for a headless service; empty when the cluster is to choose.
         #[serde(rename = "clusterIP")]
         pub cluster_ip: String,
+        /// All of them: one a family.
+        #[serde(rename = "clusterIPs")]
+        pub cluster_ips: Vec<String>,
         /// ClusterIP, NodePort, LoadBalancer, ExternalName.
         pub r#type: String,
         /// For ExternalName.

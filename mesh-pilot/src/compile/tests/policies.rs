@@ -118,7 +118,7 @@ fn what_a_workload_is_told_about_itself() {
 fn who_is_behind_an_address() {
     let mesh = Mesh::with(&policy("w", &format!("{V1}, portLevelMtls: {{9999: {{mode: DISABLE}}}}")));
     let pod = &mesh.snapshot.workloads[&"10.1.0.1".parse().unwrap()];
-    let workload = super::super::workload(&mesh.snapshot.config, pod).unwrap().message;
+    let workload = super::super::workload(&mesh.snapshot.config, pod, pod.address).unwrap().message;
     let ports: Vec<_> = workload.ports.iter().map(|p| (p.port, p.mtls)).collect();
     assert_eq!(ports, [(9080, true), (9999, false)]);
     assert_eq!(workload.identity, "spiffe://cluster.local/ns/default/sa/reviews");

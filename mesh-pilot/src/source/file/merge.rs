@@ -301,6 +301,8 @@ fn with_address(resource: Resource, vips: &mut Vips) -> Resource {
         tracing::warn!(service = name, "no cluster IP is left");
     }
     let mut service = (**service).clone();
+    let both = address.into_iter().chain(address.and_then(|ip| vips.v6_of(ip)));
+    service.spec.cluster_ips = both.map(|ip| ip.to_string()).collect();
     service.spec.cluster_ip = address.map(|ip| ip.to_string()).unwrap_or_default();
     Resource { object: Object::Service(Arc::new(service)), ..resource }
 }

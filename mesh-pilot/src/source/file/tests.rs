@@ -44,6 +44,7 @@ impl Story {
             state_pods: dir.path().join("pods"),
             state_dir: dir.path().join("state"),
             vip_cidr: "127.5.255.0/24".parse().unwrap(),
+            vip_cidr6: None,
         })
         .unwrap()
     }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::last_good::write_by_rename;
 
@@ -13,6 +13,7 @@ use super::last_good::write_by_rename;
 #[derive(Debug)]
 pub struct Vips {
     cidr: Ipv4Net,
+    v6: Option<Ipv6Net>,
     path: PathBuf,
     given: BTreeMap<String, Ipv4Addr>,
     live: BTreeSet<String>,
@@ -20,7 +21,7 @@ pub struct Vips {
 
 impl Vips {
     /// What an earlier run has given out. An unreadable file is told and started afresh.
-    pub fn open(cidr: Ipv4Net, path: PathBuf) -> Self {
+    pub fn open(cidr: Ipv4Net, v6: Option<Ipv6Net>, path: PathBuf) -> Self {
         let given: BTreeMap<String, Ipv4Addr> = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
                 tracing::warn!(path = %path.display(), %error, "unreadable cluster IPs; services get new ones");
@@ -33,7 +34,7 @@ impl Vips {
             }
         };
         let given = given.into_iter().filter(|(_, ip)| cidr.contains(ip)).collect();
-        Self { cidr, path, given, live: BTreeSet::new() }
+        Self { cidr, v6, path, given, live: BTreeSet::new() }
     }
 
     /// The address of a service (`namespace/name`); one that it asks for is given if it is free. `None`: none is left.
@@ -52,6 +53,14 @@ impl Vips {
             self.save();
         }
         Some(IpAddr::V4(address))
+    }
+
+    /// The IPv6 address that goes with one that was given: the same host bits in the other range.
+    pub fn v6_of(&self, given: IpAddr) -> Option<IpAddr> {
+        let (Some(v6), IpAddr::V4(given)) = (self.v6, given) else { return None };
+        let host = given.to_bits() & self.cidr.hostmask().to_bits();
+        let address = Ipv6Addr::from_bits(v6.network().to_bits() | u128::from(host));
+        v6.contains(&address).then_some(IpAddr::V6(address))
     }
 
     /// The service is gone. Its address stays its own for when it comes back.
@@ -94,10 +103,20 @@ mod tests {
     }
 
     #[test]
+    fn both_families_have_the_same_host() {
+        let dir = tempfile::tempdir().unwrap();
+        let v6 = "fd00::ff:0/112".parse().unwrap();
+        let vips = Vips::open("10.5.255.0/24".parse().unwrap(), Some(v6), dir.path().join("vips.json"));
+        assert_eq!(vips.v6_of("10.5.255.7".parse().unwrap()), "fd00::ff:7".parse().ok());
+        let vips = Vips::open("10.5.255.0/24".parse().unwrap(), None, dir.path().join("vips.json"));
+        assert_eq!(vips.v6_of("10.5.255.7".parse().unwrap()), None);
+    }
+
+    #[test]
     fn stable_over_restarts_and_never_shared() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vips.json");
-        let open = || Vips::open("127.5.255.0/29".parse().unwrap(), path.clone());
+        let open = || Vips::open("127.5.255.0/29".parse().unwrap(), None, path.clone());
         let mut vips = open();
         assert_eq!(vips.allocate("default/a", None), ip(2));
         assert_eq!(vips.allocate("default/b", ip(6)), ip(6), "asked for and free");

@@ -151,7 +151,15 @@ impl Shape for Services {
         keep_in(
             object,
             "spec",
-            &["clusterIP", "type", "externalName", "ports", "selector", "publishNotReadyAddresses"],
+            &[
+                "clusterIP",
+                "clusterIPs",
+                "type",
+                "externalName",
+                "ports",
+                "selector",
+                "publishNotReadyAddresses",
+            ],
         );
     }
 }
@@ -167,7 +175,7 @@ impl Shape for Pods {
         if let Some(Value::Object(spec)) = object.get_mut("spec") {
             keep_in_each(spec, "containers", &["name", "ports"]);
         }
-        keep_in(object, "status", &["phase", "podIP", "conditions"]);
+        keep_in(object, "status", &["phase", "podIP", "podIPs", "conditions"]);
         if let Some(Value::Object(status)) = object.get_mut("status") {
             if let Some(Value::Array(conditions)) = status.get_mut("conditions") {
                 conditions.retain(|c| c.get("type").and_then(Value::as_str) == Some("Ready"));
