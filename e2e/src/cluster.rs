@@ -15,7 +15,7 @@ const COMMAND_PATIENCE: Duration = Duration::from_secs(300);
 /// How often kubectl asks an API server that it does not reach: one that is starved or starts again is not what is tested.
 const ATTEMPTS: u32 = 8;
 /// kubectl's words for not having been heard at all, or not to the end of something that may be said again.
-const UNREACHED: [&str; 7] = [
+const UNREACHED: [&str; 8] = [
     "Unable to connect to the server",
     "TLS handshake timeout",
     "connection refused",
@@ -23,6 +23,7 @@ const UNREACHED: [&str; 7] = [
     "etcdserver: request timed out",
     "error from a previous attempt",
     "unexpected EOF",
+    "context deadline exceeded",
 ];
 /// What may be said twice.
 const REPEATABLE: [&str; 7] = ["apply", "get", "wait", "rollout", "label", "scale", "delete"];

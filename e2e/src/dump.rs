@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use crate::cluster::SYSTEM;
 use crate::namespace::Namespace;
 
-/// Writes all there is to see; its directory. What cannot be had is a file that says why.
-pub async fn namespace(namespace: &Namespace) -> PathBuf {
+/// Writes why the test failed and all there is to see; its directory. What cannot be had is a file that says why.
+pub async fn namespace(namespace: &Namespace, why: &str) -> PathBuf {
     let base =
         std::env::var_os("E2E_DUMP").map_or_else(|| std::env::temp_dir().join("mesh-e2e"), PathBuf::from);
     let place = base.join(&namespace.name);
     let _ = std::fs::create_dir_all(&place);
+    let _ = std::fs::write(place.join("why.txt"), why);
     let name = namespace.name.as_str();
     let kinds = "all,configmaps,serviceaccounts,endpointslices,jobs,cronjobs,virtualservices,destinationrules,\
                  gateways.networking.istio.io,serviceentries,peerauthentications,authorizationpolicies";

@@ -13,6 +13,7 @@ pub mod install;
 pub mod namespace;
 pub mod pki;
 mod times;
+mod turn;
 pub mod workload;
 
 pub use client::{Answer, Client, Report};

@@ -3,51 +3,29 @@
 use std::cell::{Cell, RefCell};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::Value;
-use tokio::sync::{Mutex, OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::eventually::eventually;
+use crate::turn::{Kind, Place};
 use crate::{dump, times, workload};
 
 /// Whether a test bears others at its side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Company {
-    /// It stays in its namespace, or asks for a turn when it is ready for it: [`Namespace::operate`], [`Namespace::alone`].
+    /// It stays in its namespace.
     Welcome,
-    /// It disturbs what everybody uses from its beginning to its end.
+    /// As [`Self::Welcome`], and takes long: it begins first.
+    Early,
+    /// It works on what everybody uses (the control plane, the shared gateway), or uses the machine as if it were alone: one such
+    /// at a time. Tests that stay in their namespaces go on beside it: they must not notice.
+    Operator,
+    /// It says [`Namespace::alone`] when it is ready for it, and then takes away what everybody uses. It begins last.
     Alone,
-}
-
-/// Everybody holds it for reading; who wants to be alone, for writing. It is fair: nobody starts before one who waits.
-static TURN: LazyLock<Arc<RwLock<()>>> = LazyLock::new(Arc::default);
-/// Held by the one who works on what everybody uses.
-static OPERATOR: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
-
-enum Turn {
-    Shared { _guard: OwnedRwLockReadGuard<()> },
-    Operator { _operator: OwnedMutexGuard<()>, _guard: OwnedRwLockReadGuard<()> },
-    Alone { _guard: OwnedRwLockWriteGuard<()> },
-}
-
-impl Turn {
-    async fn shared() -> Self {
-        Self::Shared { _guard: TURN.clone().read_owned().await }
-    }
-
-    async fn operator() -> Self {
-        let operator = OPERATOR.clone().lock_owned().await;
-        Self::Operator { _operator: operator, _guard: TURN.clone().read_owned().await }
-    }
-
-    async fn alone() -> Self {
-        Self::Alone { _guard: TURN.clone().write_owned().await }
-    }
 }
 
 /// A namespace of a test.
@@ -56,7 +34,7 @@ pub struct Namespace {
     pub name: String,
     /// The cluster that it is in.
     pub cluster: Cluster,
-    turn: RefCell<Option<Turn>>,
+    place: RefCell<Option<Place>>,
     waited: Cell<Duration>,
 }
 
@@ -77,14 +55,14 @@ pub fn test(name: &str, company: Company, body: impl AsyncFnOnce(&Namespace) -> 
         Err(error) => panic!("{error:#}"),
     };
     let began = Instant::now();
-    let turn = runtime.block_on(async {
-        match company {
-            Company::Welcome => Turn::shared().await,
-            Company::Alone => Turn::alone().await,
-        }
-    });
+    let place = runtime.block_on(Place::take(match company {
+        Company::Welcome => Kind::Welcome,
+        Company::Early => Kind::Early,
+        Company::Operator => Kind::Operator,
+        Company::Alone => Kind::Last,
+    }));
     let waited = began.elapsed();
-    let namespace = match runtime.block_on(Namespace::make(cluster, name, turn)) {
+    let namespace = match runtime.block_on(Namespace::make(cluster, name, place)) {
         Ok(namespace) => namespace,
         Err(error) => panic!("{name}: {error:#}"),
     };
@@ -94,10 +72,19 @@ pub fn test(name: &str, company: Company, body: impl AsyncFnOnce(&Namespace) -> 
     let took = began.elapsed().saturating_sub(namespace.waited.get());
     runtime.block_on(async {
         if failed {
-            let place = dump::namespace(&namespace).await;
+            let why = match &outcome {
+                Ok(Err(error)) => format!("{error:?}\n"),
+                _ => "it panicked\n".to_owned(),
+            };
+            let place = dump::namespace(&namespace, &why).await;
             eprintln!("{name}: what was there is in {}", place.display());
         }
-        drop(namespace.turn.take());
+        if company == Company::Alone {
+            // What everybody is subject to is gone before the next one begins.
+            let routes = ["delete", "virtualservices,gateways.networking.istio.io", "--all"];
+            let _ = namespace.kubectl(&routes).await;
+        }
+        drop(namespace.place.take());
         if !(failed && std::env::var_os("E2E_KEEP").is_some()) {
             namespace.remove().await;
         }
@@ -111,7 +98,7 @@ pub fn test(name: &str, company: Company, body: impl AsyncFnOnce(&Namespace) -> 
 }
 
 impl Namespace {
-    async fn make(cluster: Cluster, test: &str, turn: Turn) -> anyhow::Result<Self> {
+    async fn make(cluster: Cluster, test: &str, place: Place) -> anyhow::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let short: String = test.chars().map(|c| if c == '_' { '-' } else { c }).take(36).collect();
         let unique = format!("{:x}", std::process::id());
@@ -121,7 +108,7 @@ impl Namespace {
             "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels: {{istio-injection: enabled, mesh-e2e: test}}\n"
         );
         cluster.fed("kubectl", &["apply", "-f", "-"], &yaml).await?;
-        let namespace = Self { name, cluster, turn: RefCell::new(Some(turn)), waited: Cell::default() };
+        let namespace = Self { name, cluster, place: RefCell::new(Some(place)), waited: Cell::default() };
         eventually("the roots are in the namespace", async || {
             namespace.kubectl(&["get", "configmap", "istio-ca-root-cert"]).await
         })
@@ -142,28 +129,13 @@ impl Namespace {
         let _ = self.cluster.kubectl(&now).await;
     }
 
-    /// Waits until nobody else works on what everybody uses (the control plane, the shared gateway), and does so until the
-    /// test ends or says [`Self::in_company`]. Tests that stay in their namespaces go on: they must not notice.
-    pub async fn operate(&self) {
-        self.take(Turn::operator()).await;
-    }
-
-    /// Waits until every other test has ended or waits itself; none begins before this one has ended or said [`Self::in_company`].
-    /// What needs no solitude is done before.
+    /// Waits until every other test has ended or waits for the same; none goes on before this one has ended. What needs no
+    /// solitude is done before.
     pub async fn alone(&self) {
-        self.take(Turn::alone()).await;
-    }
-
-    /// The others may go on.
-    pub async fn in_company(&self) {
-        self.take(Turn::shared()).await;
-    }
-
-    async fn take(&self, turn: impl Future<Output = Turn>) {
         let asked = Instant::now();
-        drop(self.turn.take());
-        let turn = turn.await;
-        self.turn.replace(Some(turn));
+        drop(self.place.take());
+        let place = Place::take(Kind::Alone).await;
+        self.place.replace(Some(place));
         self.waited.set(self.waited.get() + asked.elapsed());
     }
 
@@ -197,9 +169,17 @@ impl Namespace {
     /// When it was taken.
     pub async fn refused(&self, yaml: &str) -> anyhow::Result<String> {
         let arguments = ["apply", "-n", &self.name, "-f", "-"];
-        let (taken, said) = self.cluster.told("kubectl", &arguments, yaml).await?;
-        anyhow::ensure!(!taken, "it was taken: {said}");
-        Ok(said)
+        eventually("an answer in time", async || {
+            let (taken, said) = self.cluster.told("kubectl", &arguments, yaml).await?;
+            // A starved machine's webhook says nothing of the object.
+            anyhow::ensure!(!said.contains("context deadline exceeded"), "{said}");
+            Ok((taken, said))
+        })
+        .await
+        .and_then(|(taken, said)| {
+            anyhow::ensure!(!taken, "it was taken: {said}");
+            Ok(said)
+        })
     }
 
     /// Applies workloads and waits until each is rolled out.

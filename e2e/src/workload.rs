@@ -2,6 +2,10 @@
 
 use crate::images::image;
 
+/// Asked every second; on a busy machine an answer may take longer, and being slow is not being down.
+const READINESS: &str =
+    "        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1, timeoutSeconds: 5}\n";
+
 /// A Deployment of the sample application, a Service of the same `app` and an account.
 #[derive(Debug, Clone)]
 pub struct App {
@@ -158,11 +162,7 @@ spec:
 {}{container}",
             joined(&self.labels),
             image("app"),
-            if container.contains("readinessProbe") {
-                ""
-            } else {
-                "        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}\n"
-            },
+            if container.contains("readinessProbe") { "" } else { READINESS },
         )
     }
 }

@@ -11,7 +11,7 @@ use e2e::{Company, cluster, eventually, pause, test};
 /// gateway: an exec session would not outlive the API server's silence.)
 #[test]
 fn bad_days_the_api_server_is_down() {
-    test("bad_days_the_api_server_is_down", Company::Welcome, async |ns| {
+    test("bad_days_the_api_server_is_down", Company::Alone, async |ns| {
         ns.deploy(&[App::new("web").replicas(2)]).await?;
         let address = crate::gateways::edge(ns, &[]).await?;
         let here = e2e::Client::here(ns.cluster.clone(), crate::CLIENT);
@@ -38,7 +38,7 @@ fn bad_days_the_api_server_is_down() {
 /// The webhook's pilot is away: a pod is either injected or not made, never made without; requests go on.
 #[test]
 fn bad_days_the_webhook_is_down() {
-    test("bad_days_the_webhook_is_down", Company::Welcome, async |ns| {
+    test("bad_days_the_webhook_is_down", Company::Alone, async |ns| {
         let client = ns.deploy_with_client(&[App::new("web")]).await?;
         // What a proxy has asked for before, it goes on with.
         eventually("it serves", async || client.get("http://web/", &[]).await?.expect(200)).await?;
@@ -72,7 +72,6 @@ fn bad_days_the_webhook_is_down() {
         let served = client.get("http://web/", &[]).await;
         scale(&replicas).await?;
         whole(&ns.cluster).await?;
-        ns.in_company().await;
         let said = refused?;
         ensure!(said.contains("webhook"), "{said}");
         outsiders?;
@@ -85,7 +84,7 @@ fn bad_days_the_webhook_is_down() {
 /// A namespace is deleted while another one's pods call it: its callers get errors, nobody else does.
 #[test]
 fn bad_days_a_namespace_is_deleted_under_load() {
-    test("bad_days_a_namespace_is_deleted_under_load", Company::Welcome, async |ns| {
+    test("bad_days_a_namespace_is_deleted_under_load", Company::Early, async |ns| {
         let doomed = format!("{}-doomed", ns.name);
         let yaml = format!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {doomed}, labels: {{istio-injection: enabled}}}}\n"
@@ -176,10 +175,9 @@ fn bad_days_five_hundred_invalid_objects() {
 /// A kind that the pilot watches is not installed, and comes: nothing else waits for it.
 #[test]
 fn bad_days_a_crd_is_missing() {
-    test("bad_days_a_crd_is_missing", Company::Welcome, async |ns| {
+    test("bad_days_a_crd_is_missing", Company::Operator, async |ns| {
         let crd = "telemetries.telemetry.istio.io";
         let client = ns.deploy_with_client(&[App::new("web")]).await?;
-        ns.operate().await;
         let saved = ns.cluster.kubectl(&["get", "crd", crd, "-o", "yaml"]).await?;
         ns.cluster.kubectl(&["delete", "crd", crd]).await?;
         let outcome = async {

@@ -39,7 +39,7 @@ async fn owners(client: &Client, keys: u32) -> anyhow::Result<Vec<String>> {
 /// A key stays with its instance; when an instance goes, its keys move and all others stay.
 #[test]
 fn failover_consistent_hash_moves_only_its_keys() {
-    test("failover_consistent_hash_moves_only_its_keys", Company::Welcome, async |ns| {
+    test("failover_consistent_hash_moves_only_its_keys", Company::Early, async |ns| {
         ns.apply(&rule("    loadBalancer: {consistentHash: {httpHeaderName: x-user}}\n")).await?;
         let client = ns.deploy_with_client(&[App::new("web").replicas(3)]).await?;
         let before = eventually("keys stick", async || owners(&client, 12).await).await?;
@@ -100,7 +100,8 @@ fn failover_outlier_detection_ejects_and_readmits() {
 #[test]
 fn failover_readiness_withdraws() {
     test("failover_readiness_withdraws", Company::Welcome, async |ns| {
-        let apps = [App::new("web").replicas(2)];
+        let probe = "        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}\n";
+        let apps = [App::new("web").replicas(2).container(probe)];
         let (client, operator) = tokio::try_join!(ns.deploy_with_client(&apps), ns.client("operator"))?;
         let pods = ns.pods("app=web").await?;
         eventually("both answer", async || {
@@ -152,5 +153,50 @@ fn failover_locality_from_zone_to_zone() {
             Ok(())
         })
         .await
+    });
+}
+
+/// Where pods say nothing of their place, their node does (`topology.kubernetes.io/zone`): the client's zone serves alone, and
+/// when it has nobody healthy, the next one does. One node has one zone, so the servers of the other zone say theirs themselves;
+/// until the node is labelled, both serve.
+#[test]
+fn failover_zone_from_the_labels_of_nodes() {
+    test("failover_zone_from_the_labels_of_nodes", Company::Welcome, async |ns| {
+        ns.apply(&rule(
+            "    loadBalancer: {localityLbSetting: {enabled: true}}\n    outlierDetection: {consecutive5xxErrors: 3, interval: 1s, baseEjectionTime: 60s, maxEjectionPercent: 100}\n",
+        ))
+        .await?;
+        let probe = "        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}\n";
+        let far = App::new("web").version("far").label("istio-locality", "here.two").container(probe);
+        let apps = [App::new("web").version("near").container(probe), far];
+        let (client, operator) = tokio::try_join!(ns.deploy_with_client(&apps), ns.client("operator"))?;
+        let served = async |near: &str, count: usize| {
+            let answers = client.many(20, "http://web/", &[]).await?;
+            let of = answers.iter().filter(|answer| answer.version() == near && answer.status == 200).count();
+            ensure!(of >= count, "{of} of 20 came from {near}");
+            Ok(())
+        };
+        eventually("without labels both serve", async || {
+            served("near", 1).await?;
+            served("far", 1).await
+        })
+        .await?;
+        let place = |zone: &str, region: &str| {
+            [format!("topology.kubernetes.io/zone{zone}"), format!("topology.kubernetes.io/region{region}")]
+        };
+        let label = async |[zone, region]: [String; 2]| {
+            let arguments = ["label", "nodes", "--all", "--overwrite", &zone, &region];
+            ns.cluster.kubectl(&arguments).await
+        };
+        label(place("=one", "=here")).await?;
+        let outcome = async {
+            eventually("the near one serves alone", async || served("near", 20).await).await?;
+            let near = ns.pods("app=web,version=near").await?.remove(0);
+            fault(ns, &operator, &near, r#"{"status":503}"#).await?;
+            eventually("the far one takes over", async || served("far", 20).await).await
+        }
+        .await;
+        label(place("-", "-")).await?;
+        outcome
     });
 }

@@ -231,3 +231,50 @@ fn item_4_resources() {
         Ok(())
     });
 }
+
+/// Capture by TPROXY, by annotation: the application sees its client's address; by redirection it sees its sidecar's.
+#[test]
+fn item_4_tproxy_keeps_the_clients_address() {
+    test("item_4_tproxy_keeps_the_clients_address", Company::Welcome, async |ns| {
+        ns.apply(STRICT).await?;
+        let tproxy = App::new("kept").annotation("sidecar.istio.io/interceptionMode", "TPROXY");
+        let client = ns.deploy_with_client(&[tproxy, App::new("redirected")]).await?;
+        let own = ns.kubectl(&["get", "pod", "client", "-o", "jsonpath={.status.podIP}"]).await?;
+        for (app, sees) in [("kept", own.as_str()), ("redirected", "127.0.0.6")] {
+            eventually("the address that the application sees", async || {
+                let answer = client.get(&format!("http://{app}/"), &[]).await?.expect(200)?;
+                ensure!(answer.json()["peer"].is_string(), "no mTLS: {answer:?}");
+                ensure!(
+                    answer.json()["client"] == sees,
+                    "{app} sees {}, not {sees}",
+                    answer.json()["client"]
+                );
+                Ok(())
+            })
+            .await?;
+        }
+        let back = client.get("tcp://kept:9000", &["-d", "echo this"]).await?.expect(200)?;
+        ensure!(back.body.contains("echo this"), "{back:?}");
+        // What it sends itself is captured the same way.
+        let pod = ns.pods("app=kept").await?.remove(0);
+        let request = [
+            "request",
+            "http://redirected/",
+            "--from",
+            &pod,
+            "-n",
+            "1",
+            "-o",
+            "json",
+            "--namespace",
+            &ns.name,
+        ];
+        eventually("a request from the pod", async || {
+            let said = crate::meshctl::meshctl(&ns.cluster, &request).await?;
+            ensure!(said.contains("/sa/kept"), "it did not go through the sidecar: {said}");
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    });
+}

@@ -1,5 +1,5 @@
 //! Item 10: no request is lost while pods, pilot, CA and gateways come and go. The client uses raw sockets and never retries;
-//! what the application executed is counted there.
+//! what the application executed is counted there. One row at a time, beside other tests: these are the loads of a small machine.
 //!
 //! A row can lose: `item_10_the_rows_can_lose` runs the same loads without the sidecar's drain and must see losses.
 
@@ -18,12 +18,7 @@ struct Loads {
 }
 
 impl Loads {
-    async fn begin(ns: &Namespace) -> anyhow::Result<Self> {
-        let client = deployed(ns, &app(3)).await?;
-        Self::begin_from(client).await
-    }
-
-    async fn begin_from(client: Client) -> anyhow::Result<Self> {
+    async fn begin(client: Client) -> anyhow::Result<Self> {
         for url in ["http://web/", "h2c://web/", "grpc://web:81"] {
             eventually("the mesh serves", async || client.get(url, &[]).await?.expect(200)).await?;
         }
@@ -138,8 +133,9 @@ async fn settled(ns: &Namespace, namespace: &str, selector: &str) -> anyhow::Res
 
 #[test]
 fn item_10_rollout_of_the_application() {
-    test("item_10_rollout_of_the_application", Company::Welcome, async |ns| {
-        let loads = Loads::begin(ns).await?;
+    test("item_10_rollout_of_the_application", Company::Operator, async |ns| {
+        let client = deployed(ns, &app(3)).await?;
+        let loads = Loads::begin(client).await?;
         restart(ns, &ns.name, "web-v1").await?;
         settled(ns, &ns.name, "app=web").await?;
         loads.end(ns).await
@@ -148,8 +144,9 @@ fn item_10_rollout_of_the_application() {
 
 #[test]
 fn item_10_scaling_down_and_up() {
-    test("item_10_scaling_down_and_up", Company::Welcome, async |ns| {
-        let loads = Loads::begin(ns).await?;
+    test("item_10_scaling_down_and_up", Company::Operator, async |ns| {
+        let client = deployed(ns, &app(3)).await?;
+        let loads = Loads::begin(client).await?;
         for replicas in ["5", "1", "5"] {
             ns.kubectl(&["scale", "deployment/web-v1", &format!("--replicas={replicas}")]).await?;
             ns.rolled_out("web-v1").await?;
@@ -161,10 +158,9 @@ fn item_10_scaling_down_and_up() {
 
 #[test]
 fn item_10_rollout_of_pilot_and_ca() {
-    test("item_10_rollout_of_pilot_and_ca", Company::Welcome, async |ns| {
+    test("item_10_rollout_of_pilot_and_ca", Company::Operator, async |ns| {
         let client = deployed(ns, &app(3)).await?;
-        ns.operate().await;
-        let loads = Loads::begin_from(client).await?;
+        let loads = Loads::begin(client).await?;
         restart(ns, cluster::SYSTEM, "mesh-pilot").await?;
         restart(ns, cluster::SYSTEM, "mesh-ca").await?;
         loads.end(ns).await?;
@@ -175,11 +171,11 @@ fn item_10_rollout_of_pilot_and_ca() {
 /// The pilot is killed with -9 while endpoints change, and a name that nobody used before is dialled after it came back.
 #[test]
 fn item_10_the_pilot_is_killed() {
-    test("item_10_the_pilot_is_killed", Company::Welcome, async |ns| {
+    test("item_10_the_pilot_is_killed", Company::Alone, async |ns| {
         ns.deploy(&[App::new("cold")]).await?;
         let client = deployed(ns, &app(3)).await?;
         ns.alone().await;
-        let loads = Loads::begin_from(client).await?;
+        let loads = Loads::begin(client).await?;
         ns.kubectl(&["scale", "deployment/web-v1", "--replicas=2"]).await?;
         ns.cluster.on_node("pkill -9 -x mesh-pilot").await?;
         ns.kubectl(&["scale", "deployment/web-v1", "--replicas=4"]).await?;
@@ -194,7 +190,7 @@ fn item_10_the_pilot_is_killed() {
 /// Two gateways are replaced one after the other under load from outside.
 #[test]
 fn item_10_rollout_of_the_gateway() {
-    test("item_10_rollout_of_the_gateway", Company::Welcome, async |ns| {
+    test("item_10_rollout_of_the_gateway", Company::Operator, async |ns| {
         ns.deploy(&[App::new("web").replicas(2)]).await?;
         let address = crate::gateways::edge(ns, &["replicaCount=2"]).await?;
         let here = Client::here(ns.cluster.clone(), crate::CLIENT);
@@ -219,9 +215,10 @@ fn item_10_rollout_of_the_gateway() {
 /// same rollout under the same loads loses what is under way.
 #[test]
 fn item_10_the_rows_can_lose() {
-    test("item_10_the_rows_can_lose", Company::Welcome, async |ns| {
+    test("item_10_the_rows_can_lose", Company::Operator, async |ns| {
         let undrained = app(3).container("        lifecycle: {preStop: {sleep: {seconds: 0}}}\n").grace(1);
-        let loads = Loads::begin_from(deployed(ns, &undrained).await?).await?;
+        let client = deployed(ns, &undrained).await?;
+        let loads = Loads::begin(client).await?;
         restart(ns, &ns.name, "web-v1").await?;
         settled(ns, &ns.name, "app=web").await?;
         let told = loads.told().await?;

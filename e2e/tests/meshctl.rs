@@ -1,4 +1,4 @@
-//! Item 9: meshctl on a cluster.
+//! Item 9: meshctl on a cluster. Who asks the control plane does so while nobody replaces it.
 
 use anyhow::{Context as _, ensure};
 use e2e::workload::App;
@@ -12,11 +12,9 @@ pub async fn meshctl(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<St
 
 #[test]
 fn item_9_version_status_and_proxy_config() {
-    test("item_9_version_status_and_proxy_config", Company::Welcome, async |ns| {
+    test("item_9_version_status_and_proxy_config", Company::Operator, async |ns| {
         let client = ns.deploy_with_client(&[App::new("web")]).await?;
         client.get("http://web/", &[]).await?.expect(200)?;
-        // A pilot that is being replaced has nobody to forward a port to.
-        ns.operate().await;
         let version = meshctl(&ns.cluster, &["version", "--cluster"]).await?;
         ensure!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
         let pod = ns.pods("app=web").await?.remove(0);
@@ -64,12 +62,10 @@ fn item_9_request_from_a_pod() {
 
 #[test]
 fn item_9_describe_and_validate() {
-    test("item_9_describe_and_validate", Company::Welcome, async |ns| {
+    test("item_9_describe_and_validate", Company::Operator, async |ns| {
         ns.apply("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web-route}\nspec: {hosts: [web], http: [{timeout: 3s, route: [{destination: {host: web}}]}]}\n")
             .await?;
         ns.deploy(&[App::new("web")]).await?;
-        // A pilot that is being replaced has nobody to forward a port to.
-        ns.operate().await;
         let said =
             meshctl(&ns.cluster, &["describe", "service", "web", "--namespace", &ns.name, "--cluster"])
                 .await?;
@@ -87,11 +83,9 @@ fn item_9_describe_and_validate() {
 
 #[test]
 fn item_9_log_levels_secrets_and_clear_errors() {
-    test("item_9_log_levels_secrets_and_clear_errors", Company::Welcome, async |ns| {
+    test("item_9_log_levels_secrets_and_clear_errors", Company::Operator, async |ns| {
         ns.client("client").await?;
         ns.outsider("outsider").await?;
-        // A pilot that is being replaced has nobody to forward a port to.
-        ns.operate().await;
         let client = format!("client.{}", ns.name);
         let log = ["proxy-config", "log", &client];
         let before = meshctl(&ns.cluster, &log).await?;

@@ -60,7 +60,7 @@ fn mtls_modes() {
 /// A capture of the node's network sees ciphertext only; with mTLS off it sees the canary.
 #[test]
 fn mtls_no_plaintext_on_the_wire() {
-    test("mtls_no_plaintext_on_the_wire", Company::Welcome, async |ns| {
+    test("mtls_no_plaintext_on_the_wire", Company::Early, async |ns| {
         let client = ns.deploy_with_client(&[App::new("web")]).await?;
         ns.apply(&mode("STRICT")).await?;
         eventually("it works", async || client.get("http://web/", &[]).await?.expect(200)).await?;

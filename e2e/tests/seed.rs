@@ -1,5 +1,6 @@
 //! The user's own files, as written: a Deployment (with an image that exists), a DestinationRule with `rings`, a
-//! VirtualService for `*` and a Gateway with `tls` and `auth`.
+//! VirtualService for `*` and a Gateway with `tls` and `auth`. The route for `*` is everybody's, in every namespace: with it a
+//! test is alone.
 
 use anyhow::ensure;
 use e2e::images::image;
@@ -21,10 +22,10 @@ spec:
   ports: [{name: http, port: 80, targetPort: 8080}]
 ";
 
+/// All but the route.
 async fn deployed(ns: &Namespace) -> anyhow::Result<Client> {
     ns.apply(SERVICE).await?;
     ns.apply(DESTINATION_RULE).await?;
-    ns.apply(VIRTUAL_SERVICE).await?;
     // Only the image is another one.
     let deployment = DEPLOYMENT.replace("my-service:1.0", &image("app"));
     ensure!(deployment != DEPLOYMENT, "the image is named otherwise");
@@ -36,8 +37,17 @@ async fn deployed(ns: &Namespace) -> anyhow::Result<Client> {
 /// The DestinationRule without a key hashes on the source address: one client, one instance.
 #[test]
 fn seed_deployment_rule_and_route() {
-    test("seed_deployment_rule_and_route", Company::Welcome, async |ns| {
+    test("seed_deployment_rule_and_route", Company::Alone, async |ns| {
         let client = deployed(ns).await?;
+        ns.alone().await;
+        ns.apply(VIRTUAL_SERVICE).await?;
+        eventually("the route is everybody's", async || {
+            let answer =
+                client.get("http://some-other-name/", &["--connect", "my-service:80"]).await?.expect(200)?;
+            ensure!(answer.instance().starts_with("my-service"), "{answer:?}");
+            Ok(())
+        })
+        .await?;
         eventually("one client stays with one instance", async || {
             let who = client.instances(20, "http://my-service/", &["--fresh"]).await?;
             ensure!(who.len() == 1, "{who:?}");
@@ -60,9 +70,10 @@ fn seed_deployment_rule_and_route() {
 /// the handshake fails. Until a VirtualService names the Gateway it answers 404.
 #[test]
 fn seed_gateway_demands_a_client_certificate() {
-    test("seed_gateway_demands_a_client_certificate", Company::Welcome, async |ns| {
+    test("seed_gateway_demands_a_client_certificate", Company::Alone, async |ns| {
         deployed(ns).await?;
-        ns.operate().await;
+        ns.alone().await;
+        ns.apply(VIRTUAL_SERVICE).await?;
         let authority = Authority::new("seed")?;
         let (server, client) = (authority.sign(&["shop.example.com"])?, authority.sign(&["client"])?);
         let dir = tempfile::tempdir()?;

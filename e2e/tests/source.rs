@@ -11,7 +11,7 @@ const LEADER: [&str; 4] =
 /// The leader is killed: another replica leads, statuses are written again, changes arrive all the time.
 #[test]
 fn item_3_a_killed_leader_loses_nothing() {
-    test("item_3_a_killed_leader_loses_nothing", Company::Welcome, async |ns| {
+    test("item_3_a_killed_leader_loses_nothing", Company::Alone, async |ns| {
         let client = ns.deploy_with_client(&[App::new("web")]).await?;
         ns.alone().await;
         ns.cluster

@@ -55,13 +55,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (drain, watch) = drain::channel();
     let serving = tokio::spawn(ca.serve(listener, watch.clone()));
     tokio::spawn(admin::serve(admin, metrics, admin::Ready::default(), watch));
-    until_signal(drain, serving).await
+    until_signal(drain, Duration::ZERO, serving).await
 }
 
-/// Waits for a signal, then for the calls that are open.
-pub(crate) async fn until_signal(drain: drain::Drain, serving: JoinHandle<()>) -> anyhow::Result<()> {
-    let signal = shutdown::signal().await.context("listening for signals")?;
-    tracing::info!(signal, "ending");
+/// Waits for a signal and then for `linger`, then for the calls that are open.
+pub(crate) async fn until_signal(
+    drain: drain::Drain,
+    linger: Duration,
+    serving: JoinHandle<()>,
+) -> anyhow::Result<()> {
+    shutdown::after_signal(linger).await.context("listening for signals")?;
     drain.start();
     if tokio::time::timeout(DRAIN, serving).await.is_err() {
         tracing::warn!("ended with open calls");

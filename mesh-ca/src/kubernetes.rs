@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Context;
 use kube::Client;
-use mesh_proto::runtime::{crypto, drain, log};
+use mesh_proto::runtime::{crypto, drain, log, shutdown};
 use tokio::net::TcpListener;
 
 use crate::app::{self, Ca};
@@ -65,7 +65,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             () = keeper.keep(handle) => {}
         }
     });
-    app::until_signal(drain, serving).await
+    app::until_signal(drain, shutdown::LINGER, serving).await
 }
 
 /// Listens on `address`; where there is no IPv6, the IPv6 wildcard is the IPv4 one.

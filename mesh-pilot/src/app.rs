@@ -49,7 +49,7 @@ const GRACE: Duration = Duration::from_secs(3);
 pub fn run(config: Config) -> anyhow::Result<()> {
     prepare();
     shutdown::die_with_parent(config.parent_pid)?;
-    until_signal(serve(config), async {})
+    until_signal(serve(config), Duration::ZERO, async {})
 }
 
 /// What comes before anything else in a pilot's process.
@@ -58,19 +58,17 @@ pub(crate) fn prepare() {
     crypto::install_provider();
 }
 
-/// Runs until the end of `serving` or a signal, then `ending`.
+/// Runs until the end of `serving`, or `linger` after a signal, then `ending`.
 pub(crate) fn until_signal(
     serving: impl Future<Output = anyhow::Result<()>>,
+    linger: Duration,
     ending: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let result = tokio::select! {
             result = serving => result,
-            signal = shutdown::signal() => {
-                tracing::info!(signal = signal?, "ending");
-                Ok(())
-            }
+            signal = shutdown::after_signal(linger) => signal.context("listening for signals"),
         };
         ending.await;
         result

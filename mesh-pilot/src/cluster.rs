@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::{Client, Config};
+use mesh_proto::runtime::shutdown;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -49,7 +50,7 @@ const SILENCE: Duration = Duration::from_secs(75);
 pub fn run(settings: Settings) -> anyhow::Result<()> {
     app::prepare();
     let release = release(settings.clone());
-    app::until_signal(serve(settings), release)
+    app::until_signal(serve(settings), shutdown::LINGER, release)
 }
 
 /// Another replica leads at once, not when our Lease has run out.

@@ -1,6 +1,7 @@
 //! When a process is to end: signals, and the death of the process that started it.
 
 use std::io;
+use std::time::Duration;
 
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -16,6 +17,22 @@ pub async fn signal() -> io::Result<&'static str> {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
     })
+}
+
+/// How long a pod that ends may still be found through its Service: the nodes learn of it one after the other.
+pub const LINGER: Duration = Duration::from_secs(5);
+
+/// As [`signal`]; after a SIGTERM, says so and lets the caller serve on for `linger`, or until another signal.
+///
+/// # Errors
+/// When signals cannot be listened to.
+pub async fn after_signal(linger: Duration) -> io::Result<()> {
+    let first = signal().await?;
+    tracing::info!(signal = first, "ending");
+    if first == "SIGTERM" {
+        let _ = tokio::time::timeout(linger, signal()).await;
+    }
+    Ok(())
 }
 
 /// From now on this process gets SIGTERM when the thread that started it ends. With `parent_pid`, an error if that
