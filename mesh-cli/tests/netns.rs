@@ -20,10 +20,7 @@ fn missing() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("needs root".to_owned());
     }
-    let there = |program: &str| {
-        let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
-        found.is_ok_and(|output| output.status.success())
-    };
+    let there = |program: &str| found(program).is_some();
     if let Some(program) = ["ip", "curl", "bash"].into_iter().find(|program| !there(program)) {
         return Some(format!("{program} is not installed"));
     }
@@ -244,6 +241,41 @@ fn no_namespace_is_left() {
     assert!(curl(&mesh, "client-0", "http://web/").is_some());
     mesh.must(&["down"]);
     eventually("nothing is left", || nothing_of(&second));
+}
+
+/// A program that listens where it likes, under a probe that STRICT would refuse; and iptables where there is no nft.
+#[test]
+fn a_program_of_ones_own_with_iptables() {
+    const YAML: &str = include_str!("support/own.yaml");
+    let paths: Vec<_> =
+        ["ip", "iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save", "perl", "bash"]
+            .into_iter()
+            .map(|program| (program, found(program)))
+            .collect();
+    let absent =
+        paths.iter().find(|(_, path)| path.is_none()).map(|(name, _)| format!("{name} is not installed"));
+    if let Some(why) = missing().or(absent) {
+        return eprintln!("SKIPPED: `meshctl up --netns` with iptables is not tested here: {why}");
+    }
+    let bin = tempfile::tempdir().unwrap();
+    for (program, path) in paths {
+        std::os::unix::fs::symlink(path.unwrap(), bin.path().join(program)).unwrap();
+    }
+    let mesh = Mesh::up_with(&[("own.yaml", YAML)], &["--netns"], &[("PATH", bin.path().as_os_str())]);
+    let answer = within(&mesh, "client-0", &["curl", "-sS", "-f", "-m", "20", "http://own/"]);
+    assert_eq!(answer.as_deref(), Some("hello from perl"));
+    let pod = pod_of(&mesh, "own");
+    let outside =
+        Command::new("curl").args(["-sS", "-f", "-m", "10", &format!("http://{pod}/")]).output().unwrap();
+    assert!(!outside.status.success(), "STRICT");
+    let rules = within(&mesh, "own-0", &["sh", "-c", "iptables-save; ip6tables-save"]).unwrap();
+    assert!(rules.contains("MESH_"), "{rules}");
+}
+
+/// Where a program is.
+fn found(program: &str) -> Option<String> {
+    let output = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// An annotation that makes no sense stops its workload, by name; others go on.

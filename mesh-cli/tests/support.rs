@@ -2,6 +2,7 @@
 
 pub mod sniff;
 
+use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -62,6 +63,11 @@ pub fn pause(time: Duration) {
 impl Mesh {
     /// Starts a mesh from files (name, text) and waits until everything is ready.
     pub fn up(files: &[(&str, &str)], options: &[&str]) -> Self {
+        Self::up_with(files, options, &[])
+    }
+
+    /// The same with variables of the environment.
+    pub fn up_with(files: &[(&str, &str)], options: &[&str], variables: &[(&str, &OsStr)]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let mesh = Self { name, dir: tempfile::tempdir().expect("a temporary directory") };
@@ -70,7 +76,9 @@ impl Mesh {
         }
         let dir = mesh.dir.path().display().to_string();
         let arguments = [&["up", &dir, "--detach", "--name", &mesh.name], options].concat();
-        let output = meshctl(&arguments);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meshctl"));
+        command.args(arguments).envs(variables.iter().copied()).stdin(Stdio::null());
+        let output = command.output().expect("meshctl can be started");
         assert!(output.status.success(), "meshctl up failed:\n{}", text(&output));
         mesh
     }

@@ -1,6 +1,6 @@
 //! Talks to a running mesh's supervisor over its control socket.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -36,7 +36,13 @@ fn server(name: &str) -> anyhow::Result<Server> {
         others => format!(" (running: {})", others.join(", ")),
     };
     let up = if name == "default" { "meshctl up".to_owned() } else { format!("meshctl up --name {name}") };
-    bail!("no mesh named {name:?} runs here{others}; start it with `{up}`")
+    bail!("no mesh named {name:?} runs here{others}; start it with `{up}`{}", of_root())
+}
+
+/// Where root has meshes (`up --netns`) and we are somebody else: that they are root's to talk to.
+fn of_root() -> &'static str {
+    let hidden = !nix::unistd::geteuid().is_root() && Path::new("/tmp/mesh-0").exists();
+    if hidden { " (root has meshes here: `sudo meshctl` talks to those)" } else { "" }
 }
 
 /// What the supervisor of the mesh `name` tells now.

@@ -169,6 +169,11 @@ impl Console {
             println!(
                 "  meshctl request http://shop.example.com/ --via shop{name}              # through the gateway"
             );
+            if mesh.hub.is_some() {
+                println!(
+                    "  meshctl exec{name} client-0 -- curl http://reviews:9080/          # any program is in the mesh"
+                );
+            }
             println!(
                 "  meshctl stop reviews-v1-0{name}                                        # drained, nothing is lost"
             );
