@@ -19,6 +19,7 @@ pub mod http;
 pub mod identity;
 pub mod inbound;
 pub mod io;
+pub mod jwt;
 pub mod outbound;
 pub mod pool;
 pub mod respond;

@@ -1,4 +1,7 @@
-//! A throwaway authority for tests (feature `testing`): no test needs certificates on disk or a running CA.
+//! A throwaway authority and a throwaway token issuer for tests (feature `testing`): no test needs certificates on disk, a
+//! running CA or an identity provider.
+
+mod issuer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +13,7 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
 
+pub use self::issuer::TestIssuer;
 use super::crypto;
 use super::identity::{Identity, Leaf, Roots, RootsHandle};
 use crate::model::{SpiffeId, TrustDomain};
