@@ -5,6 +5,7 @@ mod claims;
 mod keys;
 mod noise;
 mod signatures;
+mod wycheproof;
 
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
