@@ -42,9 +42,9 @@ fn item_5_what_is_not_in_force_yet_is_refused() {
         let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: web}\nspec:\n  action: CUSTOM\n  provider: {name: elsewhere}\n  rules: [{from: [{source: {namespaces: [a]}}]}]\n";
         let said = ns.refused(policy).await?;
         ensure!(said.contains("CUSTOM is not in force yet"), "{said}");
-        let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: partner}\nspec: {hosts: [partner.example.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}\n";
+        let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: partner}\nspec: {hosts: ['*.example.com'], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DYNAMIC_DNS}\n";
         let said = ns.refused(entry).await?;
-        ensure!(said.contains("ServiceEntry is not in force yet"), "{said}");
+        ensure!(said.contains("DYNAMIC_DNS is not in force yet"), "{said}");
         Ok(())
     });
 }

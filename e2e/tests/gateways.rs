@@ -194,8 +194,8 @@ fn item_8_ingress_mutual() {
     });
 }
 
-/// A service is reached by way of the egress gateway: it sees the gateway's identity, not the client's. (A name outside of the
-/// mesh wants a ServiceEntry, which is not in force yet: `item_5_what_is_not_in_force_yet_is_refused`.)
+/// A service is reached by way of the egress gateway: it sees the gateway's identity, not the client's. (Names outside of the
+/// mesh: `egress.rs`.)
 #[test]
 fn item_8_egress() {
     test("item_8_egress", Company::Welcome, async |ns| {

@@ -57,6 +57,7 @@ impl Compiler for Fake {
 
 fn pod(name: &str, ip: &str) -> Arc<Pod> {
     Arc::new(Pod {
+        gateway: false,
         uid: Arc::from(format!("uid-{name}")),
         name: Arc::from(name),
         namespace: Arc::from("default"),
@@ -128,6 +129,8 @@ impl Pilot {
     fn endpoints(&mut self, name: &str, ready: &[bool]) {
         let name: HostPort = name.parse().unwrap();
         let endpoints = ready.iter().enumerate().map(|(i, ready)| EndpointView {
+            name: None,
+            weight: 1,
             pod: pod(&format!("{}-{i}", name.host()), &format!("127.0.1.{i}")),
             address: SocketAddr::new(IpAddr::from([127, 0, 1, i as u8]), 80),
             ready: *ready,
@@ -214,6 +217,7 @@ impl Proxy {
     fn start(ca: &TestCa, pilot: SocketAddr, dir: &Path) -> Self {
         let identity = Identity::new(ca.leaf("default", "app"), ca.roots_handle());
         let (store, asked) = Store::new(Place {
+            mounts: Vec::new(),
             namespace: "default".into(),
             pod_ip: "127.0.0.1".parse().unwrap(),
             cluster_domain: "cluster.local".into(),

@@ -12,6 +12,7 @@ mod authorization;
 mod charts;
 mod contract;
 mod discovery;
+mod egress;
 mod failover;
 mod gateway;
 mod identity;

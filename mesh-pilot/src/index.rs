@@ -9,6 +9,7 @@
 //! It holds each object once; what it derives is bounded by services x selected pods.
 
 mod convert;
+mod entries;
 mod join;
 mod objects;
 mod slices;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use mesh_proto::crd::{Object, ObjectRef, Problem, Resource};
 
 pub use self::convert::locality;
+use self::entries::Claims;
 use self::objects::Objects;
 pub use self::objects::Standing;
 use self::slices::Slices;
@@ -54,6 +56,7 @@ pub struct Index {
     mesh: MeshSettings,
     objects: Objects,
     services: BTreeMap<Arc<str>, Arc<Held<Service>>>,
+    claims: Claims,
     pods: BTreeMap<PodKey, Arc<Pod>>,
     endpoints: Arc<BTreeMap<mesh_proto::model::HostPort, Arc<EndpointSet>>>,
     workloads: Arc<BTreeMap<IpAddr, Arc<Pod>>>,
@@ -81,6 +84,7 @@ impl Index {
             mesh,
             objects: Objects::default(),
             services: BTreeMap::new(),
+            claims: Claims::default(),
             pods: BTreeMap::new(),
             endpoints: Arc::default(),
             workloads: Arc::default(),
@@ -145,6 +149,7 @@ impl Index {
                 self.mesh.clone(),
                 self.options.clone(),
                 self.services.clone(),
+                self.claims.shadowed(),
             ));
             changes.config = true;
         }
@@ -172,7 +177,7 @@ impl Index {
         let reference = resource.reference.clone();
         match &resource.object {
             Object::Pod(pod) => {
-                let key = (reference.namespace.clone(), reference.name.clone());
+                let key = (reference.namespace, reference.name);
                 self.unnamed_pods.remove(&key);
                 self.set_pod(key, convert::pod(pod, &self.mesh));
                 return;
@@ -186,7 +191,19 @@ impl Index {
                     origin: resource.origin.clone(),
                     spec,
                 };
-                self.set_service(&reference, service.map(held));
+                self.set_services(&resource, service.map(held).into_iter().collect());
+                self.objects.apply(resource, Some(revision));
+            }
+            Object::ServiceEntry(entry) => {
+                let revision = self.objects.next_revision();
+                let held = |spec| Held {
+                    reference: reference.clone(),
+                    revision,
+                    origin: resource.origin.clone(),
+                    spec,
+                };
+                let services = entries::services(entry, &self.mesh).into_iter().map(held).collect();
+                self.set_services(&resource, services);
                 self.objects.apply(resource, Some(revision));
             }
             _ => self.objects.apply(resource, None),
@@ -202,7 +219,10 @@ impl Index {
                 self.set_pod((reference.namespace.clone(), reference.name.clone()), None);
                 return;
             }
-            mesh_proto::crd::Kind::Service => self.set_service(reference, None),
+            mesh_proto::crd::Kind::Service | mesh_proto::crd::Kind::ServiceEntry => {
+                let changed = self.claims.take(reference, None, Vec::new());
+                self.settle_services(changed);
+            }
             _ => {}
         }
         if self.objects.delete(reference) {

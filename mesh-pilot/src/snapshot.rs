@@ -18,6 +18,7 @@ use mesh_proto::model::{HostPort, Protocol, SpiffeId, TrustDomain};
 
 /// Labels or annotations; sorted, so that equal maps encode equally.
 pub use mesh_proto::crd::Labels;
+pub use mesh_proto::wire::mesh::v1::Addresses;
 
 /// The mesh at one moment.
 #[derive(Debug, Clone)]
@@ -122,6 +123,36 @@ pub struct Service {
     pub labels: Labels,
     /// Annotations of the object (`networking.istio.io/exportTo`).
     pub annotations: Labels,
+    /// What it is beyond that, if it is a host of a ServiceEntry.
+    pub entry: Option<Entry>,
+}
+
+/// A host of a ServiceEntry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Outside of the mesh.
+    pub external: bool,
+    /// Where its requests go.
+    pub addresses: Addresses,
+    /// Address ranges that are its own.
+    pub ranges: Vec<String>,
+    /// Whom TLS to it expects.
+    pub subject_alt_names: Vec<String>,
+    /// Who is there, beside the pods that it selects.
+    pub endpoints: Vec<EntryEndpoint>,
+}
+
+/// One endpoint of a ServiceEntry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryEndpoint {
+    /// What is known about it, as of a pod. Its address means nothing where it has a name.
+    pub pod: Arc<Pod>,
+    /// Its name for DNS.
+    pub name: Option<Arc<str>>,
+    /// By port name, where it is another one.
+    pub ports: BTreeMap<String, u16>,
+    /// Relative to the others.
+    pub weight: u32,
 }
 
 /// One port of a Service.
@@ -181,6 +212,8 @@ pub struct Pod {
     pub host_network: bool,
     /// It has a sidecar (`sidecar.istio.io/status`), so its ports speak mesh mTLS.
     pub injected: bool,
+    /// It is a gateway: it has an identity, and no port of it takes mTLS by itself.
+    pub gateway: bool,
     /// The services that select it and the ports they lead to here, by host then service port.
     pub services: Vec<PodService>,
 }
@@ -243,6 +276,21 @@ pub struct EndpointView {
     pub address: SocketAddr,
     /// Whether it may get traffic (the pod is ready, or the service publishes those that are not).
     pub ready: bool,
+    /// Its name for DNS: of the address only the port counts then.
+    pub name: Option<Arc<str>>,
+    /// Relative to the others.
+    pub weight: u32,
+}
+
+impl EndpointView {
+    /// `ip:port`, or `name:port` where DNS is to be asked.
+    #[must_use]
+    pub fn reached_at(&self) -> String {
+        match &self.name {
+            Some(name) => format!("{name}:{}", self.address.port()),
+            None => self.address.to_string(),
+        }
+    }
 }
 
 /// Who looks: everything that a variant may depend on. Part of the cache key.
@@ -277,15 +325,17 @@ pub struct Config {
     pub options: MeshOptions,
     /// Namespaces that exist or that an object is in, with their labels.
     pub namespaces: BTreeMap<Arc<str>, Labels>,
-    /// Services by host.
+    /// Services by host: of Services, and of ServiceEntries the oldest.
     pub services: BTreeMap<Arc<str>, Arc<Held<Service>>>,
+    /// Hosts that another object has.
+    pub shadowed: Vec<Shadowed>,
     /// Routes.
     pub virtual_services: Vec<Arc<Held<Arc<crd::VirtualService>>>>,
     /// Subsets, balancing.
     pub destination_rules: Vec<Arc<Held<Arc<crd::DestinationRule>>>>,
     /// Listeners of gateway workloads.
     pub gateways: Vec<Arc<Held<Arc<crd::Gateway>>>>,
-    /// The Secrets that some Gateway names, by namespace and name.
+    /// The Secrets that some Gateway or DestinationRule names, by namespace and name.
     pub secrets: BTreeMap<PodKey, HeldSecret>,
     /// Whether peers must use mTLS.
     pub peer_authentications: Vec<Arc<Held<Arc<crd::PeerAuthentication>>>>,
@@ -320,6 +370,7 @@ impl Config {
             options: MeshOptions::default(),
             namespaces: BTreeMap::new(),
             services: BTreeMap::new(),
+            shadowed: Vec::new(),
             virtual_services: Vec::new(),
             destination_rules: Vec::new(),
             gateways: Vec::new(),
@@ -331,6 +382,17 @@ impl Config {
             routed: OnceLock::new(),
         }
     }
+}
+
+/// A host of a ServiceEntry that another object has too, which comes first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shadowed {
+    /// The ServiceEntry.
+    pub reference: ObjectRef,
+    /// The host.
+    pub host: Arc<str>,
+    /// Whose it is.
+    pub by: ObjectRef,
 }
 
 /// An object in force.

@@ -285,7 +285,7 @@ fn services(snapshot: &Snapshot) -> Vec<ServiceStatus> {
             for endpoint in snapshot.endpoints.get(&name).iter().flat_map(|set| &set.endpoints) {
                 endpoints.entry(endpoint.pod.uid.clone()).or_insert_with(|| EndpointStatus {
                     uid: endpoint.pod.uid.to_string(),
-                    address: endpoint.address.to_string(),
+                    address: endpoint.reached_at(),
                     ready: endpoint.ready,
                 });
             }

@@ -27,6 +27,7 @@ pub mod peer_authentication;
 pub mod problem;
 #[cfg(feature = "schema")]
 pub mod schema;
+pub mod service_entry;
 pub mod unsupported;
 pub mod values;
 pub mod virtual_service;
@@ -41,6 +42,7 @@ pub use meta::{DEFAULT_NAMESPACE, Kind, Labels, ObjectMeta, ObjectRef};
 pub use object::{Document, Object, Origin, Refused, Resource, Restriction, Targets};
 pub use peer_authentication::PeerAuthentication;
 pub use problem::{Position, Problem, Severity};
+pub use service_entry::ServiceEntry;
 pub use values::{Duration, IntOrString, StringMatch};
 pub use virtual_service::VirtualService;
 pub use workload::{ConfigMap, Deployment, Namespace, Pod, Secret, Service, ServiceAccount};

@@ -123,6 +123,7 @@ async fn run(wiring: Wiring) -> anyhow::Result<()> {
     let tls =
         wiring.connect.clone().map(|config| Ok::<_, anyhow::Error>((config, "bench.local".try_into()?)));
     let target = Target {
+        mesh: wiring.connect.is_some(),
         key,
         address: wiring.upstream,
         tls: tls.transpose()?,

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::{Addresses, Servers};
 use crate::config::{Config, NodeKind};
+use crate::dns::System;
 use crate::drain::{Drain, Drained};
 use crate::gateway::keeper::Keeper;
 use crate::store::writer::Writer;
@@ -118,8 +119,10 @@ async fn start(state: &Arc<State>) -> anyhow::Result<Workers> {
         cluster_domain: config.cluster_domain.clone(),
         workers: config.workers.get(),
         gateway,
+        mounts: config.mounts.clone(),
     });
-    let (tell, troubles) = watch::channel(Vec::new());
+    let (tell, of_servers) = watch::channel(Vec::new());
+    let troubles = follow_troubles(&store, of_servers);
     let discovery = discover(config, &identity, &store, (asked, troubles))?;
     let telemetry = Telemetry::new(Settings {
         workers: config.workers.get(),
@@ -161,6 +164,30 @@ async fn start(state: &Arc<State>) -> anyhow::Result<Workers> {
     Ok(Workers { threads, discovery })
 }
 
+/// Keeps TLS to the outside in order; gives what cannot be served, of servers and of that.
+fn follow_troubles(
+    store: &Arc<Store>,
+    mut of_servers: watch::Receiver<Vec<wire::Trouble>>,
+) -> watch::Receiver<Vec<wire::Trouble>> {
+    let originations = store.originations();
+    let mut outside = originations.troubles();
+    let secrets = store.clone();
+    tokio::spawn(originations.run(store.changes(), move || secrets.secrets()));
+    let (tell, troubles) = watch::channel(Vec::new());
+    tokio::spawn(async move {
+        loop {
+            let mut all = of_servers.borrow_and_update().clone();
+            all.extend(outside.borrow_and_update().iter().cloned());
+            tell.send_replace(all);
+            tokio::select! {
+                Ok(()) = of_servers.changed() => {}
+                changed = outside.changed() => if changed.is_err() { return },
+            }
+        }
+    });
+    troubles
+}
+
 fn discover(
     config: &Config,
     identity: &mesh_proto::runtime::identity::Identity,
@@ -184,6 +211,7 @@ fn discover(
     let writer = Writer::new(store.clone(), identity.roots_handle().clone());
     let channel = xds::channel(&config.pilot.address, config.pilot_identity()?, identity)?;
     let client = xds::Client::new(channel, node, writer, asked, disk).telling(troubles);
+    let client = client.resolving(System::new(config.name_servers.clone()));
     let (stop, stopped) = oneshot::channel();
     // A dropped sender is a stop too.
     let task = tokio::spawn(client.run(async move { drop(stopped.await) }));

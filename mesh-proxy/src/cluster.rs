@@ -40,6 +40,7 @@ pub use policy::{ConnectionSettings, Keepalive, LoadBalancer, Policy, UpstreamTl
 
 use crate::balance::Choice;
 use crate::telemetry::Service;
+use crate::tls::originate::Origination;
 
 /// A destination's cluster, shared by all routes that name it.
 pub type ClusterHandle = Arc<ClusterCell>;
@@ -146,9 +147,22 @@ pub enum NoEndpoint {
         /// How many.
         ejected: usize,
     },
+    /// DNS has no address for any of the endpoints (503 UH).
+    #[error("{cluster} has no endpoints: DNS has no address for {why}")]
+    Unresolved {
+        /// The cluster.
+        cluster: HostPort,
+        /// The name, and what DNS says.
+        why: Box<str>,
+    },
     /// `loadBalancer.simple: PASSTHROUGH`: the caller has to dial the original destination instead.
     #[error("{0} is forwarded to its original destination, not balanced")]
     Passthrough(HostPort),
+    /// A ServiceEntry with `resolution: NONE`, and no address was dialled that could be gone to.
+    #[error(
+        "{0} is where the application dials it (resolution NONE), and it dialled this proxy: set resolution DNS"
+    )]
+    NotDialled(HostPort),
 }
 
 /// Why a cluster or its endpoints are refused. `field` is the path in the message.
@@ -176,6 +190,11 @@ pub struct ClusterView {
     name: HostPort,
     service: Arc<Service>,
     protocol: Protocol,
+    kind: wire::EntryKind,
+    /// Requests go to the address that the application dialled.
+    dialled: bool,
+    /// Why names among the endpoints have no address.
+    unresolved: Option<Box<str>>,
     origin: Option<wire::Origin>,
     /// Sorted by key.
     endpoints: Vec<Arc<Endpoint>>,
@@ -201,6 +220,8 @@ impl ClusterView {
         let name = name.ok_or_else(|| InvalidCluster::Missing { field: "name".to_owned() })?;
         let name = HostPort::try_from(name).map_err(|e| invalid("name", e.to_string()))?;
         let protocol = Protocol::try_from(cluster.protocol);
+        let addresses = wire::Addresses::try_from(cluster.addresses);
+        let addresses = addresses.map_err(|e| invalid("addresses", format!("{} is unknown", e.0)))?;
         let endpoints = parse_endpoints(endpoints, previous)?;
         let group = |policy, field: &str, labels, subset: &str, before| {
             let istio = format!("outbound|{}|{subset}|{}", name.port(), name.host());
@@ -225,6 +246,9 @@ impl ClusterView {
             service: previous.map(|p| &p.service).filter(|s| **s == service).cloned().unwrap_or(service),
             protocol: protocol
                 .map_err(|_| invalid("protocol", format!("{} is unknown", cluster.protocol)))?,
+            kind: cluster.kind(),
+            dialled: addresses == wire::Addresses::Dialled,
+            unresolved: None,
             origin: cluster.origin.clone(),
             name,
             endpoints,
@@ -233,10 +257,28 @@ impl ClusterView {
         })
     }
 
+    /// The same, with the reason why names among its endpoints have no address.
+    #[must_use]
+    pub fn unresolved(self, why: Option<&str>) -> Self {
+        Self { unresolved: why.map(Box::from), ..self }
+    }
+
     /// The cluster's name.
     #[must_use]
     pub fn name(&self) -> &HostPort {
         &self.name
+    }
+
+    /// Whether it is a host of a ServiceEntry.
+    #[must_use]
+    pub fn is_entry(&self) -> bool {
+        self.kind == wire::EntryKind::EntryExternal
+    }
+
+    /// Whether requests go to the address that the application dialled: there are no endpoints.
+    #[must_use]
+    pub fn is_dialled(&self) -> bool {
+        self.dialled
     }
 
     /// For metric labels.
@@ -274,6 +316,14 @@ impl ClusterView {
     /// When there is no such subset.
     pub fn policy(&self, subset: Option<&str>) -> Result<&Arc<Policy>, NoEndpoint> {
         Ok(&self.group(subset)?.policy)
+    }
+
+    /// The settings of TLS to servers outside of the mesh that it has.
+    pub(crate) fn originations(&self) -> impl Iterator<Item = &Arc<Origination>> {
+        [&self.whole].into_iter().chain(self.subsets.values()).filter_map(|group| match &group.policy.tls {
+            UpstreamTls::Originate(settings) => Some(settings),
+            _ => None,
+        })
     }
 
     /// What is under way to the whole cluster or a subset, where its policy limits that.
@@ -321,7 +371,10 @@ impl ClusterView {
         let ejected = members.iter().filter(|member| member.ready && member.is_ejected()).count();
         match members.len() {
             _ if group.policy.load_balancer == LoadBalancer::Passthrough => NoEndpoint::Passthrough(cluster),
-            0 => NoEndpoint::Empty(cluster),
+            0 => match &self.unresolved {
+                Some(why) => NoEndpoint::Unresolved { cluster, why: why.clone() },
+                None => NoEndpoint::Empty(cluster),
+            },
             _ if ejected > 0 => NoEndpoint::AllEjected { cluster, ejected },
             known => NoEndpoint::NoneReady { cluster, known },
         }

@@ -174,6 +174,9 @@ pub struct Config {
     /// Where the directories of certificate files are; those that are not named are as they are.
     #[serde(default)]
     pub mounts: Vec<Mount>,
+    /// The name servers for names outside of the mesh; none: those of the machine.
+    #[serde(default)]
+    pub name_servers: Vec<SocketAddr>,
     /// `/healthz/ready`.
     pub status: SocketAddr,
     /// `/stats/prometheus`.

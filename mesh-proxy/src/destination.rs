@@ -170,7 +170,9 @@ fn by_host(catalogue: &Catalogue, lookup: &Lookup<'_>, name: &str) -> Option<Arc
     let http = lookup.traffic == Traffic::Http;
     // Hosts that only routes have are HTTP's: a VirtualService's http rules say nothing about TLS.
     let found = catalogue.by_name(name, lookup.port, http, lookup.orig_dst.is_some());
-    let only = || catalogue.only_port(name).filter(|_| !lookup.port_given);
+    // Outside of the mesh, no port means the usual one.
+    let inside = |only: &Arc<ServicePort>| !lookup.port_given && only.kind != EntryKind::EntryExternal;
+    let only = || catalogue.only_port(name).filter(inside);
     found.or_else(only).or_else(|| catalogue.by_any_name(lookup.port).filter(|_| http))
 }
 

@@ -4,7 +4,6 @@
 //! outsider sends makes this proxy ask the pilot. A connection of TLS is for the hosts of the server that its SNI chose:
 //! for others it is the wrong one (421), so that no host is reached around what its own server asks for.
 
-mod files;
 pub mod keeper;
 pub mod termination;
 mod tls;
@@ -135,7 +134,7 @@ async fn bytes_to(
     let config = worker.store.self_config().ok_or(Failure::NotReady);
     let upstream = match (config.and_then(|config| gate::bytes(&config, connection)), rules.first()) {
         (Err(failure), _) => Err(failure),
-        (Ok(()), Some(rule)) => tcp::routed(worker, rule, ends.source_ip()).await,
+        (Ok(()), Some(rule)) => tcp::routed(worker, rule, &tcp::Client::at(ends.source_ip())).await,
         (Ok(()), None) => Err(Failure::NoRoute),
     };
     // What policies say may change while bytes flow.
@@ -202,7 +201,8 @@ impl Gateway {
             }
             Action::Route(route) => {
                 let source = self.ends.source_ip();
-                let mut onward = Onward { worker: &self.worker, me: &known.me, source, exchange };
+                let mut onward =
+                    Onward { worker: &self.worker, me: &known.me, source, dialled: None, exchange };
                 onward.forward(head, body, route).await
             }
         }

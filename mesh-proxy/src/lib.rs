@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod config;
 pub mod destination;
 pub mod detect;
+pub mod dns;
 pub mod drain;
 pub mod exchange;
 pub mod gateway;

@@ -44,6 +44,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// TLS, where it is used. The configuration verifies the peer's identity.
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// The peer is a sidecar or gateway of the mesh.
+    pub mesh: bool,
     /// The address to connect from; `None`: the kernel's choice.
     pub source: Option<Source>,
     /// TCP and TLS handshakes together.
@@ -167,7 +169,7 @@ async fn send_http1(
         Err(kind) => return Err(SendError::new(kind, Some(request))),
     };
     let host = || target.address.to_string();
-    let mesh = target.tls.is_some();
+    let mesh = target.mesh;
     h1::client::send(connection, request, target.greeting.as_ref(), host, slot, mesh).await
 }
 
@@ -231,7 +233,7 @@ async fn send_http2(
         Err(kind) => return Err(SendError::new(kind, Some(request))),
     };
     let fallback = target.address.to_string();
-    ticket.send(request, target.tls.is_some(), &fallback, target.greeting.as_ref()).await
+    ticket.send(request, target.mesh, &fallback, target.greeting.as_ref()).await
 }
 
 /// A place on a shared connection under limits, with the lease of its request.

@@ -234,7 +234,12 @@ impl Failure {
             NoEndpoint::Empty(_) | NoEndpoint::NoneReady { .. } | NoEndpoint::AllEjected { .. } => {
                 (Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream", Fault::Upstream)
             }
-            NoEndpoint::Passthrough(_) => (Flags::NO_CLUSTER, "original_dst_unknown", Fault::Route),
+            NoEndpoint::Unresolved { .. } => {
+                (Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream{dns_resolution_failure}", Fault::Upstream)
+            }
+            NoEndpoint::Passthrough(_) | NoEndpoint::NotDialled(_) => {
+                (Flags::NO_CLUSTER, "original_dst_unknown", Fault::Route)
+            }
         };
         Verdict { status: StatusCode::SERVICE_UNAVAILABLE, flags, details: Cow::Borrowed(details), fault }
     }

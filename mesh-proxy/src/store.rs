@@ -38,7 +38,10 @@ pub use writer::{Held, Writer};
 use self::handles::Handles;
 
 use crate::cluster::ClusterHandle;
+use crate::config::Mount;
 use crate::destination::{Catalogue, Lookup, PodAddress, Resolved, resolve};
+use crate::tls::files::Files;
+use crate::tls::originate::Originations;
 
 /// How long a request waits for the first answer about a name (design §3.3).
 pub const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -84,6 +87,8 @@ pub struct Place {
     pub workers: usize,
     /// A gateway holds listeners and asks for nothing.
     pub gateway: bool,
+    /// Where the directories of certificate files are.
+    pub mounts: Vec<Mount>,
 }
 
 /// What is still missing before the proxy may say that it is ready.
@@ -118,6 +123,8 @@ pub struct Store {
     destinations: Handles<HostPort, Destination>,
     workloads: Handles<IpAddr, Workload>,
     clusters: Registry,
+    /// TLS to servers outside of the mesh.
+    originations: Arc<Originations>,
     generation: AtomicU64,
     changed: watch::Sender<u64>,
     readiness: watch::Sender<Readiness>,
@@ -133,7 +140,9 @@ impl Store {
     #[must_use]
     pub fn new(place: Place) -> (Arc<Self>, mpsc::UnboundedReceiver<ResourceName>) {
         let (wanted, asked) = mpsc::unbounded_channel();
+        let originations = Arc::new(Originations::new(Files::new(place.mounts.clone())));
         let store = Self {
+            originations,
             place,
             catalogue: ArcSwap::from_pointee(Catalogue::default()),
             self_config: ArcSwapOption::empty(),
@@ -230,6 +239,12 @@ impl Store {
     #[must_use]
     pub fn clusters(&self) -> Vec<ClusterHandle> {
         self.clusters.read().values().cloned().collect()
+    }
+
+    /// TLS to servers outside of the mesh, of all clusters.
+    #[must_use]
+    pub fn originations(&self) -> Arc<Originations> {
+        self.originations.clone()
     }
 
     /// The Secrets of a gateway, by `namespace/name`.

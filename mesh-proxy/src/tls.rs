@@ -3,6 +3,8 @@
 //! The configurations themselves, with their verifiers, are `mesh_proto::runtime::tls`.
 
 pub mod client_hello;
+pub mod files;
+pub mod originate;
 pub mod pem;
 
 pub use client_hello::{ClientHello, peek};

@@ -1,6 +1,7 @@
 //! What the tests share: a mesh of proxies in this process, applications, clients.
 
 pub mod client;
+pub mod dns;
 pub mod fake_ca;
 pub mod fake_pilot;
 pub mod mesh;

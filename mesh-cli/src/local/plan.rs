@@ -234,8 +234,11 @@ impl Plan {
 
     /// The gateway and the client, unless the user has workloads of those names.
     fn built_in(&mut self) {
+        let own = |list: &[(&str, &str)]| -> Labels {
+            list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        };
         let bare = |account: &str, labels: &[(&str, &str)]| Template {
-            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            labels: own(labels),
             annotations: Labels::new(),
             service_account: account.to_owned(),
             containers: Vec::new(),
@@ -243,8 +246,9 @@ impl Plan {
             concurrency: None,
             blocked: None,
         };
-        let gateway =
+        let mut gateway =
             bare(&format!("{GATEWAY}-service-account"), &[("istio", "ingressgateway"), ("app", GATEWAY)]);
+        gateway.annotations = own(&[(TEMPLATES, "gateway")]);
         let client = bare(CLIENT, &[("app", CLIENT)]);
         for (kind, namespace, name, template) in [
             (WorkloadKind::Gateway, SYSTEM, GATEWAY, gateway),

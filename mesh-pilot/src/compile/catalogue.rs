@@ -56,7 +56,7 @@ fn service_entry(service: &Service) -> wire::CatalogueEntry {
         host: service.host.to_string(),
         kind: kind(service).into(),
         vips: service.vips.iter().map(ToString::to_string).collect(),
-        cidrs: Vec::new(),
+        cidrs: service.entry.iter().flat_map(|entry| entry.ranges.clone()).collect(),
         ports: service.ports.iter().map(port).collect(),
         vip_routes: false,
     }

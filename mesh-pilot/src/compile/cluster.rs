@@ -23,33 +23,51 @@ pub fn cluster(config: &Config, viewer: &Viewer, name: &HostPort) -> Option<Comp
     }
     let rules = select(config, &viewer.namespace, &viewer.labels, name.host(), &service.namespace);
     let whole = Groups::of(first_policy(&rules), name.port());
+    let complete = |groups: Groups<'_>| completed(groups, config, &viewer.namespace, service);
     let subset = |subset: &Subset| wire::Subset {
         name: subset.name.clone(),
         labels: subset.labels.clone(),
-        policy: Some(
-            subset
-                .traffic_policy
-                .as_ref()
-                .map_or(whole, |policy| whole.overridden(policy, name.port()))
-                .complete(&config.options),
-        ),
+        policy: Some(complete(
+            subset.traffic_policy.as_ref().map_or(whole, |policy| whole.overridden(policy, name.port())),
+        )),
     };
     let message = wire::Cluster {
         name: Some(name.into()),
-        policy: Some(whole.complete(&config.options)),
+        policy: Some(complete(whole)),
         subsets: subsets(&rules).into_iter().map(subset).collect(),
         origin: rules.first().map(|rule| origin(rule, "spec", None)),
         kind: kind(service).into(),
         protocol: port.protocol.into(),
         service: Some(service_ref(service, name.port())),
         requires: Vec::new(),
+        addresses: service.entry.as_ref().map_or(wire::Addresses::All, |entry| entry.addresses).into(),
     };
     let revisions = rules.iter().map(|rule| rule.revision).chain([held.revision]);
     Some(Compiled { message, holds: holds(revisions) })
 }
 
+/// Settings for the wire: outside of the mesh there is no mTLS of the mesh by itself.
+fn completed(groups: Groups<'_>, config: &Config, client: &str, service: &Service) -> wire::Policy {
+    let mut policy = groups.complete(&config.options, client);
+    let external = service.entry.as_ref().is_some_and(|entry| entry.external);
+    if external && policy.tls() == wire::UpstreamTls::Auto {
+        policy.set_tls(wire::UpstreamTls::Disable);
+    }
+    // Whom a ServiceEntry's host is known to be, where the rule does not say.
+    if let (Some(tls), Some(entry)) = (&mut policy.client_tls, &service.entry)
+        && tls.subject_alt_names.is_empty()
+        && !tls.insecure_skip_verify
+    {
+        tls.subject_alt_names.clone_from(&entry.subject_alt_names);
+    }
+    policy
+}
+
 /// What kind of name a service is.
 pub(super) fn kind(service: &Service) -> wire::EntryKind {
+    if service.entry.is_some() {
+        return wire::EntryKind::EntryExternal;
+    }
     if service.headless { wire::EntryKind::EntryHeadless } else { wire::EntryKind::EntryService }
 }
 

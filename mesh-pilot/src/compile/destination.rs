@@ -3,8 +3,8 @@
 use mesh_proto::model::{HostPort, Protocol};
 use mesh_proto::wire::mesh::v1 as wire;
 
-use super::host::visible_service;
-use super::routes::{Scope, default_retry, http_rules, select, tcp_rules};
+use super::host::{full, visible_service};
+use super::routes::{Rules, Scope, default_retry, http_rules, select, tcp_rules, tls_rules};
 use super::{holds, origin};
 use crate::snapshot::{Compiled, Config, Service, Viewer};
 
@@ -34,6 +34,8 @@ pub fn destination(config: &Config, viewer: &Viewer, name: &HostPort) -> Option<
         },
     );
     let tcp_table = tcp.map_or_else(|| vec![default_tcp_rule(name)], |rules| tcp_rules(&scope, rules));
+    let tls = rules.filter(|rules| !rules.spec.spec.tls.is_empty() && port.is_some());
+    let tls_table = tls.map(|rules| tls_of(&scope, rules)).unwrap_or_default();
     let message = wire::Destination {
         name: Some(name.into()),
         http: Some(table),
@@ -41,10 +43,20 @@ pub fn destination(config: &Config, viewer: &Viewer, name: &HostPort) -> Option<
         protocol: port.map_or(Protocol::Http, |port| port.protocol).into(),
         service: service.map(|held| service_ref(&held.spec, name.port())),
         requires: Vec::new(),
+        tls: tls_table,
     };
     let revisions =
-        http.or(tcp).map(|rules| rules.revision).into_iter().chain(service.map(|held| held.revision));
+        http.or(tcp).or(tls).map(|rules| rules.revision).into_iter().chain(service.map(|held| held.revision));
     Some(Compiled { message, holds: holds(revisions) })
+}
+
+/// The rules for TLS, by SNI in full.
+fn tls_of(scope: &Scope<'_>, rules: &Rules) -> Vec<wire::TlsRule> {
+    let named = tls_rules(scope, rules).into_iter().map(|(hosts, rule)| {
+        let sni_hosts = hosts.iter().map(|host| full(scope.config, host, &rules.reference.namespace));
+        wire::TlsRule { sni_hosts: sni_hosts.collect(), rule: Some(rule) }
+    });
+    named.collect()
 }
 
 /// A service's port for metric labels.

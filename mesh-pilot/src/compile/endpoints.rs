@@ -62,12 +62,15 @@ fn endpoint(config: &Config, view: &EndpointView, wanted: &BTreeSet<&str>) -> wi
     let labels = pod.labels.iter().filter(|(key, _)| wanted.contains(key.as_str()));
     wire::Endpoint {
         uid: pod.uid.to_string(),
-        address: served_at(pod, view.address).to_string(),
+        address: match &view.name {
+            Some(_) => view.reached_at(),
+            None => served_at(pod, view.address).to_string(),
+        },
         identity: identity(pod),
         mtls: speaks_mtls(pod, &peer_policy(config, pod), view.address.port()),
         ready: view.ready && !pod.terminating,
         locality: pod.locality.to_string(),
-        weight: 1,
+        weight: view.weight,
         labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
         facts: Some(facts(pod)),
     }
@@ -82,14 +85,15 @@ fn served_at(pod: &Pod, mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Empty for who has no sidecar: no certificate, so no identity to expect.
+/// Empty for who has no proxy: no certificate, so no identity to expect.
 fn identity(pod: &Pod) -> String {
-    if pod.injected { pod.identity.to_string() } else { String::new() }
+    if pod.injected || pod.gateway { pod.identity.to_string() } else { String::new() }
 }
 
-/// Istio's auto mTLS: where there is a sidecar and its policy for that port is not DISABLE.
+/// Istio's auto mTLS: where there is a sidecar and its policy for that port is not DISABLE. What a gateway's port takes its
+/// servers say.
 fn speaks_mtls(pod: &Pod, policy: &PeerPolicy, port: u16) -> bool {
-    pod.injected && policy.of_port(port) != wire::MtlsMode::MtlsDisable
+    pod.injected && !pod.gateway && policy.of_port(port) != wire::MtlsMode::MtlsDisable
 }
 
 /// What metrics and logs say of a pod.

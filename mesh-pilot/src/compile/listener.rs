@@ -120,6 +120,7 @@ fn target_port(config: &Config, viewer: &Viewer, port: u16) -> Option<u16> {
     let services = config.services.values().map(|held| &held.spec);
     let in_front = services.filter(|service| {
         service.namespace == viewer.namespace
+            && service.entry.is_none()
             && !service.selector.is_empty()
             && holds_all(&service.selector, &viewer.labels)
     });

@@ -36,8 +36,17 @@ pub fn notes(config: &Config) -> Vec<Note> {
         peer_authentication(config, policy, older.iter().map(AsRef::as_ref), &mut notes);
     }
     gateways(config, &mut notes);
+    shadowed(config, &mut notes);
     closed(config, &mut notes);
     notes.0
+}
+
+/// Hosts of ServiceEntries that another object has.
+fn shadowed(config: &Config, notes: &mut Notes) {
+    for lost in &config.shadowed {
+        let text = format!("the host {} is that of {}, which comes first", lost.host, lost.by);
+        notes.0.push(Note { reference: lost.reference.clone(), text, superseded: false });
+    }
 }
 
 /// What is closed because the object that was to restrict it is refused.

@@ -129,22 +129,15 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// For the wire, every default filled in: the mesh's, then Istio's.
-    pub(super) fn complete(self, mesh: &MeshOptions) -> wire::Policy {
+    /// For the wire, every default filled in: the mesh's, then Istio's. `client`: its namespace, whose Secrets are named.
+    pub(super) fn complete(self, mesh: &MeshOptions, client: &str) -> wire::Policy {
         let tcp = self.connection_pool.and_then(|pool| pool.tcp.as_ref());
         let http = self.connection_pool.and_then(|pool| pool.http.as_ref());
         let connect = tcp.and_then(|tcp| tcp.connect_timeout).map(|timeout| timeout.0);
         let connect = connect.or(mesh.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
         let idle = http.and_then(|http| http.idle_timeout).map_or(IDLE_TIMEOUT, |timeout| timeout.0);
         let requests = http.and_then(|http| http.max_requests_per_connection).unwrap_or(0);
-        let tls = match self.tls.map(|tls| tls.mode) {
-            None => wire::UpstreamTls::Auto,
-            Some(ClientTlsMode::Disable) => wire::UpstreamTls::Disable,
-            // TLS of the user's own is refused before it comes here; the mesh's is the safe side.
-            Some(ClientTlsMode::IstioMutual | ClientTlsMode::Simple | ClientTlsMode::Mutual) => {
-                wire::UpstreamTls::IstioMutual
-            }
-        };
+        let (tls, client_tls) = self.tls.map_or((wire::UpstreamTls::Auto, None), |tls| secured(tls, client));
         wire::Policy {
             load_balancer: Some(wire::LoadBalancer { kind: Some(balancer(self.load_balancer)) }),
             connect_timeout: Some(on_wire(connect)),
@@ -163,8 +156,53 @@ impl<'a> Groups<'a> {
             max_connection_duration: tcp.and_then(|tcp| tcp.max_connection_duration).map(|t| on_wire(t.0)),
             tcp_idle_timeout: tcp.and_then(|tcp| tcp.idle_timeout).map(|timeout| on_wire(timeout.0)),
             max_concurrent_streams: failover::streams(self.connection_pool),
+            client_tls,
         }
     }
+}
+
+/// How connections are secured. Istio's semantics: `credentialName` is a Secret of the client's own namespace, with the
+/// certificate (MUTUAL) and the CA.
+fn secured(tls: &ClientTls, namespace: &str) -> (wire::UpstreamTls, Option<wire::ClientTls>) {
+    use wire::{ca_certificates::Source as CaSource, key_pair::Source as KeySource};
+    let secret = (!tls.credential_name.is_empty()).then(|| format!("{namespace}/{}", tls.credential_name));
+    let mutual = match tls.mode {
+        ClientTlsMode::Disable => return (wire::UpstreamTls::Disable, None),
+        ClientTlsMode::IstioMutual => {
+            let named = (!tls.sni.is_empty())
+                .then(|| wire::ClientTls { sni: tls.sni.to_ascii_lowercase(), ..Default::default() });
+            return (wire::UpstreamTls::IstioMutual, named);
+        }
+        ClientTlsMode::Simple => false,
+        ClientTlsMode::Mutual => true,
+    };
+    let files = || wire::FileKeyPair {
+        certificate_chain: tls.client_certificate.clone(),
+        private_key: tls.private_key.clone(),
+    };
+    let shown = || secret.clone().map_or_else(|| KeySource::Files(files()), KeySource::Secret);
+    let ca = match &secret {
+        Some(secret) => Some(CaSource::Secret(secret.clone())),
+        None => (!tls.ca_certificates.is_empty()).then(|| CaSource::File(tls.ca_certificates.clone())),
+    };
+    let message = wire::ClientTls {
+        key_pair: mutual.then(|| wire::KeyPair { source: Some(shown()) }),
+        ca: ca.map(|source| wire::CaCertificates { source: Some(source) }),
+        sni: tls.sni.to_ascii_lowercase(),
+        subject_alt_names: tls.subject_alt_names.clone(),
+        insecure_skip_verify: tls.insecure_skip_verify == Some(true),
+    };
+    (wire::UpstreamTls::Originate, Some(message))
+}
+
+/// The Secrets that a rule names.
+pub(crate) fn credentials(rule: &crd::DestinationRule) -> impl Iterator<Item = &ClientTls> {
+    let subsets = rule.spec.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref());
+    let policies = rule.spec.traffic_policy.iter().chain(subsets);
+    let all = policies.flat_map(|policy| {
+        policy.port_level_settings.iter().filter_map(|port| port.tls.as_ref()).chain(&policy.tls)
+    });
+    all.filter(|tls| !tls.credential_name.is_empty())
 }
 
 fn balancer(balancer: Option<&LoadBalancer>) -> wire::load_balancer::Kind {

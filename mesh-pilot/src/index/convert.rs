@@ -11,6 +11,9 @@ use crate::snapshot::{ContainerPort, MeshSettings, Pod, Service, ServicePort, Ta
 /// The annotation of a pod that has a sidecar.
 const INJECTED: &str = "sidecar.istio.io/status";
 
+/// Istio's annotation of a pod that is made a gateway.
+const TEMPLATES: &str = "inject.istio.io/templates";
+
 /// Istio's label for a place.
 const LOCALITY: &str = "istio-locality";
 const REGION: &str = "topology.kubernetes.io/region";
@@ -50,6 +53,7 @@ pub fn service(service: &crd::Service, mesh: &MeshSettings) -> Option<Service> {
         publish_not_ready: spec.publish_not_ready_addresses,
         labels: metadata.labels.clone(),
         annotations: metadata.annotations.clone(),
+        entry: None,
     })
 }
 
@@ -103,6 +107,7 @@ pub fn pod(pod: &crd::Pod, mesh: &MeshSettings) -> Option<Pod> {
         terminating: metadata.deletion_timestamp.is_some(),
         host_network: pod.spec.host_network,
         injected: metadata.annotations.contains_key(INJECTED),
+        gateway: metadata.annotations.get(TEMPLATES).is_some_and(|list| list.contains("gateway")),
         locality: Arc::from(locality(&metadata.labels)),
         labels: metadata.labels.clone(),
         annotations: metadata.annotations.clone(),

@@ -1,13 +1,13 @@
 //! Services x Pods: which pods a service selects, on which port, and whether they may get traffic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh_proto::crd::ObjectRef;
+use mesh_proto::crd::Resource;
 use mesh_proto::model::HostPort;
 
-use super::{Index, Notice, selects};
+use super::{Index, Notice, entries, selects};
 use crate::snapshot::{
     Changes, EndpointSet, EndpointView, Held, Pod, PodKey, PodService, Service, ServicePort, TargetPort,
 };
@@ -37,36 +37,37 @@ impl Index {
         };
     }
 
-    /// A service came, changed or went; it concerns the pods that it selects, before or now.
-    pub(super) fn set_service(&mut self, reference: &ObjectRef, service: Option<Held<Service>>) {
-        let host: Arc<str> = match &service {
-            Some(service) => service.spec.host.clone(),
-            None => {
-                let held = self.services.values().find(|held| held.reference == *reference);
-                let Some(held) = held else { return };
-                held.spec.host.clone()
-            }
-        };
-        let before = match service {
-            Some(service) => self.services.insert(host.clone(), Arc::new(service)),
-            None => self.services.remove(&host),
-        };
-        let now = self.services.get(&host).cloned();
-        self.dirty_services.insert(host);
-        let selected = |pod: &Pod| {
-            before
+    /// The services of an object are these from now on.
+    pub(super) fn set_services(&mut self, of: &Resource, services: Vec<Held<Service>>) {
+        let age = of.object.metadata().creation_timestamp.clone();
+        let changed = self.claims.take(&of.reference, age, services);
+        self.settle_services(changed);
+    }
+
+    /// Services came, changed or went; it concerns the pods that they select, before or now.
+    pub(super) fn settle_services(&mut self, hosts: BTreeSet<Arc<str>>) {
+        for host in hosts {
+            let now = self.claims.first(&host);
+            let before = match now.clone() {
+                Some(service) => self.services.insert(host.clone(), service),
+                None => self.services.remove(&host),
+            };
+            self.dirty_services.insert(host);
+            let selected = |pod: &Pod| {
+                before
+                    .iter()
+                    .chain(&now)
+                    .any(|s| s.spec.namespace == pod.namespace && selects(&s.spec.selector, &pod.labels))
+            };
+            let concerned: Vec<_> = self
+                .pods
                 .iter()
-                .chain(&now)
-                .any(|s| s.spec.namespace == pod.namespace && selects(&s.spec.selector, &pod.labels))
-        };
-        let concerned: Vec<_> = self
-            .pods
-            .iter()
-            .filter(|(_, pod)| selected(pod))
-            .map(|(key, pod)| (key.clone(), (**pod).clone()))
-            .collect();
-        for (key, pod) in concerned {
-            self.set_pod(key, Some(pod));
+                .filter(|(_, pod)| selected(pod))
+                .map(|(key, pod)| (key.clone(), (**pod).clone()))
+                .collect();
+            for (key, pod) in concerned {
+                self.set_pod(key, Some(pod));
+            }
         }
     }
 
@@ -82,7 +83,7 @@ impl Index {
 
     fn join_pods(&mut self, changes: &mut Changes) {
         let published = Arc::make_mut(&mut self.published_pods);
-        let mut addresses = std::collections::BTreeSet::new();
+        let mut addresses = BTreeSet::new();
         for key in std::mem::take(&mut self.dirty_pods) {
             let before = match self.pods.get(&key) {
                 Some(pod) => published.insert(key.clone(), pod.clone()),
@@ -114,12 +115,14 @@ impl Index {
         let mut sets = BTreeMap::new();
         if let Some(service) = self.services.get(host) {
             let service = &service.spec;
-            let pods = if self.slices.is_none() { self.selected(service) } else { Vec::new() };
+            let by_selector = self.slices.is_none() || service.entry.is_some();
+            let pods = if by_selector { self.selected(service) } else { Vec::new() };
             for port in &service.ports {
                 let mut endpoints: Vec<_> = match &self.slices {
-                    Some(slices) => self.sliced(slices, service, port),
-                    None => pods.iter().filter_map(|pod| endpoint(service, port, pod)).collect(),
+                    Some(slices) if !by_selector => self.sliced(slices, service, port),
+                    _ => pods.iter().filter_map(|pod| endpoint(service, port, pod)).collect(),
                 };
+                endpoints.extend(service.entry.iter().flat_map(|entry| entries::endpoints(entry, port)));
                 endpoints.sort_by(|a, b| (&a.pod.uid, a.address).cmp(&(&b.pod.uid, b.address)));
                 endpoints.dedup_by(|a, b| (&a.pod.uid, a.address) == (&b.pod.uid, b.address));
                 let name = HostPort::new(host, port.number);
@@ -186,7 +189,8 @@ impl Index {
 
 fn endpoint(service: &Service, port: &ServicePort, pod: &Arc<Pod>) -> Option<EndpointView> {
     let address = SocketAddr::new(pod.address, target(port, pod)?);
-    Some(EndpointView { pod: pod.clone(), address, ready: pod.ready || service.publish_not_ready })
+    let ready = pod.ready || service.publish_not_ready;
+    Some(EndpointView { pod: pod.clone(), address, ready, name: None, weight: 1 })
 }
 
 /// The container port that a service port leads to in a pod; by name, the pod may have none.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mesh_proto::crd::{Object, ObjectMeta, ObjectRef, Problem, Resource, Restriction};
 
-use crate::snapshot::{Config, Held, Labels, MeshOptions, MeshSettings, Service};
+use crate::snapshot::{Config, Held, Labels, MeshOptions, MeshSettings, Service, Shadowed};
 use crate::source::Refusal;
 
 /// How an object stands with the pilot itself.
@@ -131,8 +131,9 @@ impl Objects {
         mesh: MeshSettings,
         options: MeshOptions,
         services: BTreeMap<Arc<str>, Arc<Held<Service>>>,
+        shadowed: Vec<Shadowed>,
     ) -> Config {
-        let mut config = Config { revision, options, services, ..Config::empty(mesh) };
+        let mut config = Config { revision, options, services, shadowed, ..Config::empty(mesh) };
         for (reference, entry) in &self.entries {
             if !reference.namespace.is_empty() {
                 config.namespaces.entry(reference.namespace.clone()).or_default();
@@ -146,7 +147,7 @@ impl Objects {
             }
         }
         // No other Secret is anybody's business here.
-        let named = crate::compile::named_secrets(&config.gateways);
+        let named = crate::compile::named_secrets(&config.gateways, &config.destination_rules);
         config.secrets.retain(|(_, name), _| named.contains(&**name));
         by_age(&mut config.virtual_services, |o| &o.metadata);
         by_age(&mut config.destination_rules, |o| &o.metadata);
@@ -180,6 +181,7 @@ fn add(config: &mut Config, resource: &Resource, revision: u64) {
         | Object::Service(_)
         | Object::Deployment(_)
         | Object::Pod(_)
+        | Object::ServiceEntry(_)
         | Object::ConfigMap(_) => {}
     }
 }

@@ -127,7 +127,7 @@ impl Index {
         // The cluster's own slices follow the pod; where the pod is known to be unready earlier, that counts.
         let known = pod.ready || service.publish_not_ready || !slice.managed;
         let address = SocketAddr::new(endpoint.address, port);
-        Some(EndpointView { pod, address, ready: endpoint.ready && known })
+        Some(EndpointView { pod, address, ready: endpoint.ready && known, name: None, weight: 1 })
     }
 
     fn published_at(&self, address: IpAddr) -> Option<Arc<Pod>> {
@@ -153,6 +153,7 @@ impl Index {
             more_addresses: Vec::new(),
             host_network: false,
             injected: false,
+            gateway: false,
             services: Vec::new(),
         })
     }

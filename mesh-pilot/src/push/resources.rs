@@ -100,7 +100,8 @@ pub(super) fn encode<T: prost::Message>(compiled: Compiled<T>, dependents: Vec<H
 /// The clusters that a destination leads to, in order, each once.
 pub(super) fn destination_dependents(message: &wire::Destination) -> Vec<HostPort> {
     let http = message.http.iter().flat_map(table_backends);
-    let tcp = message.tcp.iter().flat_map(|rule| &rule.backends);
+    let tls = message.tls.iter().filter_map(|one| one.rule.as_ref());
+    let tcp = message.tcp.iter().chain(tls).flat_map(|rule| &rule.backends);
     clusters(http.chain(tcp))
 }
 

@@ -80,6 +80,7 @@ fn pod(name: &str, ip: u32) -> Arc<Pod> {
         terminating: false,
         more_addresses: Vec::new(),
         host_network: false,
+        gateway: false,
         injected: true,
         services: Vec::new(),
     })
@@ -88,6 +89,8 @@ fn pod(name: &str, ip: u32) -> Arc<Pod> {
 fn set(name: &str, ready: &[bool]) -> (HostPort, Arc<EndpointSet>) {
     let name: HostPort = name.parse().unwrap();
     let endpoints = ready.iter().enumerate().map(|(i, ready)| EndpointView {
+        name: None,
+        weight: 1,
         pod: pod(&format!("{}-{i}", name.host()), 1000 + i as u32),
         address: SocketAddr::new(IpAddr::from([127, 5, (i / 250) as u8, (i % 250) as u8]), 9080),
         ready: *ready,

@@ -10,6 +10,7 @@ mod destination_rule;
 mod gateway;
 mod host;
 mod peer_authentication;
+mod service_entry;
 mod virtual_service;
 
 use super::object::Object;
@@ -32,6 +33,7 @@ pub fn object(object: &Object, findings: &mut Findings) {
         Object::VirtualService(rules) => virtual_service::check(&rules.spec, findings),
         Object::DestinationRule(rule) => destination_rule::check(&rule.spec, findings),
         Object::Gateway(gateway) => gateway::check(&gateway.spec, findings),
+        Object::ServiceEntry(entry) => service_entry::check(&entry.spec, findings),
         Object::PeerAuthentication(policy) => peer_authentication::check(&policy.spec, findings),
         Object::AuthorizationPolicy(policy) => authorization_policy::check(policy, findings),
     }

@@ -28,7 +28,8 @@ pub fn unsupported(kind: Kind) -> Option<Unsupported> {
         | Kind::DestinationRule
         | Kind::Gateway
         | Kind::AuthorizationPolicy
-        | Kind::PeerAuthentication => return None,
+        | Kind::PeerAuthentication
+        | Kind::ServiceEntry => return None,
         Kind::EnvoyFilter => {
             "patches Envoy's configuration and there is no Envoy here; use VirtualService retries and timeout for routes, \
              DestinationRule for connections and balancing, PeerAuthentication for mTLS; VirtualService headers, outlier \
@@ -39,7 +40,6 @@ pub fn unsupported(kind: Kind) -> Option<Unsupported> {
         }
         Kind::RequestAuthentication
         | Kind::BackendTLSPolicy
-        | Kind::ServiceEntry
         | Kind::Sidecar
         | Kind::WorkloadEntry
         | Kind::WorkloadGroup

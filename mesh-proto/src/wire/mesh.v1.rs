@@ -205,6 +205,17 @@ pub struct Destination {
     pub service: ::core::option::Option<ServiceRef>,
     #[prost(string, repeated, tag = "6")]
     pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Rules for TLS of the application's own, by SNI, in order. Where there are some, no other rule has TLS.
+    #[prost(message, repeated, tag = "7")]
+    pub tls: ::prost::alloc::vec::Vec<TlsRule>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TlsRule {
+    /// exact, *.suffix or *; lower case
+    #[prost(string, repeated, tag = "1")]
+    pub sni_hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "2")]
+    pub rule: ::core::option::Option<TcpRule>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RouteTable {
@@ -400,6 +411,8 @@ pub struct Cluster {
     pub service: ::core::option::Option<ServiceRef>,
     #[prost(string, repeated, tag = "8")]
     pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(enumeration = "Addresses", tag = "9")]
+    pub addresses: i32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Subset {
@@ -449,6 +462,27 @@ pub struct Policy {
     /// Of one HTTP/2 connection; 0: the proxy's own limit.
     #[prost(uint32, tag = "12")]
     pub max_concurrent_streams: u32,
+    /// Of ORIGINATE; of ISTIO_MUTUAL only the sni counts.
+    #[prost(message, optional, tag = "13")]
+    pub client_tls: ::core::option::Option<ClientTls>,
+}
+/// TLS to servers that are not of the mesh. TLS 1.2 or newer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClientTls {
+    /// absent: nothing is shown
+    #[prost(message, optional, tag = "1")]
+    pub key_pair: ::core::option::Option<KeyPair>,
+    /// absent: those of the system
+    #[prost(message, optional, tag = "2")]
+    pub ca: ::core::option::Option<CaCertificates>,
+    /// empty: the cluster's host, of a wildcard the request's
+    #[prost(string, tag = "3")]
+    pub sni: ::prost::alloc::string::String,
+    /// One of them must be in the server's certificate; none: its name as sni says it.
+    #[prost(string, repeated, tag = "4")]
+    pub subject_alt_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "5")]
+    pub insecure_skip_verify: bool,
 }
 /// What one proxy may have under way to this cluster (or subset) at once. An absent number is no limit.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
@@ -615,7 +649,7 @@ pub struct Endpoint {
     /// stable over pushes: the pod's UID, or an entry's name
     #[prost(string, tag = "1")]
     pub uid: ::prost::alloc::string::String,
-    /// ip:port
+    /// ip:port, or name:port for the proxy to ask DNS
     #[prost(string, tag = "2")]
     pub address: ::prost::alloc::string::String,
     /// spiffe://..., empty: not in the mesh
@@ -1006,7 +1040,7 @@ pub enum EntryKind {
     EntryService = 0,
     /// no VIP, the same names
     EntryHeadless = 1,
-    /// ServiceEntry
+    /// a host of a ServiceEntry; may be a wildcard (*.x)
     EntryExternal = 2,
     /// a VirtualService host that no service has; any port; may be a wildcard (*.x or *)
     EntryRouteOnly = 3,
@@ -1035,6 +1069,39 @@ impl EntryKind {
         }
     }
 }
+/// Where a cluster's requests go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Addresses {
+    /// to its endpoints; those with a name to all addresses that DNS has for it
+    All = 0,
+    /// of a name to one address: the first that DNS has
+    First = 1,
+    /// to the address that the application dialled; there are no endpoints
+    Dialled = 2,
+}
+impl Addresses {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::All => "ADDRESSES_ALL",
+            Self::First => "ADDRESSES_FIRST",
+            Self::Dialled => "ADDRESSES_DIALLED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ADDRESSES_ALL" => Some(Self::All),
+            "ADDRESSES_FIRST" => Some(Self::First),
+            "ADDRESSES_DIALLED" => Some(Self::Dialled),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum UpstreamTls {
@@ -1042,6 +1109,8 @@ pub enum UpstreamTls {
     Auto = 0,
     Disable = 1,
     IstioMutual = 2,
+    /// client_tls says how
+    Originate = 3,
 }
 impl UpstreamTls {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1053,6 +1122,7 @@ impl UpstreamTls {
             Self::Auto => "UPSTREAM_TLS_AUTO",
             Self::Disable => "UPSTREAM_TLS_DISABLE",
             Self::IstioMutual => "UPSTREAM_TLS_ISTIO_MUTUAL",
+            Self::Originate => "UPSTREAM_TLS_ORIGINATE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1061,6 +1131,7 @@ impl UpstreamTls {
             "UPSTREAM_TLS_AUTO" => Some(Self::Auto),
             "UPSTREAM_TLS_DISABLE" => Some(Self::Disable),
             "UPSTREAM_TLS_ISTIO_MUTUAL" => Some(Self::IstioMutual),
+            "UPSTREAM_TLS_ORIGINATE" => Some(Self::Originate),
             _ => None,
         }
     }

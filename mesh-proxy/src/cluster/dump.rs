@@ -17,6 +17,7 @@ impl ClusterView {
         json!({
             "name": self.name.to_string(),
             "policy": of_group(&self.whole),
+            "unresolved": self.unresolved,
             "origin": self.origin.as_ref().map(crate::route::dump_origin),
             "subsets": subsets.collect::<serde_json::Map<_, _>>(),
             "endpoints": self.endpoints.iter().map(|e| endpoint(e)).collect::<Vec<_>>(),

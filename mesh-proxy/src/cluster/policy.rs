@@ -1,9 +1,11 @@
 //! How a cluster or subset is to be reached: balancing, timeouts, TLS.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_proto::wire::mesh::v1 as wire;
+use rustls::pki_types::ServerName;
 
 use super::InvalidCluster;
 use super::hash::HashKey;
@@ -11,6 +13,7 @@ use super::limits::LimitSettings;
 use super::locality::Order;
 use super::outlier::Outlier;
 use crate::route::parse_duration;
+use crate::tls::originate::Origination;
 
 /// Istio's defaults, for what the pilot left out.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,6 +34,8 @@ pub struct Policy {
     pub connect_timeout: Duration,
     /// Whether to originate TLS.
     pub tls: UpstreamTls,
+    /// What TLS of the mesh asks for; none: Istio's name of the cluster.
+    pub mesh_sni: Option<Box<str>>,
     /// How long a connection may be idle in the pool. Zero: without limit.
     pub idle_timeout: Duration,
     /// After how many requests a connection is closed.
@@ -97,7 +102,7 @@ pub enum LoadBalancer {
 }
 
 /// Whether TLS is originated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamTls {
     /// Mesh mTLS where the endpoint has it.
     Auto,
@@ -105,6 +110,8 @@ pub enum UpstreamTls {
     Disable,
     /// Always, with the mesh's certificates.
     IstioMutual,
+    /// Always, to a server that is not of the mesh.
+    Originate(Arc<Origination>),
 }
 
 impl Policy {
@@ -121,6 +128,7 @@ impl Policy {
         };
         let connect_timeout = duration(wire.connect_timeout, "connect_timeout", CONNECT_TIMEOUT)?;
         let outlier = wire.outlier_detection.as_ref();
+        let sni = wire.client_tls.as_ref().map(|tls| tls.sni.as_str());
         let keepalive = wire.tcp_keepalive.as_ref().map(|keepalive| {
             Ok(Keepalive {
                 probes: NonZeroU32::new(keepalive.probes),
@@ -131,7 +139,8 @@ impl Policy {
         Ok(Self {
             load_balancer: LoadBalancer::new(wire.load_balancer.as_ref(), &format!("{field}.load_balancer"))?,
             connect_timeout: if connect_timeout.is_zero() { CONNECT_TIMEOUT } else { connect_timeout },
-            tls: UpstreamTls::new(wire.tls, &format!("{field}.tls"))?,
+            tls: UpstreamTls::new(wire, field)?,
+            mesh_sni: sni.filter(|sni| !sni.is_empty()).map(Box::from),
             idle_timeout: duration(wire.idle_timeout, "idle_timeout", IDLE_TIMEOUT)?,
             max_requests_per_connection: NonZeroU32::new(wire.max_requests_per_connection),
             limits: wire.limits.as_ref().map(LimitSettings::new),
@@ -187,15 +196,23 @@ impl LoadBalancer {
 }
 
 impl UpstreamTls {
-    fn new(wire: i32, field: &str) -> Result<Self, InvalidCluster> {
-        match wire::UpstreamTls::try_from(wire) {
+    fn new(wire: &wire::Policy, field: &str) -> Result<Self, InvalidCluster> {
+        let invalid = |name: &str, reason| InvalidCluster::Value { field: format!("{field}.{name}"), reason };
+        match wire::UpstreamTls::try_from(wire.tls) {
             Ok(wire::UpstreamTls::Auto) => Ok(Self::Auto),
             Ok(wire::UpstreamTls::Disable) => Ok(Self::Disable),
             Ok(wire::UpstreamTls::IstioMutual) => Ok(Self::IstioMutual),
-            Err(_) => Err(InvalidCluster::Value {
-                field: field.to_owned(),
-                reason: format!("{wire} is no mode that this version knows"),
-            }),
+            Ok(wire::UpstreamTls::Originate) => {
+                let settings = wire
+                    .client_tls
+                    .clone()
+                    .ok_or_else(|| InvalidCluster::Missing { field: format!("{field}.client_tls") })?;
+                if !settings.sni.is_empty() && ServerName::try_from(settings.sni.as_str()).is_err() {
+                    return Err(invalid("client_tls.sni", format!("{:?} is no name", settings.sni)));
+                }
+                Ok(Self::Originate(Arc::new(Origination::new(settings))))
+            }
+            Err(_) => Err(invalid("tls", format!("{} is no mode that this version knows", wire.tls))),
         }
     }
 }

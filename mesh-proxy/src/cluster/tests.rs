@@ -159,7 +159,7 @@ fn defaults_are_istios() {
         (policy.connect_timeout, policy.idle_timeout),
         (Duration::from_secs(10), Duration::from_secs(3600))
     );
-    assert_eq!((policy.tls, policy.max_requests_per_connection), (UpstreamTls::Auto, None));
+    assert_eq!((policy.tls.clone(), policy.max_requests_per_connection), (UpstreamTls::Auto, None));
 }
 
 #[test]

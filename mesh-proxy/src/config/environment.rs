@@ -102,6 +102,7 @@ pub fn config(kind: NodeKind, lookup: Lookup<'_>) -> Result<Config, InvalidEnvir
         gateway: (!sidecar).then_some(Gateway { listen_ip: any, port_offset: None }),
         // Files of the pod are where they are.
         mounts: Vec::new(),
+        name_servers: Vec::new(),
         status: at(15021),
         metrics: at(15090),
         admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 15000)),

@@ -14,12 +14,12 @@ use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
-use super::files::Files;
 use super::termination::{Termination, Terminations, server_config};
 use crate::config::Mount;
 use crate::store::Store;
 use crate::store::listener::TlsSettings;
 use crate::store::secret::{Secret, trust_of};
+use crate::tls::files::Files;
 use crate::tls::{ALPN_HTTP1, ALPN_HTTP2, ALPN_HTTP10, ALPN_TCP, pem};
 
 /// How often files are looked at.

@@ -268,6 +268,7 @@ pub(super) fn target(address: SocketAddr, protocol: Protocol) -> Target {
         address,
         tls: None,
         source: None,
+        mesh: false,
         connect_timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_secs(60),
         max_requests: None,

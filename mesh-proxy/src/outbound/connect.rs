@@ -48,7 +48,10 @@ async fn open(from: &Outbound, head: &Parts) -> Result<Then, Failure> {
     let ends = from.ends.clone();
     let (closer, watch) = (from.closer.clone(), from.watch.clone());
     if declared.is_opaque() || declared == Declared::Tls {
-        let upstream = tcp::connect(&worker, &goal, ends.source_ip()).await?;
+        // Whoever names the goal here asks for it in its TLS too.
+        let sni = (declared == Declared::Tls).then_some(authority);
+        let client = tcp::Client { sni, ..tcp::Client::at(ends.source_ip()) };
+        let upstream = tcp::connect(&worker, &goal, &client).await?;
         return Ok(Then::Tunnel(Box::new(move |client, first| {
             Box::pin(async move {
                 tcp::join(&worker, client, first, upstream, ends, &closer).await;

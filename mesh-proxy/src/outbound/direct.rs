@@ -10,13 +10,13 @@ use http::{HeaderName, HeaderValue};
 use mesh_proto::model::HostPort;
 
 use crate::capture::Application;
-use crate::cluster::{ConnectionSettings, LoadBalancer, Policy, UpstreamTls};
+use crate::cluster::{ClusterView, ConnectionSettings, LoadBalancer, NoEndpoint, Policy, UpstreamTls};
 use crate::pool::{Source, Target};
 use crate::respond::Failure;
 use crate::store::Workload;
 use crate::tls::MeshAlpn;
-use crate::worker::Targets;
-use crate::worker::targets::Recipe;
+use crate::worker::targets::{Recipe, outside as to_outside};
+use crate::worker::{Targets, Worker};
 
 /// Envoy's and Istio's defaults, where no DestinationRule speaks.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -30,6 +30,7 @@ fn policy() -> Policy {
         load_balancer: LoadBalancer::Passthrough,
         connect_timeout: CONNECT,
         tls: UpstreamTls::Auto,
+        mesh_sni: None,
         idle_timeout: IDLE,
         max_requests_per_connection: None,
         limits: None,
@@ -66,6 +67,7 @@ pub fn workload(
         uid: &workload.uid,
         address,
         expect,
+        outside: None,
         carries,
         policy: &policy(),
         limits: None,
@@ -79,6 +81,49 @@ pub fn workload(
 #[must_use]
 pub fn outside(targets: &Targets, address: SocketAddr, carries: MeshAlpn) -> Target {
     plain(targets, "passthrough", address, None, carries)
+}
+
+/// What the application dialled.
+#[derive(Debug, Clone, Copy)]
+pub struct Dialled<'a> {
+    /// Where that is known.
+    pub address: Option<SocketAddr>,
+    /// Host, authority or SNI.
+    pub host: Option<&'a str>,
+}
+
+/// To the address that the application dialled, for a cluster that is there (a ServiceEntry with `resolution: NONE`).
+///
+/// # Errors
+/// When none was dialled, or one of this proxy's own.
+pub fn dialled(
+    worker: &Worker,
+    view: &ClusterView,
+    subset: Option<&str>,
+    to: Dialled<'_>,
+    carries: MeshAlpn,
+) -> Result<Target, Failure> {
+    let address = to.address.ok_or_else(|| NoEndpoint::NotDialled(view.name().clone()))?;
+    if worker.is_own_socket(address) {
+        return Err(Failure::ProxyPort(address));
+    }
+    let policy = view.policy(subset)?;
+    if policy.tls == UpstreamTls::IstioMutual {
+        return Err(Failure::NoIdentity(address.to_string()));
+    }
+    Ok(worker.targets.make(&Recipe {
+        cluster: view.name(),
+        subset,
+        uid: &Arc::from(address.to_string()),
+        address,
+        expect: None,
+        outside: to_outside(policy, view, to.host)?.as_ref(),
+        carries,
+        policy,
+        limits: view.limits(subset),
+        greeting: None,
+        source: None,
+    }))
 }
 
 /// To the application beside us.
@@ -105,6 +150,7 @@ fn plain(
         uid: &Arc::from(uid),
         address,
         expect: None,
+        outside: None,
         carries,
         policy: &policy(),
         limits: None,

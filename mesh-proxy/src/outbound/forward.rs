@@ -3,12 +3,12 @@
 //! In: a request, the rule's action. Out: the upstream's answer, or why there is none. Used by sidecars and gateways.
 //! Each attempt picks anew, so that it sees the endpoints of now, and avoids those already tried.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::SET_COOKIE;
+use http::header::{HOST, HeaderValue, SET_COOKIE};
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use mesh_proto::model::Protocol as Declared;
@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::attempt::{Sendable, expired, is_stale, outcome, seen, seen_answer};
-use super::{headers, timed};
+use super::{direct, headers, timed};
 use crate::cluster::{
     ClusterView, Endpoint, Hashed, Limits, Moment, NoEndpoint, Permit, PickContext, Resource, Seen,
 };
@@ -27,6 +27,7 @@ use crate::respond::Failure;
 use crate::route::{Backend, Outcome, RetryPolicy, RouteAction};
 use crate::telemetry::Flags;
 use crate::tls::MeshAlpn;
+use crate::worker::targets::Way;
 use crate::worker::{Me, Worker};
 
 /// How often a stale connection is replaced for one request, beyond what the policy allows.
@@ -40,6 +41,8 @@ pub struct Onward<'a> {
     pub me: &'a Me,
     /// The client's address, for hashing.
     pub source: IpAddr,
+    /// What the application dialled, where that is known.
+    pub dialled: Option<SocketAddr>,
     /// What is told about it.
     pub exchange: &'a mut Exchange,
 }
@@ -58,6 +61,8 @@ struct Attempts<'r> {
     stale: u32,
     /// The last attempt did not reach anybody.
     unreached: bool,
+    /// The name that the request has, where a cluster's own is a wildcard.
+    host: Option<HeaderValue>,
     /// Of the cluster, where it has any.
     limits: Option<Arc<Limits>>,
     /// Counts the retry that is under way.
@@ -117,6 +122,7 @@ impl Onward<'_> {
         route: &RouteAction,
     ) -> Result<Response<Body>, Failure> {
         let backend = self.worker.random(|rng| route.choose_backend(rng)).ok_or(Failure::NoBackend)?;
+        let any_name = backend.cluster.name().host().starts_with('*');
         let mut attempts = Attempts {
             backend,
             retry: &route.retry,
@@ -130,6 +136,7 @@ impl Onward<'_> {
             retries: 0,
             stale: 0,
             unreached: false,
+            host: if any_name { head.headers.get(HOST).cloned() } else { None },
             limits: None,
             retrying: None,
             overflowed: false,
@@ -177,12 +184,19 @@ impl Onward<'_> {
             attempts.limits = Some(limits.clone());
         }
         self.exchange.service(view.service(), || cluster_name(&view, subset));
+        let carries = attempts.carries.over(&view, self.exchange.is_grpc());
+        let host = attempts.host.as_ref().and_then(|host| host.to_str().ok());
+        if view.is_dialled() {
+            let to = direct::Dialled { address: self.dialled, host };
+            let target = direct::dialled(self.worker, &view, subset, to, carries)?;
+            self.exchange.upstream(None, target.address, target.mesh);
+            return Ok(Rc::new(target));
+        }
         let picked = self.worker.random(|rng| view.pick(subset, &context, rng))?;
-        let carries = attempts.carries.over(view.protocol());
-        let target =
-            self.worker.targets.of(&view, subset, picked.endpoint(), carries, self.me.greeting.as_ref())?;
+        let way = Way { carries, greeting: self.me.greeting.as_ref(), host };
+        let target = self.worker.targets.of(&view, subset, picked.endpoint(), &way)?;
         let endpoint = picked.endpoint();
-        self.exchange.upstream(Some(&endpoint.party), endpoint.address, target.tls.is_some());
+        self.exchange.upstream(Some(&endpoint.party), endpoint.address, target.mesh);
         attempts.tried.push(endpoint.clone());
         self.exchange.hold(Some(picked));
         Ok(target)
@@ -228,7 +242,7 @@ impl Onward<'_> {
                     self.exchange.saw(seen, sent, Instant::now());
                 }
                 let next = attempts.after(error, request);
-                if target.tls.is_some() { self.blame_our_certificate(next) } else { next }
+                if target.mesh { self.blame_our_certificate(next) } else { next }
             }
         }
     }
@@ -307,14 +321,12 @@ impl Attempts<'_> {
 }
 
 impl Wanted {
-    /// The application's protocol is kept, except where the port declares HTTP/2.
-    fn over(self, declared: Declared) -> MeshAlpn {
-        let declared = matches!(declared, Declared::Http2 | Declared::Grpc);
-        if !self.upgrade && (declared || self.version == Version::HTTP_2) {
-            MeshAlpn::Http2
-        } else {
-            MeshAlpn::Http1
-        }
+    /// The application's protocol is kept, except where the port declares HTTP/2. A server that is not of the mesh need not
+    /// know HTTP/2 where its port does not say so, but gRPC is nothing else.
+    fn over(self, view: &ClusterView, grpc: bool) -> MeshAlpn {
+        let declared = matches!(view.protocol(), Declared::Http2 | Declared::Grpc);
+        let kept = self.version == Version::HTTP_2 && (grpc || !view.is_entry());
+        if !self.upgrade && (declared || kept) { MeshAlpn::Http2 } else { MeshAlpn::Http1 }
     }
 }
 

@@ -98,7 +98,8 @@ impl Outbound {
                     }
                     Action::Route(route) => {
                         let source = self.ends.source_ip();
-                        let mut onward = Onward { worker: &self.worker, me: &known.me, source, exchange };
+                        let (worker, dialled) = (&self.worker, self.dialled());
+                        let mut onward = Onward { worker, me: &known.me, source, dialled, exchange };
                         onward.forward(head, body, route).await
                     }
                 }
@@ -107,6 +108,14 @@ impl Outbound {
                 let target = self.direct(other, &head, &known.me, exchange)?;
                 send_direct(&self.worker, &target, Request::from_parts(head, body), exchange).await
             }
+        }
+    }
+
+    /// What the application dialled.
+    fn dialled(&self) -> Option<SocketAddr> {
+        match self.entry {
+            Entry::Vip(at) => Some(at),
+            Entry::Proxy | Entry::Tunnel(_) => None,
         }
     }
 
@@ -146,7 +155,7 @@ impl Outbound {
                     direct::workload(targets, *address, workload, service.as_ref(), carries, greeting)?;
                 let identity = workload.identity.as_ref();
                 let party = telemetry::Party::new(Some(&workload.facts), identity);
-                exchange.upstream(Some(&party.into()), *address, target.tls.is_some());
+                exchange.upstream(Some(&party.into()), *address, target.mesh);
                 target
             }
             Goal::Own(port) => direct::application(targets, *port, carries),
@@ -157,7 +166,7 @@ impl Outbound {
             }
             Goal::Destination(..) => return Err(Failure::Bug("a destination has routes")),
         };
-        exchange.upstream(None, target.address, target.tls.is_some());
+        exchange.upstream(None, target.address, target.mesh);
         Ok(target)
     }
 }

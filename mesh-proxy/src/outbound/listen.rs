@@ -147,7 +147,8 @@ async fn forward(worker: &Rc<Worker>, stream: TcpStream, asked: Asked<'_>, ends:
 
 async fn open(worker: &Rc<Worker>, asked: Asked<'_>, ends: &Ends) -> Result<tcp::Upstream, Failure> {
     let goal = goal::find(worker, asked).await?;
-    tcp::connect(worker, &goal, ends.source_ip()).await
+    let client = tcp::Client { source: ends.source_ip(), dialled: asked.vip, sni: asked.host };
+    tcp::connect(worker, &goal, &client).await
 }
 
 /// Serves what comes through a CONNECT tunnel whose goal declares HTTP, or nothing.
@@ -166,7 +167,7 @@ pub async fn inside_tunnel(service: Rc<Outbound>, mut client: Io, first: Bytes, 
         serve_connection(client, first, protocol, &worker.settings, service, watch).await;
         return;
     }
-    match tcp::connect(&worker, &goal, service.ends.source_ip()).await {
+    match tcp::connect(&worker, &goal, &tcp::Client::at(service.ends.source_ip())).await {
         Ok(upstream) => {
             tcp::join(&worker, client, first, upstream, service.ends.clone(), &service.closer).await;
         }

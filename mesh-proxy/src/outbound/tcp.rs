@@ -27,6 +27,7 @@ use crate::tcp::{self, Copy, End};
 use crate::telemetry::{Flags, LogEntry, Party, Route, Service};
 use crate::tls::MeshAlpn;
 use crate::worker::Worker;
+use crate::worker::targets::Way;
 
 /// How many endpoints are tried for one connection.
 const TRIES: usize = 3;
@@ -37,6 +38,28 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 pub struct Upstream {
     io: Io,
     about: About,
+}
+
+/// Where to connect, to which endpoint of the cluster (none: where the application dialled), and what is told.
+type Chosen = (Rc<Target>, Option<Arc<Endpoint>>, About);
+
+/// Who wants a connection, and to what.
+#[derive(Debug, Clone, Copy)]
+pub struct Client<'a> {
+    /// Its address, for hashing.
+    pub source: IpAddr,
+    /// What it dialled, where that is known.
+    pub dialled: Option<SocketAddr>,
+    /// The name that its own TLS asks for.
+    pub sni: Option<&'a str>,
+}
+
+impl Client<'_> {
+    /// Of whom only the address is known.
+    #[must_use]
+    pub fn at(source: IpAddr) -> Self {
+        Self { source, dialled: None, sni: None }
+    }
 }
 
 /// What is told about a connection.
@@ -54,15 +77,15 @@ struct About {
     mtls: bool,
 }
 
-/// Connects to an endpoint of `goal` for a client at `source`. A connection that fails has carried nothing: another
+/// Connects to an endpoint of `goal` for `client`. A connection that fails has carried nothing: another
 /// endpoint is tried.
 ///
 /// # Errors
 /// Why there is no connection.
-pub async fn connect(worker: &Rc<Worker>, goal: &Goal, source: IpAddr) -> Result<Upstream, Failure> {
+pub async fn connect(worker: &Rc<Worker>, goal: &Goal, client: &Client<'_>) -> Result<Upstream, Failure> {
     let targets = &worker.targets;
     let (target, destination, service) = match goal {
-        Goal::Destination(_, cell) => return balanced(worker, cell, source).await,
+        Goal::Destination(_, cell) => return balanced(worker, cell, client).await,
         Goal::Workload(address, workload, name) => {
             let target = direct::workload(targets, *address, workload, name.as_ref(), MeshAlpn::Tcp, None)?;
             let service = workload.ports.get(&address.port()).and_then(|p| p.services.first());
@@ -77,7 +100,7 @@ pub async fn connect(worker: &Rc<Worker>, goal: &Goal, source: IpAddr) -> Result
             (direct::outside(targets, *address, MeshAlpn::Tcp), Party::unknown(), passthrough())
         }
     };
-    let (address, mtls) = (target.address, target.tls.is_some());
+    let (address, mtls) = (target.address, target.mesh);
     let cluster = "PassthroughCluster".to_owned();
     let about =
         About { picked: None, idle: tcp::IDLE, max: None, destination, service, cluster, address, mtls };
@@ -94,22 +117,24 @@ fn passthrough() -> Arc<Service> {
 async fn balanced(
     worker: &Rc<Worker>,
     cell: &Arc<DestinationCell>,
-    source: IpAddr,
+    client: &Client<'_>,
 ) -> Result<Upstream, Failure> {
     let destination = cell.load_full().ok_or(Failure::NotReady)?;
-    let rule = destination.tcp.first().ok_or_else(|| Failure::NoTcpRoute(destination.name.clone()))?;
-    routed(worker, rule, source).await
+    let rule = destination
+        .rule_for_bytes(client.sni)
+        .ok_or_else(|| Failure::NoTcpRoute(destination.name.clone()))?;
+    routed(worker, rule, client).await
 }
 
 /// Connects to an endpoint of a rule.
 ///
 /// # Errors
 /// Why there is no connection.
-pub async fn routed(worker: &Rc<Worker>, rule: &TcpRule, source: IpAddr) -> Result<Upstream, Failure> {
+pub async fn routed(worker: &Rc<Worker>, rule: &TcpRule, client: &Client<'_>) -> Result<Upstream, Failure> {
     let backend = worker.random(|rng| rule.backends.choose(rng)).ok_or(Failure::NoBackend)?;
     let mut tried: SmallVec<[Arc<Endpoint>; TRIES]> = SmallVec::new();
     loop {
-        let (target, endpoint, about) = pick(worker, backend, source, &tried)?;
+        let (target, endpoint, about) = pick(worker, backend, client, &tried)?;
         let sent = tokio::time::Instant::now();
         let connected = worker.pool.connect_raw(&target).await;
         let saw = match &connected {
@@ -128,6 +153,10 @@ pub async fn routed(worker: &Rc<Worker>, rule: &TcpRule, source: IpAddr) -> Resu
                 return Err(Failure::Send { kind: error.kind, retried: true });
             }
             Err(error) => {
+                // The address that was dialled is the only one.
+                let Some(endpoint) = endpoint else {
+                    return Err(Failure::Send { kind: error.kind, retried: false });
+                };
                 tracing::debug!(%error, endpoint = %endpoint.address, "trying another endpoint");
                 tried.push(endpoint);
             }
@@ -138,37 +167,45 @@ pub async fn routed(worker: &Rc<Worker>, rule: &TcpRule, source: IpAddr) -> Resu
 fn pick(
     worker: &Worker,
     backend: &Backend,
-    source: IpAddr,
+    client: &Client<'_>,
     tried: &[Arc<Endpoint>],
-) -> Result<(Rc<Target>, Arc<Endpoint>, About), Failure> {
+) -> Result<Chosen, Failure> {
     let view = view_of(backend)?;
     let subset = backend.subset.as_deref();
     let hash = match view.policy(subset)?.hash_key() {
         // The only key that bytes have.
         Some(key @ HashKey::SourceIp) => {
             let (head, ()) = http::Request::new(()).into_parts();
-            worker.random(|rng| key.evaluate(&head, source, rng)).hash
+            worker.random(|rng| key.evaluate(&head, client.source, rng)).hash
         }
         Some(_) | None => None,
     };
     let policy = view.policy(subset)?;
     let (idle, max) = (policy.tcp_idle_timeout, policy.connections.max_duration);
-    let context = PickContext { hash, tried, worker: worker.index, now: Moment::now() };
-    let picked = worker.random(|rng| view.pick(subset, &context, rng))?;
-    let endpoint = picked.endpoint().clone();
-    let target = worker.targets.of(&view, subset, &endpoint, MeshAlpn::Tcp, None)?;
-    let about = About {
-        picked: Some(picked),
+    let about = |target: &Target, picked: Option<Picked>, destination| About {
+        picked,
         // 0 is none: as long as anything can last here.
         idle: if idle.is_zero() { FOREVER } else { idle },
         max,
-        destination: endpoint.party.clone(),
+        destination,
         service: view.service().clone(),
         cluster: cluster_name(&view, subset),
-        address: endpoint.address,
-        mtls: target.tls.is_some(),
+        address: target.address,
+        mtls: target.mesh,
     };
-    Ok((target, endpoint, about))
+    if view.is_dialled() {
+        let to = direct::Dialled { address: client.dialled, host: client.sni };
+        let target = direct::dialled(worker, &view, subset, to, MeshAlpn::Tcp)?;
+        let about = about(&target, None, Party::unknown());
+        return Ok((Rc::new(target), None, about));
+    }
+    let context = PickContext { hash, tried, worker: worker.index, now: Moment::now() };
+    let picked = worker.random(|rng| view.pick(subset, &context, rng))?;
+    let endpoint = picked.endpoint().clone();
+    let way = Way { carries: MeshAlpn::Tcp, greeting: None, host: client.sni };
+    let target = worker.targets.of(&view, subset, &endpoint, &way)?;
+    let about = about(&target, Some(picked), endpoint.party.clone());
+    Ok((target, Some(endpoint), about))
 }
 
 /// Joins a client with its upstream until both end.

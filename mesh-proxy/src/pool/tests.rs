@@ -45,6 +45,7 @@ fn target(address: SocketAddr, tls: u64) -> Target {
         address,
         tls: None,
         source: None,
+        mesh: false,
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(10),
         max_requests: None,

@@ -10,6 +10,7 @@ use mesh_proto::model::{HostPort, Protocol};
 use mesh_proto::wire::mesh::v1 as wire;
 
 use crate::cluster::ClusterHandle;
+use crate::destination::normalise;
 use crate::route::{InvalidRoute, RouteTable, Source, TcpRule};
 
 /// The routes of one `host:port`, with everything that they name.
@@ -25,6 +26,24 @@ pub struct Destination {
     pub http: RouteTable,
     /// Rules for bytes.
     pub tcp: Vec<TcpRule>,
+    /// Rules for TLS of the application's own. Where there are some, `tcp` says nothing about TLS.
+    pub tls: Vec<TlsRule>,
+}
+
+/// A rule for TLS of the application's own.
+#[derive(Debug)]
+pub struct TlsRule {
+    hosts: Vec<String>,
+    rule: TcpRule,
+}
+
+impl TlsRule {
+    fn takes(&self, sni: &str) -> bool {
+        self.hosts.iter().any(|host| match host.strip_prefix('*') {
+            Some(suffix) => sni.len() > suffix.len() && sni.ends_with(suffix),
+            None => host == sni,
+        })
+    }
 }
 
 /// Why routes cannot be used.
@@ -72,13 +91,37 @@ impl Destination {
             service: wire.service.clone().map(Arc::new),
             http: RouteTable::new(table.unwrap_or(&none), source, &mut resolve)?,
             tcp: TcpRule::parse_all(&wire.tcp, &mut resolve)?,
+            tls: tls_rules(&wire.tls, &mut resolve)?,
         })
     }
+
+    /// The rule for bytes of a client that asks for `sni`, if they are TLS.
+    #[must_use]
+    pub fn rule_for_bytes(&self, sni: Option<&str>) -> Option<&TcpRule> {
+        match sni.filter(|_| !self.tls.is_empty()).and_then(normalise) {
+            Some(sni) => self.tls.iter().find(|one| one.takes(&sni)).map(|one| &one.rule),
+            None => self.tcp.first(),
+        }
+    }
+}
+
+fn tls_rules(
+    wire: &[wire::TlsRule],
+    resolve: &mut impl FnMut(&HostPort) -> ClusterHandle,
+) -> Result<Vec<TlsRule>, InvalidRoute> {
+    let mut rules = Vec::with_capacity(wire.len());
+    for one in wire {
+        let inner: Vec<_> = one.rule.iter().cloned().collect();
+        let parsed = TcpRule::parse_all(&inner, &mut *resolve)?;
+        rules.extend(parsed.into_iter().map(|rule| TlsRule { hosts: one.sni_hosts.clone(), rule }));
+    }
+    Ok(rules)
 }
 
 /// The clusters that a destination names: those of every rule, also of rules for other proxies, as the pilot counts.
 pub(super) fn clusters_of(wire: &wire::Destination) -> BTreeSet<HostPort> {
-    let tcp = wire.tcp.iter().flat_map(|rule| &rule.backends);
+    let tls = wire.tls.iter().filter_map(|one| one.rule.as_ref());
+    let tcp = wire.tcp.iter().chain(tls).flat_map(|rule| &rule.backends);
     names(wire.http.iter().flat_map(backends).chain(tcp))
 }
 

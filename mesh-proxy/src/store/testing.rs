@@ -32,6 +32,7 @@ pub(crate) fn world_of(gateway: bool, ca: &TestCa) -> World {
         cluster_domain: "cluster.local".into(),
         workers: 1,
         gateway,
+        mounts: Vec::new(),
     };
     let (store, asked) = Store::new(place);
     World { writer: Writer::new(store.clone(), ca.roots_handle()), store, asked }

@@ -5,6 +5,7 @@
 
 mod clusters;
 mod incoming;
+mod names;
 mod routes;
 mod take;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::time::Duration;
 use mesh_proto::model::{HostPort, Kind, ResourceName};
 use mesh_proto::runtime::identity::RootsHandle;
 use mesh_proto::wire::mesh::v1 as wire;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use incoming::{Held, Incoming, Refusal};
@@ -27,6 +29,7 @@ use self::routes::Routes;
 use self::trust::Trust;
 use super::{Phase, Store};
 use crate::destination::{Catalogue, Namespace};
+use crate::dns::{Answer, Names};
 
 /// A name that nobody has used for that long is forgotten; the next use asks again.
 pub const IDLE: Duration = Duration::from_secs(3600);
@@ -79,7 +82,7 @@ impl Writer {
     /// The writer of `store`. `roots`: who is trusted, which trust bundles replace.
     #[must_use]
     pub fn new(store: Arc<Store>, roots: RootsHandle) -> Self {
-        let clusters = Clusters::new(store.place.workers, store.clusters.clone());
+        let clusters = Clusters::new(store.clone());
         Self {
             store,
             trust: Trust::new(roots),
@@ -175,6 +178,24 @@ impl Writer {
         }
         self.tell(origin, &round);
         round.rejected
+    }
+
+    /// The names of endpoints that have no address.
+    #[must_use]
+    pub fn names(&self) -> watch::Receiver<Names> {
+        self.clusters.wanted()
+    }
+
+    /// What DNS has for one of them.
+    pub fn resolved(&mut self, answer: Answer) {
+        for name in self.clusters.resolve(answer) {
+            self.build_again(&name);
+        }
+        let mut round = Round::default();
+        self.publish(&mut round);
+        self.retire();
+        // Nothing of it is the pilot's answer.
+        self.tell(Origin::Disk, &round);
     }
 
     /// Names changed since the last call, with what is held now (`None`: nothing), for the disk.

@@ -3,6 +3,7 @@
 //! In: a cluster's view, a chosen endpoint, the protocol. Out: [`Target`]s for the pool. mTLS exactly where the endpoint has
 //! it (or the policy demands it), with the endpoint's identity as the only one that is taken, ALPN and SNI as Istio's.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -17,9 +18,11 @@ use rustls::pki_types::ServerName;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cluster::{ClusterView, Endpoint, Limits, Policy, UpstreamTls};
+use crate::destination::normalise;
 use crate::http::Protocol;
-use crate::pool::{PoolKey, Source, Target};
+use crate::pool::{PoolKey, SendErrorKind, Source, Target};
 use crate::respond::Failure;
+use crate::tls::originate::Ready;
 use crate::tls::{MeshAlpn, mesh_sni};
 
 #[cfg(test)]
@@ -54,6 +57,8 @@ struct Entry {
     endpoint: Arc<Endpoint>,
     policy: Arc<Policy>,
     identity: u64,
+    /// What TLS to the outside was made with.
+    outside: Option<Arc<Ready>>,
     target: Rc<Target>,
 }
 
@@ -67,8 +72,10 @@ pub struct Recipe<'a> {
     pub uid: &'a Arc<str>,
     /// Where it listens.
     pub address: std::net::SocketAddr,
-    /// Who must answer; `None`: plaintext.
+    /// Who must answer; `None`: plaintext, or TLS to the outside.
     pub expect: Option<&'a SpiffeId>,
+    /// TLS to a server that is not of the mesh, and the name to ask for.
+    pub outside: Option<&'a (Arc<Ready>, ServerName<'static>)>,
     /// What the connection will carry.
     pub carries: MeshAlpn,
     /// Timeouts and settings of connections.
@@ -79,6 +86,17 @@ pub struct Recipe<'a> {
     pub greeting: Option<&'a (HeaderName, HeaderValue)>,
     /// The address to connect from; `None`: the kernel's choice. Part of what `uid` tells apart.
     pub source: Option<Source>,
+}
+
+/// How an endpoint is to be reached for one request or connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Way<'a> {
+    /// What the connection will carry.
+    pub carries: MeshAlpn,
+    /// Who we are, for the peer's metrics.
+    pub greeting: Option<&'a (HeaderName, HeaderValue)>,
+    /// Host or SNI as the application says it: TLS to the outside asks for it where the cluster's own name is a wildcard.
+    pub host: Option<&'a str>,
 }
 
 impl Targets {
@@ -97,39 +115,46 @@ impl Targets {
         view: &ClusterView,
         subset: Option<&str>,
         endpoint: &Arc<Endpoint>,
-        carries: MeshAlpn,
-        greeting: Option<&(HeaderName, HeaderValue)>,
+        way: &Way<'_>,
     ) -> Result<Rc<Target>, Failure> {
         let policy = view.policy(subset)?;
         let key = Key {
             endpoint: Arc::as_ptr(endpoint) as usize,
-            carries,
+            carries: way.carries,
             subset: subset.map_or(0, |s| xxh3_64(s.as_bytes())),
         };
         let generation = self.identity.generation();
         if let Some(entry) = self.known.borrow().targets.get(&key)
             && entry.identity == generation
             && (Arc::ptr_eq(&entry.policy, policy) || entry.policy == *policy)
+            && is_current(policy, entry.outside.as_ref())
         {
             return Ok(entry.target.clone());
         }
+        let outside = outside(policy, view, way.host)?;
         let recipe = Recipe {
             cluster: view.name(),
             subset,
             uid: &endpoint.uid,
             address: endpoint.address,
             expect: expected(policy, endpoint)?,
-            carries,
+            outside: outside.as_ref(),
+            carries: way.carries,
             policy,
             limits: view.limits(subset),
-            greeting,
+            greeting: way.greeting,
             source: None,
         };
         let target = Rc::new(self.make(&recipe));
+        // The name is another one for each request.
+        if outside.is_some() && asks_for_any(policy, view) {
+            return Ok(target);
+        }
         let entry = Entry {
             endpoint: endpoint.clone(),
             policy: policy.clone(),
             identity: generation,
+            outside: outside.map(|(ready, _)| ready),
             target: target.clone(),
         };
         self.keep(key, entry);
@@ -140,13 +165,23 @@ impl Targets {
     #[must_use]
     pub fn make(&self, recipe: &Recipe<'_>) -> Target {
         let tls = recipe.expect.map(|expect| {
-            let sni = mesh_sni(recipe.cluster.host(), recipe.cluster.port(), recipe.subset);
+            let own = recipe.policy.mesh_sni.as_deref().map(str::to_owned);
+            let of_cluster = || mesh_sni(recipe.cluster.host(), recipe.cluster.port(), recipe.subset);
+            let sni = own.unwrap_or_else(of_cluster);
             // Identity is what is verified, the name only tells the peer what was meant: an address does too.
             let name = ServerName::try_from(sni)
                 .unwrap_or_else(|_| ServerName::IpAddress(recipe.address.ip().into()));
             (self.config(expect, recipe.carries), name)
         });
-        let generation = if tls.is_some() { self.identity.generation() } else { 0 };
+        let mesh = tls.is_some();
+        let outside =
+            recipe.outside.map(|(ready, name)| (ready.config(recipe.carries).clone(), name.clone()));
+        let generation = match (mesh, recipe.outside) {
+            (true, _) => self.identity.generation(),
+            (false, Some((ready, name))) => generation_of(ready, name),
+            (false, None) => 0,
+        };
+        let tls = tls.or(outside);
         let protocol = match recipe.carries {
             MeshAlpn::Http2 => Protocol::Http2,
             MeshAlpn::Http1 | MeshAlpn::Tcp => Protocol::Http1,
@@ -165,7 +200,8 @@ impl Targets {
         Target {
             key,
             address: recipe.address,
-            greeting: if tls.is_some() { recipe.greeting.cloned() } else { None },
+            greeting: if mesh { recipe.greeting.cloned() } else { None },
+            mesh,
             tls,
             source: recipe.source,
             connect_timeout: recipe.policy.connect_timeout,
@@ -202,11 +238,53 @@ impl Targets {
     }
 }
 
+/// Whether an entry was made with the TLS settings of now.
+fn is_current(policy: &Policy, made_with: Option<&Arc<Ready>>) -> bool {
+    match (&policy.tls, made_with) {
+        (UpstreamTls::Originate(settings), Some(ready)) => settings.is(ready),
+        (UpstreamTls::Originate(_), None) => false,
+        _ => true,
+    }
+}
+
+/// Whether TLS to the outside asks for the name that each request has.
+fn asks_for_any(policy: &Policy, view: &ClusterView) -> bool {
+    let named = matches!(&policy.tls, UpstreamTls::Originate(settings) if settings.sni().is_some());
+    !named && view.name().host().starts_with('*')
+}
+
+/// TLS to the outside, where the policy asks for that: what handshakes take now, and the name to ask for.
+///
+/// # Errors
+/// When it is not there (a file or Secret), or there is no name.
+pub fn outside(
+    policy: &Policy,
+    view: &ClusterView,
+    host: Option<&str>,
+) -> Result<Option<(Arc<Ready>, ServerName<'static>)>, Failure> {
+    let UpstreamTls::Originate(settings) = &policy.tls else { return Ok(None) };
+    let closed = |why: String| Failure::Send { kind: SendErrorKind::Tls(why), retried: false };
+    let ready = settings.ready().map_err(closed)?;
+    let asked = || match view.name().host() {
+        wildcard if wildcard.starts_with('*') => host.and_then(normalise).map(Cow::into_owned),
+        own => Some(own.to_owned()),
+    };
+    let name = settings.sni().map(str::to_owned).or_else(asked);
+    let name = name.and_then(|name| ServerName::try_from(name).ok());
+    let name = name.ok_or_else(|| closed(format!("no server name to ask {} for", view.name())))?;
+    Ok(Some((ready, name)))
+}
+
+/// Tells connections apart whose TLS is not the same. Never that of a generation of our own certificate.
+fn generation_of(ready: &Ready, name: &ServerName<'_>) -> u64 {
+    xxh3_64(format!("{} {}", ready.serial, name.to_str()).as_bytes()) | 1 << 63
+}
+
 /// Whom the endpoint must be; `None`: plaintext.
 fn expected<'a>(policy: &Policy, endpoint: &'a Endpoint) -> Result<Option<&'a SpiffeId>, Failure> {
-    let mtls = match policy.tls {
+    let mtls = match &policy.tls {
         UpstreamTls::Auto => endpoint.mtls,
-        UpstreamTls::Disable => false,
+        UpstreamTls::Disable | UpstreamTls::Originate(_) => false,
         UpstreamTls::IstioMutual => true,
     };
     if !mtls {

@@ -21,6 +21,7 @@ use tonic::transport::Channel;
 use super::backoff::Backoff;
 use super::disk::{Disk, DiskTask};
 use super::{Node, answer};
+use crate::dns;
 use crate::store::Writer;
 
 /// The largest response taken: a first one with everything that a big gateway holds stays far below.
@@ -53,6 +54,8 @@ pub struct Client {
     node: Node,
     writer: Writer,
     asked: mpsc::UnboundedReceiver<ResourceName>,
+    /// What DNS has for names of endpoints.
+    answers: mpsc::UnboundedReceiver<dns::Answer>,
     disk: Option<DiskTask>,
     /// What this gateway cannot serve.
     troubles: watch::Receiver<Vec<Trouble>>,
@@ -86,13 +89,21 @@ impl Client {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Nobody tells anything yet, and a closed channel never does.
         let troubles = watch::channel(Vec::new()).1;
-        Self { channel, node, writer, asked, disk, troubles, flush_at: None, sweep }
+        let answers = mpsc::unbounded_channel().1;
+        Self { channel, node, writer, asked, answers, disk, troubles, flush_at: None, sweep }
     }
 
     /// Tells the pilot what this gateway cannot serve, whenever that changes.
     #[must_use]
     pub fn telling(mut self, troubles: watch::Receiver<Vec<Trouble>>) -> Self {
         self.troubles = troubles;
+        self
+    }
+
+    /// Asks `source` for the names of endpoints. Must be called within a runtime.
+    #[must_use]
+    pub fn resolving(mut self, source: impl dns::Source) -> Self {
+        self.answers = dns::start(self.writer.names(), source);
         self
     }
 
@@ -174,6 +185,7 @@ impl Client {
                     Err(why) => return Session { answered, why },
                 },
                 _ = self.asked.recv_many(&mut names, BATCH) => self.ask(&requests, &mut names),
+                Some(answer) = self.answers.recv() => self.writer.resolved(answer),
                 _ = self.sweep.tick() => self.forget_idle(Some(&requests)),
                 () = until(self.flush_at) => self.flush(),
             }
@@ -194,6 +206,7 @@ impl Client {
                     }
                     deadline = deadline.min(start + URGENT);
                 }
+                Some(answer) = self.answers.recv() => self.writer.resolved(answer),
                 _ = self.sweep.tick() => self.forget_idle(None),
                 () = until(self.flush_at) => self.flush(),
             }

@@ -236,7 +236,8 @@ impl Follower {
             match name.kind {
                 Kind::Destination if self.wanted.contains(name) => {
                     let destination = wire::Destination::decode(&body[..]).unwrap();
-                    backends.extend(destination.tcp.into_iter().flat_map(|t| t.backends));
+                    let tls = destination.tls.into_iter().filter_map(|one| one.rule);
+                    backends.extend(destination.tcp.into_iter().chain(tls).flat_map(|t| t.backends));
                     backends.extend(destination.http.into_iter().flat_map(in_table));
                 }
                 Kind::Listener => {

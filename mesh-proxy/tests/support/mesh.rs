@@ -33,6 +33,8 @@ pub struct Mesh {
     pub ca: TestCa,
     pub authority: FakeCa,
     pub pilot: FakePilot,
+    /// For proxies that are started from now on; none: the machine's.
+    pub name_servers: Vec<SocketAddr>,
     dir: TempDir,
     catalogue: Mutex<Vec<wire::CatalogueEntry>>,
 }
@@ -100,7 +102,7 @@ impl Mesh {
         pilot.publish(Kind::Catalogue, "default", &wire::Catalogue::default());
         let dir = TempDir::new().unwrap();
         std::fs::write(dir.path().join("root.pem"), ca.root_pem()).unwrap();
-        Self { ca, authority, pilot, dir, catalogue: Mutex::default() }
+        Self { ca, authority, pilot, name_servers: Vec::new(), dir, catalogue: Mutex::default() }
     }
 
     /// The settings of a pod as a test publishes them.
@@ -162,6 +164,7 @@ impl Mesh {
                 "vips": {"from": "10.99.0.0/24", "to": format!("127.{net}.{index}.0/24")}});
         }
         let mut config: Config = serde_json::from_value(config).unwrap();
+        config.name_servers.clone_from(&self.name_servers);
         config.agent = spec.agent.then(|| Agent {
             listen: SocketAddr::new(ip.into(), 15020),
             drain_token: Some("token".into()),
@@ -258,11 +261,8 @@ impl Mesh {
 
     /// Puts a service into the catalogue, without contents.
     pub fn announce(&self, spec: &ServiceSpec<'_>) {
-        let mut entries = self.catalogue.lock();
-        let host = host(spec.name);
-        entries.retain(|e| e.host != host);
-        entries.push(wire::CatalogueEntry {
-            host,
+        self.announce_entry(wire::CatalogueEntry {
+            host: host(spec.name),
             vips: vec![format!("10.99.0.{}", spec.vip)],
             ports: vec![wire::CataloguePort {
                 number: spec.port.into(),
@@ -271,6 +271,13 @@ impl Mesh {
             }],
             ..Default::default()
         });
+    }
+
+    /// Puts a name into the catalogue.
+    pub fn announce_entry(&self, entry: wire::CatalogueEntry) {
+        let mut entries = self.catalogue.lock();
+        entries.retain(|e| e.host != entry.host);
+        entries.push(entry);
         entries.sort_by(|a, b| a.host.cmp(&b.host));
         let catalogue = wire::Catalogue { entries: entries.clone() };
         self.pilot.publish(Kind::Catalogue, "default", &catalogue);

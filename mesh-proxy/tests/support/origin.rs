@@ -24,7 +24,11 @@ pub struct Origin {
 
 impl Origin {
     pub async fn start(name: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(name, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    pub async fn start_at(name: &'static str, at: SocketAddr) -> Self {
+        let listener = TcpListener::bind(at).await.unwrap();
         let origin = Self {
             address: listener.local_addr().unwrap(),
             seen: Arc::default(),

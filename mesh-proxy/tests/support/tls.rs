@@ -9,9 +9,9 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::client::{Answer, parse};
 
@@ -61,6 +61,61 @@ impl Pair {
     }
 }
 
+/// A server of TLS and HTTP/1. Its answers say what it was asked for: `sni=.. alpn=.. client=..` and the head. `clients`: who
+/// must sign their certificates.
+pub async fn serve(pair: &Pair, clients: Option<&Authority>, alpn: &[&[u8]]) -> SocketAddr {
+    let builder = rustls::ServerConfig::builder();
+    let builder = match clients {
+        Some(authority) => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(authority.root().as_bytes()).unwrap()).unwrap();
+            let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+            builder.with_client_cert_verifier(verifier)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let (chain, key) = pair.der();
+    let mut config = builder.with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    let _ = answer(stream).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn answer(mut stream: tokio_rustls::server::TlsStream<TcpStream>) -> io::Result<()> {
+    let (_, tls) = stream.get_ref();
+    let told = format!(
+        "sni={} alpn={} client={}\n",
+        tls.server_name().unwrap_or("-"),
+        tls.alpn_protocol().map(String::from_utf8_lossy).unwrap_or("-".into()),
+        tls.peer_certificates().is_some()
+    );
+    let mut buffer = Vec::new();
+    loop {
+        while !buffer.windows(4).any(|w| w == b"\r\n\r\n") {
+            if stream.read_buf(&mut buffer).await? == 0 {
+                return Ok(());
+            }
+        }
+        let body = format!("{told}{}", String::from_utf8_lossy(&buffer));
+        buffer.clear();
+        let head = format!("HTTP/1.1 200 x\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(format!("{head}{body}").as_bytes()).await?;
+        stream.flush().await?;
+    }
+}
+
 /// A client that trusts one authority.
 #[derive(Clone)]
 pub struct Client {
@@ -95,6 +150,11 @@ impl Client {
 
     /// A connection whose handshake is done. `sni` an address: none is sent.
     pub async fn connect(&self, at: SocketAddr, sni: &str) -> io::Result<TlsStream<TcpStream>> {
+        self.over(TcpStream::connect(at).await?, sni).await
+    }
+
+    /// The same over a connection that is there.
+    pub async fn over(&self, stream: TcpStream, sni: &str) -> io::Result<TlsStream<TcpStream>> {
         let builder = rustls::ClientConfig::builder_with_protocol_versions(&self.versions)
             .with_root_certificates(self.roots.clone());
         let mut config = match &self.pair {
@@ -106,7 +166,7 @@ impl Client {
         };
         config.alpn_protocols.clone_from(&self.alpn);
         let name = ServerName::try_from(sni.to_owned()).unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(at).await?).await
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
     /// One GET on a connection of its own.

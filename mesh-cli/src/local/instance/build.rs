@@ -171,11 +171,11 @@ impl Parts<'_> {
     /// A gateway's listeners, or how the application's traffic comes to its sidecar.
     fn ways_out(&self, config: &mut Value, gateway: Option<&GatewayAddress>) {
         let context = self.context;
+        let mounts = context.mounts.iter().map(|m| json!({"path": m.path, "dir": m.dir}));
+        config["mounts"] = mounts.collect();
         match (gateway, self.inside) {
             (Some(gateway), _) => {
                 config["gateway"] = json!({"listen_ip": gateway.listen_ip});
-                let mounts = context.mounts.iter().map(|m| json!({"path": m.path, "dir": m.dir}));
-                config["mounts"] = mounts.collect();
                 if gateway.port_offset > 0 {
                     config["gateway"]["port_offset"] = json!(gateway.port_offset);
                 }

@@ -2,23 +2,29 @@
 //!
 //! Istio's semantics: a Secret is looked for in the namespace of the gateway **workload**; type `kubernetes.io/tls`
 //! (`tls.crt`, `tls.key`, `ca.crt`) or generic (`cert`, `key`, `cacert`); the CA may be in a companion `<name>-cacert`.
-//! A gateway gets those that a server of its own names, of its own namespace, and no other.
+//! A gateway gets those that a server of its own or a DestinationRule that it sees names, of its own namespace, and no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use mesh_proto::crd::destination_rule::ClientTlsMode;
 use mesh_proto::crd::{self, Secret};
 use mesh_proto::wire::mesh::v1 as wire;
 
 use super::{class_of, served, tls};
 use crate::compile::holds;
+use crate::compile::host::visible;
+use crate::compile::traffic::credentials;
 use crate::snapshot::{Compiled, Config, Held, HeldSecret, Viewer};
 
 /// What Istio adds to a Secret's name for the CA.
 const COMPANION: &str = "-cacert";
 
-/// The names of Secrets that Gateways name, in whatever namespace.
-pub fn named_secrets(gateways: &[Arc<Held<Arc<crd::Gateway>>>]) -> BTreeSet<String> {
+/// The names of Secrets that Gateways and DestinationRules name, in whatever namespace.
+pub fn named_secrets(
+    gateways: &[Arc<Held<Arc<crd::Gateway>>>],
+    rules: &[Arc<Held<Arc<crd::DestinationRule>>>],
+) -> BTreeSet<String> {
     let servers = gateways.iter().flat_map(|gateway| &gateway.spec.spec.servers);
     let mut names = BTreeSet::new();
     for settings in servers.filter_map(|server| server.tls.as_ref()) {
@@ -29,6 +35,10 @@ pub fn named_secrets(gateways: &[Arc<Held<Arc<crd::Gateway>>>]) -> BTreeSet<Stri
                 names.insert(format!("{name}{COMPANION}"));
             }
         }
+    }
+    for tls in rules.iter().flat_map(|rule| credentials(&rule.spec)) {
+        names.insert(tls.credential_name.clone());
+        names.insert(format!("{}{COMPANION}", tls.credential_name));
     }
     names
 }
@@ -53,6 +63,17 @@ fn needs(config: &Config, viewer: &Viewer) -> BTreeMap<String, Need> {
         if let Some(wire::ca_certificates::Source::Secret(name)) = settings.ca.and_then(|ca| ca.source) {
             needs.entry(name).or_default().ca = true;
         }
+    }
+    // TLS to the outside: of the rules that it may see.
+    let rules = config.destination_rules.iter().filter(|_| viewer.router);
+    let seen = rules.filter(|rule| {
+        let export_to = rule.spec.spec.export_to.iter().map(String::as_str);
+        visible(export_to, &rule.reference.namespace, &viewer.namespace).is_some()
+    });
+    for tls in seen.flat_map(|rule| credentials(&rule.spec)) {
+        let need = needs.entry(format!("{}/{}", viewer.namespace, tls.credential_name)).or_default();
+        need.key_pair |= tls.mode == ClientTlsMode::Mutual;
+        need.ca |= tls.insecure_skip_verify != Some(true);
     }
     needs
 }

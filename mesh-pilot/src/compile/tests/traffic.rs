@@ -351,7 +351,7 @@ fn a_low_port_may_be_served_elsewhere() {
     assert_eq!(addresses("mesh.local/low-port-offset: '8000'", 81), ["10.1.0.9:8081"]);
 }
 
-/// A refused rule that was to secure connections: nobody reaches its host until it is put right.
+/// A refused rule that was to secure connections (MUTUAL without a certificate): nobody reaches its host until it is put right.
 #[test]
 fn a_refused_rule_with_tls_fails_closed() {
     let tls = |name: &str, host: &str, mode: &str| {
@@ -359,14 +359,14 @@ fn a_refused_rule_with_tls_fails_closed() {
     };
     let reachable =
         |yaml: &str, from: &str| Mesh::with(yaml).cluster(&viewer(from), "reviews", 9080).is_some();
-    assert!(!reachable(&tls("a", "reviews", "SIMPLE"), "default"));
-    assert!(!reachable(&tls("a", "reviews", "SIMPLE"), "money"));
+    assert!(!reachable(&tls("a", "reviews", "MUTUAL"), "default"));
+    assert!(!reachable(&tls("a", "reviews", "MUTUAL"), "money"));
     assert!(reachable(&tls("a", "reviews", "ISTIO_MUTUAL"), "default"));
-    assert!(reachable(&tls("a", "ratings", "SIMPLE"), "default"));
+    assert!(reachable(&tls("a", "ratings", "MUTUAL"), "default"));
     let other = tls("money/a", "reviews.default.svc.cluster.local", "MUTUAL");
     assert!(!reachable(&other, "money"));
     assert!(reachable(&other, "default"), "only for clients of its own namespace");
-    let told = Mesh::with(&tls("a", "reviews", "SIMPLE")).told();
+    let told = Mesh::with(&tls("a", "reviews", "MUTUAL")).told();
     assert!(told.iter().any(|t| t.contains("cannot be reached")), "{told:?}");
 }
 

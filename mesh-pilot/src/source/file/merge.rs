@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_proto::crd::service_entry::Resolution;
 use mesh_proto::crd::{
-    Document, Kind, Object, ObjectRef, Position, Problem, Refused, Resource, Severity, parse,
+    Document, Kind, Object, ObjectRef, Position, Problem, Refused, Resource, ServiceEntry, Severity, parse,
 };
 use tokio::time::Instant;
 
@@ -215,10 +216,10 @@ impl Files {
             }
             self.last_good.forget(reference);
         }
-        self.told.remove(reference);
-        if reference.kind == Kind::Service {
-            self.vips.release(&format!("{}/{}", reference.namespace, reference.name));
+        for name in told.applied.iter().flat_map(addressed) {
+            self.vips.release(&name);
         }
+        self.told.remove(reference);
         events.push(Event::Delete(reference.clone()));
     }
 
@@ -289,9 +290,39 @@ impl Wanted {
     }
 }
 
+/// What of an object has addresses given by us: a Service, each host of a ServiceEntry.
+fn addressed(resource: &Resource) -> Vec<String> {
+    let name = format!("{}/{}", resource.reference.namespace, resource.reference.name);
+    match &resource.object {
+        Object::Service(_) => vec![name],
+        Object::ServiceEntry(entry) => {
+            entry.spec.hosts.iter().map(|host| format!("{name}/{}", host.to_ascii_lowercase())).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Gives the hosts of a ServiceEntry that brings no address one each, as Istio does: only with it are bytes known to be
+/// for them. Not where the address dialled is the endpoint, nor to wildcards.
+fn with_addresses(resource: Resource, vips: &mut Vips) -> Resource {
+    let Object::ServiceEntry(entry) = &resource.object else { return resource };
+    if !entry.spec.addresses.is_empty() || entry.spec.resolved_by() == Resolution::None {
+        return resource;
+    }
+    let names = addressed(&resource);
+    let hosts = entry.spec.hosts.iter().map(|host| host.to_ascii_lowercase()).zip(names);
+    let plain = hosts.filter(|(host, _)| !host.starts_with('*'));
+    let given = plain.filter_map(|(host, name)| {
+        Some(serde_json::json!({"value": vips.allocate(&name, None)?, "host": host}))
+    });
+    let status = serde_json::json!({"addresses": given.collect::<Vec<_>>()});
+    let entry = ServiceEntry { status, ..(**entry).clone() };
+    Resource { object: Object::ServiceEntry(Arc::new(entry)), ..resource }
+}
+
 /// Gives a Service its cluster IP.
 fn with_address(resource: Resource, vips: &mut Vips) -> Resource {
-    let Object::Service(service) = &resource.object else { return resource };
+    let Object::Service(service) = &resource.object else { return with_addresses(resource, vips) };
     if service.is_headless() || service.spec.r#type == "ExternalName" {
         return resource;
     }

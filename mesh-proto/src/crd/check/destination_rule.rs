@@ -9,7 +9,7 @@ use super::super::destination_rule::{
     OutlierDetection, SimpleBalancer, TrafficPolicy,
 };
 use super::super::problem::Findings;
-use super::host::is_wildcard_host;
+use super::host::{is_host, is_wildcard_host};
 use super::{export_to, refuse_yet, tell_yet};
 
 /// Envoy's bound on ring sizes.
@@ -248,21 +248,34 @@ fn connection_pool(pool: &ConnectionPool, path: &str, findings: &mut Findings) {
 }
 
 fn client_tls(tls: &ClientTls, path: &str, findings: &mut Findings) {
+    let files = !tls.client_certificate.is_empty() || !tls.private_key.is_empty();
+    if !tls.sni.is_empty() && !is_host(&tls.sni) {
+        findings.error(format!("{path}.sni"), format!("{:?} is not a host", tls.sni), "a DNS name");
+    }
     match tls.mode {
-        ClientTlsMode::Simple | ClientTlsMode::Mutual => {
-            let expected = "DISABLE or ISTIO_MUTUAL, or no tls: mTLS where the endpoint has it";
-            findings.error(format!("{path}.mode"), "TLS of the user's own is not in force yet", expected);
+        ClientTlsMode::Simple => {
+            if files {
+                findings.error(
+                    path,
+                    "SIMPLE shows no certificate",
+                    "MUTUAL, or no clientCertificate and privateKey",
+                );
+            }
+            outside(tls, path, findings);
+        }
+        ClientTlsMode::Mutual => {
+            let both = !tls.client_certificate.is_empty() && !tls.private_key.is_empty();
+            if tls.credential_name.is_empty() && !both {
+                let expected = "clientCertificate and privateKey, or credentialName";
+                findings.error(path, "MUTUAL needs a certificate and its key", expected);
+            }
+            outside(tls, path, findings);
         }
         ClientTlsMode::IstioMutual => {
-            let files = !tls.client_certificate.is_empty()
-                || !tls.private_key.is_empty()
-                || !tls.ca_certificates.is_empty()
-                || !tls.credential_name.is_empty();
-            if files {
+            if files || !tls.ca_certificates.is_empty() || !tls.credential_name.is_empty() {
                 findings.error(path, "ISTIO_MUTUAL uses the mesh's certificates", "no certificate fields");
             }
             refuse_yet(findings, !tls.subject_alt_names.is_empty(), path, "subjectAltNames");
-            refuse_yet(findings, !tls.sni.is_empty(), path, "sni");
             refuse_yet(findings, !tls.ca_crl.is_empty(), path, "caCrl");
             refuse_yet(findings, tls.insecure_skip_verify == Some(true), path, "insecureSkipVerify");
         }
@@ -283,4 +296,24 @@ pub fn locality(
     let mut findings = Findings::default();
     failover::locality(setting, true, "localityLbSetting", &mut findings);
     findings.0
+}
+
+/// TLS to servers that are not of the mesh.
+fn outside(tls: &ClientTls, path: &str, findings: &mut Findings) {
+    let files = [&tls.client_certificate, &tls.private_key, &tls.ca_certificates];
+    if !tls.credential_name.is_empty() && files.iter().any(|file| !file.is_empty()) {
+        findings.error(path, "credentialName and files are both set", "one of them");
+    }
+    if tls.credential_name.contains('/') {
+        let message = format!("{:?} is not the name of a Secret", tls.credential_name);
+        findings.error(format!("{path}.credentialName"), message, "a name; its namespace is the gateway's");
+    }
+    refuse_yet(findings, !tls.ca_crl.is_empty(), path, "caCrl");
+    if tls.insecure_skip_verify == Some(true) {
+        if !tls.ca_certificates.is_empty() || !tls.subject_alt_names.is_empty() {
+            let message = "insecureSkipVerify contradicts caCertificates and subjectAltNames";
+            findings.error(path, message, "one of them");
+        }
+        findings.warning(format!("{path}.insecureSkipVerify"), "whoever answers is taken for the server", "");
+    }
 }

@@ -29,6 +29,86 @@ fn check(kind: &str, cases: &[(&str, &[&str])]) {
 }
 
 #[test]
+fn service_entries() {
+    let ports = "ports: [{number: 443, name: tls, protocol: TLS}]";
+    let with = |more: &str| format!("{{hosts: [api.example.com], {ports}, {more}}}");
+    let port = |port: &str| format!("{{hosts: [api.example.com], ports: [{port}], resolution: DNS}}");
+    let address = "endpoints: [{address: 192.0.2.1}]";
+    let cases: Vec<(String, Vec<&str>)> = vec![
+        (with("resolution: DNS"), vec![]),
+        (with("location: MESH_INTERNAL, resolution: DNS_ROUND_ROBIN"), vec![]),
+        (with(&format!("resolution: STATIC, {address}")), vec![]),
+        (with("resolution: STATIC, workloadSelector: {labels: {app: a}}"), vec![]),
+        (with("addresses: [192.0.2.1, 198.51.100.0/24, '2001:db8::/32']"), vec![]),
+        (
+            with("addresses: [192.0.2.1/33]"),
+            vec!["error spec.addresses[0]: \"192.0.2.1/33\" is not an address"],
+        ),
+        (with("addresses: [a.example]"), vec!["error spec.addresses[0]"]),
+        (with(&format!("resolution: NONE, {address}")), vec!["error spec.resolution: with resolution NONE"]),
+        (with(address), vec!["error spec.resolution: with resolution NONE"]),
+        (with("resolution: STATIC"), vec!["error spec.resolution: resolution STATIC needs endpoints"]),
+        (with("resolution: DYNAMIC_DNS"), vec!["error spec.resolution: DYNAMIC_DNS is not in force yet"]),
+        (with("resolution: SOME"), vec!["error spec.resolution: unknown variant"]),
+        (
+            with("resolution: STATIC, endpoints: [{address: a.example}]"),
+            vec!["error spec.endpoints[0].address: \"a.example\" is not an address"],
+        ),
+        (with("resolution: DNS, endpoints: [{address: a.example, ports: {tls: 8443}}]"), vec![]),
+        (
+            with("resolution: DNS, endpoints: [{address: a.example, ports: {other: 8443}}]"),
+            vec!["error spec.endpoints[0].ports.other: spec.ports has no port named \"other\""],
+        ),
+        (
+            with("resolution: STATIC, endpoints: [{address: 'unix:///a'}]"),
+            vec!["error spec.endpoints[0].address: unix sockets are not in force yet"],
+        ),
+        (
+            with("resolution: STATIC, endpoints: [{address: 192.0.2.1, network: n}]"),
+            vec!["warning spec.endpoints[0].network: network is accepted, not in force yet"],
+        ),
+        (
+            with("resolution: DNS_ROUND_ROBIN, endpoints: [{address: a.example}, {address: b.example}]"),
+            vec!["error spec.resolution: DNS_ROUND_ROBIN takes one endpoint"],
+        ),
+        (
+            with(&format!("resolution: STATIC, workloadSelector: {{labels: {{a: b}}}}, {address}")),
+            vec!["error spec.workloadSelector: workloadSelector and endpoints are both set"],
+        ),
+        (with("exportTo: [., '~'], resolution: DNS"), vec!["error spec.exportTo[1]"]),
+        (with("resolution: DNS, host: a"), vec!["error spec.host: unknown field"]),
+        (format!("{{hosts: ['*.example.com'], {ports}}}"), vec![]),
+        (
+            format!("{{hosts: ['*.example.com'], {ports}, resolution: DNS}}"),
+            vec!["error spec.resolution: DNS cannot be"],
+        ),
+        (format!("{{hosts: ['*'], {ports}}}"), vec!["error spec.hosts[0]: \"*\" is not a host"]),
+        (format!("{{hosts: [192.0.2.1], {ports}}}"), vec!["error spec.hosts[0]"]),
+        (format!("{{hosts: [partner], {ports}}}"), vec!["warning spec.hosts[0]: partner has no dot"]),
+        (format!("{{hosts: [a.b, A.b], {ports}}}"), vec!["error spec.hosts[1]: A.b is there twice"]),
+        (format!("{{{ports}}}"), vec!["error spec.hosts: a ServiceEntry needs a host"]),
+        ("{hosts: [a.example]}".to_owned(), vec!["error spec.ports: a ServiceEntry needs a port"]),
+        (port("{number: 80, name: http, protocol: HTTP, targetPort: 8080}"), vec![]),
+        (
+            port("{number: 0, name: http, protocol: HTTP}"),
+            vec!["error spec.ports[0].number: number is missing"],
+        ),
+        (port("{number: 80, protocol: HTTP}"), vec!["error spec.ports[0]: name is missing"]),
+        (
+            port("{number: 53, name: dns, protocol: UDP}"),
+            vec!["error spec.ports[0].protocol: unknown protocol \"UDP\""],
+        ),
+        (
+            port("{number: 80, name: a, protocol: HTTP}, {number: 80, name: a, protocol: HTTP}"),
+            vec!["error spec.ports[1].number: port 80 is there twice", "error spec.ports[1].name"],
+        ),
+        (port("{number: 5432, name: db, protocol: TCP}"), vec!["warning spec.addresses: bytes have no name"]),
+    ];
+    let cases: Vec<(&str, &[&str])> = cases.iter().map(|(spec, told)| (spec.as_str(), &told[..])).collect();
+    check("ServiceEntry", &cases);
+}
+
+#[test]
 fn virtual_services() {
     let route = "route: [{destination: {host: b}}]";
     let http = |rule: &str| format!("{{hosts: [a], http: [{{{rule}}}]}}");
@@ -131,10 +211,7 @@ fn virtual_services() {
         ),
         (
             "{hosts: [a], tls: [{match: [{sniHosts: [a]}]}]}".into(),
-            vec![
-                "error spec.tls[0]: the rule does nothing",
-                "error spec.tls[0].match[0]: tls routes of sidecars",
-            ],
+            vec!["error spec.tls[0]: the rule does nothing"],
         ),
         (format!("{{hosts: [a], tcp: [{{{route}}}]}}"), vec![]),
         (
@@ -269,9 +346,38 @@ fn destination_rules() {
             vec!["error spec.trafficPolicy.loadBalancer.localityLbSetting: distribute and failover"],
         ),
         (policy("tls: {mode: ISTIO_MUTUAL}"), vec![]),
+        (policy("tls: {mode: ISTIO_MUTUAL, sni: a.example}"), vec![]),
+        (policy("tls: {mode: SIMPLE}"), vec![]),
         (
-            policy("tls: {mode: SIMPLE}"),
-            vec!["error spec.trafficPolicy.tls.mode: TLS of the user's own is not in force yet"],
+            policy("tls: {mode: SIMPLE, caCertificates: /a, sni: a.example, subjectAltNames: [a.example]}"),
+            vec![],
+        ),
+        (policy("tls: {mode: SIMPLE, sni: '*.a'}"), vec!["error spec.trafficPolicy.tls.sni"]),
+        (
+            policy("tls: {mode: SIMPLE, clientCertificate: /a, privateKey: /b}"),
+            vec!["error spec.trafficPolicy.tls: SIMPLE shows no certificate"],
+        ),
+        (policy("tls: {mode: MUTUAL, clientCertificate: /a, privateKey: /b}"), vec![]),
+        (policy("tls: {mode: MUTUAL, credentialName: c}"), vec![]),
+        (
+            policy("tls: {mode: MUTUAL, credentialName: c, caCertificates: /a}"),
+            vec!["error spec.trafficPolicy.tls: credentialName and files are both set"],
+        ),
+        (
+            policy("tls: {mode: SIMPLE, credentialName: a/c}"),
+            vec!["error spec.trafficPolicy.tls.credentialName"],
+        ),
+        (
+            policy("tls: {mode: SIMPLE, caCrl: /a}"),
+            vec!["error spec.trafficPolicy.tls.caCrl: caCrl is not in force"],
+        ),
+        (
+            policy("tls: {mode: SIMPLE, insecureSkipVerify: true}"),
+            vec!["warning spec.trafficPolicy.tls.insecureSkipVerify: whoever answers"],
+        ),
+        (
+            policy("tls: {mode: SIMPLE, insecureSkipVerify: true, caCertificates: /a}"),
+            vec!["error spec.trafficPolicy.tls: insecureSkipVerify contradicts", "warning"],
         ),
         (
             policy("tls: {mode: ISTIO_MUTUAL, subjectAltNames: [a]}"),
@@ -283,7 +389,7 @@ fn destination_rules() {
         ),
         (
             policy("portLevelSettings: [{port: {number: 80}, tls: {mode: MUTUAL}}]"),
-            vec!["error spec.trafficPolicy.portLevelSettings[0].tls.mode"],
+            vec!["error spec.trafficPolicy.portLevelSettings[0].tls: MUTUAL needs a certificate"],
         ),
     ];
     let cases: Vec<(&str, &[&str])> = cases.iter().map(|(s, e)| (s.as_str(), e.as_slice())).collect();
@@ -384,7 +490,7 @@ fn tls_routes() {
             rules("g", "sniHosts: [a.y.com]"),
             vec!["error spec.tls[0].match[0].sniHosts[0]: a.y.com is not within"],
         ),
-        (rules("g, mesh", "sniHosts: [a.x.com]"), vec!["error spec.tls[0].match[0]: tls routes of sidecars"]),
+        (rules("g, mesh", "sniHosts: [a.x.com]"), vec![]),
     ];
     let cases: Vec<(&str, &[&str])> = cases.iter().map(|(s, e)| (s.as_str(), e.as_slice())).collect();
     check("VirtualService", &cases);

@@ -357,7 +357,6 @@ fn tls_route(spec: &VirtualServiceSpec, route: &TlsRoute, path: &str, findings: 
     if route.r#match.is_empty() {
         findings.error(format!("{path}.match"), "match is missing", "sniHosts");
     }
-    let for_mesh = |list: &[String]| list.iter().any(|gateway| gateway == "mesh");
     for (index, one) in route.r#match.iter().enumerate() {
         let path = format!("{path}.match[{index}]");
         if one.sni_hosts.is_empty() {
@@ -377,14 +376,6 @@ fn tls_route(spec: &VirtualServiceSpec, route: &TlsRoute, path: &str, findings: 
         refuse_yet(findings, !one.destination_subnets.is_empty(), &path, "destinationSubnets");
         refuse_yet(findings, !one.source_labels.is_empty(), &path, "sourceLabels");
         gateways(&one.gateways, &format!("{path}.gateways"), findings);
-        let whole = spec.gateways.is_empty() || for_mesh(&spec.gateways);
-        if for_mesh(&one.gateways) || (one.gateways.is_empty() && whole) {
-            findings.error(
-                path,
-                "tls routes of sidecars (gateway mesh) are not in force yet",
-                "gateways: only names of Gateways",
-            );
-        }
     }
     for (index, L4Destination { destination: to, .. }) in route.route.iter().enumerate() {
         destination(to, &format!("{path}.route[{index}].destination"), findings);

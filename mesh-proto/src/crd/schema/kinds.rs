@@ -83,12 +83,13 @@ pub(super) fn spec(kind: Kind, generator: &mut SchemaGenerator) -> Option<Schema
     }
     use crate::crd::{
         authorization_policy as ap, destination_rule as dr, gateway as gw, peer_authentication as pa,
-        virtual_service as vs,
+        service_entry as se, virtual_service as vs,
     };
     Some(match kind {
         Kind::VirtualService => of::<vs::VirtualService, vs::VirtualServiceSpec>(generator),
         Kind::DestinationRule => of::<dr::DestinationRule, dr::DestinationRuleSpec>(generator),
         Kind::Gateway => of::<gw::Gateway, gw::GatewaySpec>(generator),
+        Kind::ServiceEntry => of::<se::ServiceEntry, se::ServiceEntrySpec>(generator),
         Kind::PeerAuthentication => of::<pa::PeerAuthentication, pa::PeerAuthenticationSpec>(generator),
         Kind::AuthorizationPolicy => of::<ap::AuthorizationPolicy, ap::AuthorizationPolicySpec>(generator),
         _ => return None,

@@ -15,6 +15,8 @@ const REQUIRED: &[(&str, &[&str])] = &[
     ("Mirror", &["destination"]),
     ("Destination", &["host"]),
     ("DirectResponse", &["status"]),
+    ("ServiceEntrySpec", &["hosts"]),
+    ("EntryPort", &["number", "name"]),
     ("OwnCertificate", &["hosts", "serverCertificate", "privateKey"]),
 ];
 

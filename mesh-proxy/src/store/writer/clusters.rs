@@ -1,6 +1,6 @@
 //! Clusters and their endpoints: two resources that make one view.
 //!
-//! In: decoded `cluster/X` and `endpoints/X`. Out: the view in the cell of X, and which of the two is to blame when there
+//! In: decoded `cluster/X` and `endpoints/X`, and what DNS has for names among the endpoints. Out: the view in the cell of X, and which of the two is to blame when there
 //! is none.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,9 +8,12 @@ use std::sync::Arc;
 
 use mesh_proto::model::HostPort;
 use mesh_proto::wire::mesh::v1 as wire;
+use tokio::sync::watch;
 
+use super::names::{self, Expanded, Resolved};
 use crate::cluster::{ClusterCell, ClusterHandle, ClusterView, Here, InvalidCluster};
-use crate::store::Registry;
+use crate::dns::{Answer as Resolution, Names};
+use crate::store::Store;
 
 /// What the pilot has said about a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +36,10 @@ pub(super) struct Slot {
     pub endpoints: Answer,
     /// Subsets that the newest version has not any more, but routes in force may name.
     kept: Vec<wire::Subset>,
+    /// Of endpoints that have no address.
+    names: Names,
+    /// Some name is not answered yet.
+    open: bool,
 }
 
 impl Slot {
@@ -44,19 +51,21 @@ impl Slot {
             Answer::Refused => first,
             Answer::Absent | Answer::Present => true,
         };
-        self.cluster == Answer::Absent || answered(self.cluster) && answered(self.endpoints)
+        self.cluster == Answer::Absent || answered(self.cluster) && answered(self.endpoints) && !self.open
     }
 }
 
 /// All clusters that some route names.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Clusters {
     slots: BTreeMap<HostPort, Slot>,
-    workers: usize,
-    /// The cells of all slots, for readers.
-    registry: Registry,
+    store: Arc<Store>,
     /// Where this proxy is.
     here: Here,
+    /// What DNS has.
+    resolved: Resolved,
+    /// The names that DNS is asked for.
+    wanted: watch::Sender<Names>,
 }
 
 /// What has come about one cluster in one response, and what was there before.
@@ -76,8 +85,36 @@ pub(super) struct Refused {
 }
 
 impl Clusters {
-    pub(super) fn new(workers: usize, registry: Registry) -> Self {
-        Self { slots: BTreeMap::new(), workers, registry, here: Here::default() }
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        let (slots, resolved) = (BTreeMap::new(), Resolved::default());
+        let wanted = watch::channel(Names::new()).0;
+        Self { slots, store, here: Here::default(), resolved, wanted }
+    }
+
+    /// The names of endpoints that have no address.
+    pub(super) fn wanted(&self) -> watch::Receiver<Names> {
+        self.wanted.subscribe()
+    }
+
+    /// What DNS has for a name. Gives the clusters that it concerns.
+    pub(super) fn resolve(&mut self, answer: Resolution) -> Vec<HostPort> {
+        let concerned = self.slots.iter().filter(|(_, slot)| slot.names.contains(&answer.name));
+        let concerned: Vec<_> = concerned.map(|(name, _)| name.clone()).collect();
+        if !concerned.is_empty() {
+            self.resolved.insert(answer.name, answer.found);
+        }
+        concerned
+    }
+
+    /// What is wanted is what some slot has.
+    fn want_names(&mut self) {
+        let all: Names = self.slots.values().flat_map(|slot| slot.names.iter().cloned()).collect();
+        self.resolved.retain(|name, _| all.contains(name));
+        self.wanted.send_if_modified(|wanted| {
+            let news = *wanted != all;
+            *wanted = all;
+            news
+        });
     }
 
     /// Where this proxy is from now on. True when that is another place than before.
@@ -96,8 +133,9 @@ impl Clusters {
     pub(super) fn slot(&mut self, name: &HostPort) -> &mut Slot {
         self.slots.entry(name.clone()).or_insert_with(|| {
             let cell = Arc::new(ClusterCell::absent(name.clone()));
-            self.registry.write().insert(name.clone(), cell.clone());
-            Slot { cell, cluster: Answer::Unknown, endpoints: Answer::Unknown, kept: Vec::new() }
+            self.store.clusters.write().insert(name.clone(), cell.clone());
+            let (cluster, endpoints) = (Answer::Unknown, Answer::Unknown);
+            Slot { cell, cluster, endpoints, kept: Vec::new(), names: Names::new(), open: false }
         })
     }
 
@@ -126,7 +164,10 @@ impl Clusters {
         let gone: Vec<_> = self.slots.keys().filter(|name| !wanted.contains(name)).cloned().collect();
         for name in &gone {
             self.slots.remove(name);
-            self.registry.write().remove(name);
+            self.store.clusters.write().remove(name);
+        }
+        if !gone.is_empty() {
+            self.want_names();
         }
         gone
     }
@@ -151,17 +192,36 @@ impl Clusters {
         self.slots.get(name).is_some_and(|slot| !slot.kept.is_empty())
     }
 
+    /// Takes the names of a cluster's endpoints.
+    fn name(&mut self, name: &HostPort, endpoints: Option<&wire::Endpoints>) {
+        let names = endpoints.map(names::names_of).unwrap_or_default();
+        let slot = self.slot(name);
+        if slot.names != names {
+            slot.names = names;
+            self.want_names();
+        }
+    }
+
     fn build(&mut self, name: &HostPort, change: &Change) -> Refused {
-        let (workers, here) = (self.workers, self.here.clone());
+        let (store, here) = (self.store.clone(), self.here.clone());
+        let workers = store.place.workers;
+        let dialled = change.cluster.as_ref().or(change.held_cluster.as_ref());
+        let first = dialled.is_some_and(|cluster| cluster.addresses() == wire::Addresses::First);
+        self.name(name, change.endpoints.as_ref().or(change.held_endpoints.as_ref()));
+        let expand = |endpoints: Option<&wire::Endpoints>| {
+            endpoints.map(|endpoints| names::expand(endpoints, &self.resolved, first))
+        };
+        let (old, new) = (expand(change.held_endpoints.as_ref()), expand(change.endpoints.as_ref()));
         let slot = self.slot(name);
         let previous = slot.cell.load_full();
-        let none = wire::Endpoints::default();
-        let build = |cluster: &wire::Cluster, endpoints: Option<&wire::Endpoints>| {
-            ClusterView::build(cluster, endpoints.unwrap_or(&none), previous.as_deref(), &here, workers)
+        let none = Expanded::default();
+        let build = |cluster: &wire::Cluster, endpoints: Option<&Expanded>| {
+            let Expanded { endpoints, why, .. } = endpoints.unwrap_or(&none);
+            let view = ClusterView::build(cluster, endpoints, previous.as_deref(), &here, workers)?;
+            Ok(view.unresolved(why.as_deref()))
         };
         let mut refused = Refused::default();
-        let old_endpoints = change.held_endpoints.as_ref();
-        let new_endpoints = change.endpoints.as_ref();
+        let (old_endpoints, new_endpoints) = (old.as_ref(), new.as_ref());
         let newest = new_endpoints.or(old_endpoints);
         let mut view = None;
         if let Some(cluster) = &change.cluster {
@@ -189,7 +249,12 @@ impl Clusters {
         };
         settle(&mut slot.cluster, change.cluster.is_some(), refused.cluster.is_some());
         settle(&mut slot.endpoints, change.endpoints.is_some(), refused.endpoints.is_some());
-        if let Some(view) = view {
+        slot.open = newest.is_some_and(|endpoints| endpoints.open);
+        // What is there serves until the new names are known.
+        if let Some(view) = view.filter(|_| !slot.open || previous.is_none()) {
+            for settings in view.originations() {
+                store.originations.adopt(settings, view.origin(), &store.secrets());
+            }
             slot.cell.publish(Some(Arc::new(view)));
         }
         refused

@@ -84,12 +84,17 @@ impl Writer {
     /// Makes every cluster's view again out of what is held.
     pub(super) fn build_clusters_again(&mut self) {
         for name in self.clusters.names() {
-            let held_cluster = self.held(Kind::Cluster, &name);
-            let held_endpoints = self.held(Kind::Endpoints, &name);
-            if held_cluster.is_some() {
-                let mut change = Change { held_cluster, held_endpoints, ..Change::default() };
-                self.clusters.change(&name, &mut change);
-            }
+            self.build_again(&name);
+        }
+    }
+
+    /// Makes a cluster's view again out of what is held.
+    pub(super) fn build_again(&mut self, name: &HostPort) {
+        let held_cluster = self.held(Kind::Cluster, name);
+        let held_endpoints = self.held(Kind::Endpoints, name);
+        if held_cluster.is_some() {
+            let mut change = Change { held_cluster, held_endpoints, ..Change::default() };
+            self.clusters.change(name, &mut change);
         }
     }
 

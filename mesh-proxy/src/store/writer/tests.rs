@@ -469,3 +469,51 @@ fn what_was_in_force_serves_after_a_restart() {
     assert_eq!(changes.len(), 3);
     assert!(changes.iter().all(|(_, held)| held.is_none()));
 }
+
+fn addresses(world: &World, name: &str) -> Vec<String> {
+    let view = view(world, name).unwrap();
+    let mut all: Vec<_> = view.endpoints().iter().map(|e| format!("{} {}", e.uid, e.address)).collect();
+    all.sort();
+    all
+}
+
+fn resolved(world: &mut World, name: &str, addresses: &[&str]) {
+    let found = Ok(addresses.iter().map(|ip| ip.parse().unwrap()).collect());
+    world.writer.resolved(Answer { name: Arc::from(name), found });
+}
+
+#[test]
+fn routes_wait_for_the_names_of_endpoints_and_what_is_there_serves_until_new_ones_are_known() {
+    let mut world = world(false);
+    world.want(A);
+    let names = world.writer.names();
+    let named = endpoints(A, &["x.test:80", "10.0.0.9:80"]);
+    world.apply(vec![self_config(&[]), destination(A, &[A]), cluster(A), named], &[]);
+    assert_eq!(world.routes(A), None, "nobody knows x.test");
+    assert_eq!(*names.borrow(), Names::from([Arc::from("x.test")]));
+    resolved(&mut world, "x.test", &["10.0.0.2", "10.0.0.1", "10.0.0.2"]);
+    assert_eq!(world.routes(A), Some(vec![A.into()]));
+    let before = addresses(&world, A);
+    assert_eq!(
+        before,
+        [
+            "pod-10.0.0.9:80 10.0.0.9:80",
+            "pod-x.test:80/10.0.0.1 10.0.0.1:80",
+            "pod-x.test:80/10.0.0.2 10.0.0.2:80"
+        ]
+    );
+    world.apply(vec![endpoints(A, &["y.test:81"])], &[]);
+    assert_eq!(addresses(&world, A), before, "nobody knows y.test");
+    let why = Err("refused".to_owned());
+    world.writer.resolved(Answer { name: Arc::from("y.test"), found: why });
+    assert!(addresses(&world, A).is_empty());
+    let nobody = view(&world, A).unwrap().pick(None, &PickContext::default(), &mut rand::rng()).unwrap_err();
+    assert!(nobody.to_string().contains("DNS has no address for y.test: refused"), "{nobody}");
+    resolved(&mut world, "y.test", &["2001:db8::1"]);
+    assert_eq!(addresses(&world, A), ["pod-y.test:81/2001:db8::1 [2001:db8::1]:81"]);
+    // One address of a name at a time.
+    let first = wire::Cluster { addresses: wire::Addresses::First.into(), ..cluster_message(A) };
+    world.apply(vec![resource("cluster/a.test:80", &first)], &[]);
+    resolved(&mut world, "y.test", &["10.0.0.4", "10.0.0.3"]);
+    assert_eq!(addresses(&world, A), ["pod-y.test:81/10.0.0.4 10.0.0.4:81"]);
+}

@@ -36,7 +36,10 @@ fn mtls_exactly_where_the_endpoint_has_it() {
     let ca = TestCa::new();
     let identity = ca.identity("default", "me");
     let targets = Targets::new(identity.clone());
-    let of = |view: &ClusterView| targets.of(view, None, &view.endpoints()[0], MeshAlpn::Http1, None);
+    let of = |view: &ClusterView| {
+        let way = Way { carries: MeshAlpn::Http1, greeting: None, host: None };
+        targets.of(view, None, &view.endpoints()[0], &way)
+    };
     let peer = "spiffe://cluster.local/ns/default/sa/a";
     let auto = wire::UpstreamTls::Auto;
     let mesh = view(true, peer, auto);

@@ -1,6 +1,6 @@
-//! Certificate files of a gateway: where they are on this machine, and what is in them now.
+//! Certificate files: where they are on this machine, and what is in them now.
 //!
-//! In: paths as the Gateway says them. Out: their bytes. Each look reads anew: a volume of a Secret is replaced by a symbolic
+//! In: paths as Gateways and DestinationRules say them. Out: their bytes. Each look reads anew: a volume of a Secret is replaced by a symbolic
 //! link, which a watch on a file does not see.
 
 use std::fs::File;
@@ -12,12 +12,14 @@ use crate::tls::pem::LONGEST;
 
 /// Reads files, some directories being elsewhere.
 #[derive(Debug)]
-pub(super) struct Files {
+pub struct Files {
     mounts: Vec<Mount>,
 }
 
 impl Files {
-    pub(super) fn new(mut mounts: Vec<Mount>) -> Self {
+    /// With these directories elsewhere.
+    #[must_use]
+    pub fn new(mut mounts: Vec<Mount>) -> Self {
         // The longest path first: a mount may be inside of another one.
         mounts.sort_by_key(|mount| std::cmp::Reverse(mount.path.components().count()));
         Self { mounts }
@@ -30,8 +32,11 @@ impl Files {
         self.mounts.iter().find_map(inside).unwrap_or_else(|| path.to_owned())
     }
 
-    /// The content of a file; why there is none.
-    pub(super) fn read(&self, path: &str) -> Result<Vec<u8>, String> {
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn read(&self, path: &str) -> Result<Vec<u8>, String> {
         let place = self.place(path);
         let called = || match place.as_path() == Path::new(path) {
             true => path.to_owned(),
