@@ -63,3 +63,52 @@ fn who_may_do_what() {
     mesh.delete("policy.yaml");
     everywhere(&mesh, "open again", &["http://web/admin"], 200);
 }
+
+/// The example that the README leads to, line by line.
+#[test]
+fn the_example_of_security() {
+    let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/security");
+    let read = |name: &str| std::fs::read_to_string(example.join(name)).unwrap();
+    let tokens = read("tokens.md");
+    let token = |name: &str| {
+        let line = tokens.lines().find(|line| line.starts_with(&format!("export {name}="))).unwrap();
+        line.split_once('=').unwrap().1.to_owned()
+    };
+    let (alice, bob) = (token("ALICE"), token("BOB"));
+    let mesh =
+        Mesh::up(&[("files.yaml", &read("files.yaml")), ("policies.yaml", &read("policies.yaml"))], &[]);
+    let files = "http://files:8080/";
+    everywhere(&mesh, "the policies are in force", &[files], 403);
+    let mut said = 0;
+    for line in tokens.lines().filter(|line| line.starts_with("meshctl request")) {
+        let (command, expected) = line.split_once('#').unwrap();
+        let expected: u64 = expected.trim().split(':').next().unwrap().parse().unwrap();
+        let command = command.replace("${ALICE}", &alice).replace("$ALICE", &alice).replace("$BOB", &bob);
+        let mut arguments: Vec<String> = Vec::new();
+        // Words, and what stands between quotes.
+        for (index, part) in command.split(['"', '\'']).enumerate() {
+            match index % 2 {
+                0 => arguments.extend(part.split_whitespace().map(str::to_owned)),
+                _ => arguments.push(part.to_owned()),
+            }
+        }
+        let arguments: Vec<&str> = arguments[2..].iter().map(String::as_str).collect();
+        assert_eq!(mesh.one(&arguments)["status"], expected, "{line}");
+        said += 1;
+    }
+    assert_eq!(said, 9);
+    let admin = mesh.one(&[files, "-H", &format!("authorization: Bearer {bob}")]);
+    let seen = super::support::body(&admin);
+    assert_eq!(seen["headers"]["x-user"], "bob", "{seen}");
+    assert_eq!(
+        seen["headers"]["authorization"],
+        serde_json::Value::Null,
+        "the application does not get the token"
+    );
+    // Plaintext is not let in at all.
+    let plain = raw(
+        (mesh.pod_ip("files"), 8080).into(),
+        b"GET / HTTP/1.1\r\nHost: files\r\nConnection: close\r\n\r\n",
+    );
+    assert_eq!(plain, "");
+}

@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 use crate::admin::{Admin, Audience};
 use crate::config::Config;
 use crate::index::{Index, Notice};
+use crate::keys::{self, KeySource, Reach};
 use crate::push::{Discovery, Hub, Standings, rules::Rules};
 use crate::snapshot::{MeshSettings, Snapshot};
 use crate::source::Event;
@@ -108,6 +110,8 @@ async fn serve_files(config: Config, discovery: TcpListener, admin: TcpListener)
     let pilot = Pilot {
         index: Index::new(mesh),
         finds,
+        found: found.clone(),
+        reach: Reach::Loopback,
         ca: CaConfig {
             address: config.ca.address.clone(),
             roots: config.ca.roots.clone(),
@@ -141,6 +145,10 @@ pub(crate) struct Pilot {
     pub index: Index,
     /// From the source.
     pub finds: mpsc::Receiver<Vec<Event>>,
+    /// The way there, for what is found beside it: issuers' keys.
+    pub found: mpsc::Sender<Vec<Event>>,
+    /// Whom fetching them may ask.
+    pub reach: Reach,
     /// Where our certificate comes from.
     pub ca: CaConfig,
     /// Starts what runs beside it: the source, and what only this kind of mesh has. An error of one ends the pilot.
@@ -168,7 +176,7 @@ impl Pilot {
         let recorder = PrometheusBuilder::new().set_buckets(BUCKETS)?.build_recorder();
         let metrics = recorder.handle();
         let _ = metrics::set_global_recorder(recorder);
-        let Self { mut index, finds, ca, beside } = self;
+        let Self { mut index, finds, found, reach, ca, beside } = self;
         let (snapshot, _) = index.snapshot();
         let hub = Arc::new(Hub::new(snapshot, Box::new(Rules)));
         let status = Arc::new(Status::new(hub.clone()));
@@ -182,7 +190,9 @@ impl Pilot {
             let (status, events, metrics) = (status.clone(), events.clone(), metrics.clone());
             tasks.spawn(Admin { status, events, metrics, audience }.serve(listener, watch.clone()));
         }
-        let stages = Stages { index, hub: hub.clone(), status: status.clone(), events: events.clone() };
+        let (keys, wanted) = watch::channel(BTreeSet::new());
+        tasks.spawn(keys::keep(wanted, found, reach));
+        let stages = Stages { index, keys, hub: hub.clone(), status: status.clone(), events: events.clone() };
         tasks.spawn(stages.run(finds));
         let mut others = JoinSet::new();
         let (certified, identity) = watch::channel(None);
@@ -222,6 +232,8 @@ async fn upkeep(metrics: PrometheusHandle) {
 /// From events to what is pushed.
 struct Stages {
     index: Index,
+    /// Where issuers' keys come from.
+    keys: watch::Sender<BTreeSet<KeySource>>,
     hub: Arc<Hub>,
     status: Arc<Status>,
     events: broadcast::Sender<LiveEvent>,
@@ -247,6 +259,10 @@ impl Stages {
         metrics::gauge!("pilot_services").set(snapshot.config.services.len() as f64);
         if !changes.is_empty() || snapshot.loaded != was_loaded {
             self.hub.publish(snapshot.clone(), &changes);
+        }
+        if changes.config {
+            let wanted = crate::compile::key_sources(&snapshot.config);
+            self.keys.send_if_modified(|now| wanted != std::mem::replace(now, wanted.clone()));
         }
         let notices = self.index.take_notices();
         // Pods that come and go change nothing about how objects stand.

@@ -34,6 +34,7 @@ use self::writer::Writer;
 use crate::admin::Audience;
 use crate::app::{self, FINDS, Parts, Pilot, Sockets};
 use crate::index::Index;
+use crate::keys::Reach;
 use crate::source::kube::KubeSource;
 use crate::source::kube::merge::Merge;
 use crate::webhook::run::Webhook;
@@ -82,6 +83,7 @@ async fn serve(mut settings: Settings) -> anyhow::Result<()> {
         "pilot of a cluster"
     );
     let (found, finds) = mpsc::channel(FINDS);
+    let ours = found.clone();
     let beside = move |parts: Parts, tasks: &mut JoinSet<anyhow::Result<()>>| {
         let namespace = settings.pod_namespace.clone();
         let kept = Kept::default();
@@ -112,7 +114,8 @@ async fn serve(mut settings: Settings) -> anyhow::Result<()> {
             Ok(source.run(found).await?)
         });
     };
-    let pilot = Pilot { index: Index::with_slices(mesh), finds, ca, beside: Box::new(beside) };
+    let index = Index::with_slices(mesh);
+    let pilot = Pilot { index, finds, found: ours, reach: Reach::Outside, ca, beside: Box::new(beside) };
     pilot.serve_on(sockets).await
 }
 

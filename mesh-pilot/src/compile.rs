@@ -4,6 +4,7 @@
 //! In: [`crate::snapshot`]. Out: `mesh.v1` messages. Which object is chosen, how several are merged and what the defaults
 //! are is Istio's (reference: its push context, and the notes at each function).
 
+mod authentication;
 mod authorization;
 pub mod catalogue;
 pub mod cluster;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use mesh_proto::crd::ObjectRef;
 use mesh_proto::wire::mesh::v1 as wire;
 
+pub use authentication::key_sources;
 pub use catalogue::catalogue;
 pub use cluster::cluster;
 pub use destination::destination;

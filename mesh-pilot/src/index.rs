@@ -29,6 +29,7 @@ use self::entries::Claims;
 use self::objects::Objects;
 pub use self::objects::Standing;
 use self::slices::Slices;
+use crate::keys::{KeySource, Keys};
 use crate::snapshot::{
     Changes, Config, EndpointSet, Held, Labels, MeshOptions, MeshSettings, Pod, PodKey, Service, Snapshot,
 };
@@ -63,6 +64,8 @@ pub struct Index {
     published_pods: Arc<BTreeMap<PodKey, Arc<Pod>>>,
     config: Arc<Config>,
     options: MeshOptions,
+    /// What is known of issuers' keys.
+    keys: Arc<BTreeMap<KeySource, Keys>>,
     loaded: bool,
     /// Endpoints as the cluster says them; `None`: as selectors and pods do.
     slices: Option<Slices>,
@@ -90,6 +93,7 @@ impl Index {
             workloads: Arc::default(),
             published_pods: Arc::default(),
             options: MeshOptions::default(),
+            keys: Arc::default(),
             loaded: false,
             slices: None,
             unnamed_pods: BTreeSet::new(),
@@ -123,6 +127,12 @@ impl Index {
                 self.objects.set_file(path, problems);
             }
             Event::Slice { name, slice } => self.set_slice(name, slice.map(|slice| *slice)),
+            Event::Keys { source, keys } => {
+                if self.keys.get(&source) != Some(&keys) {
+                    Arc::make_mut(&mut self.keys).insert(source, keys);
+                    self.dirty_config = true;
+                }
+            }
             Event::Options(options) => {
                 self.dirty_config |= self.options != options;
                 self.options = options;
@@ -144,13 +154,20 @@ impl Index {
         let mut changes = Changes::default();
         self.join(&mut changes);
         if std::mem::take(&mut self.dirty_config) {
-            self.config = Arc::new(self.objects.config(
+            let mut config = self.objects.config(
                 self.config.revision + 1,
                 self.mesh.clone(),
                 self.options.clone(),
                 self.services.clone(),
                 self.claims.shadowed(),
-            ));
+            );
+            // What nobody wants any more is not followed any more either.
+            let wanted = crate::compile::key_sources(&config);
+            if self.keys.keys().any(|source| !wanted.contains(source)) {
+                Arc::make_mut(&mut self.keys).retain(|source, _| wanted.contains(source));
+            }
+            config.keys = self.keys.clone();
+            self.config = Arc::new(config);
             changes.config = true;
         }
         let snapshot = Snapshot {

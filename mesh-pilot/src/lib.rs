@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod compile;
 pub mod config;
 pub mod index;
+pub mod keys;
 pub mod push;
 pub mod snapshot;
 pub mod source;

@@ -16,6 +16,8 @@ use std::sync::{Arc, OnceLock};
 use mesh_proto::crd::{self, ObjectRef, Origin, Restriction};
 use mesh_proto::model::{HostPort, Protocol, SpiffeId, TrustDomain};
 
+use crate::keys::{KeySource, Keys};
+
 /// Labels or annotations; sorted, so that equal maps encode equally.
 pub use mesh_proto::crd::Labels;
 pub use mesh_proto::wire::mesh::v1::Addresses;
@@ -339,6 +341,10 @@ pub struct Config {
     pub secrets: BTreeMap<PodKey, HeldSecret>,
     /// Whether peers must use mTLS.
     pub peer_authentications: Vec<Arc<Held<Arc<crd::PeerAuthentication>>>>,
+    /// What is known of the keys that [`Self::request_authentications`] want.
+    pub keys: Arc<BTreeMap<KeySource, Keys>>,
+    /// Which tokens are valid.
+    pub request_authentications: Vec<Arc<Held<Arc<crd::RequestAuthentication>>>>,
     /// Who may do what.
     pub authorization_policies: Vec<Arc<Held<Arc<crd::AuthorizationPolicy>>>>,
     /// Refused objects that restrict and of which there is no good version: their targets fail closed. A
@@ -377,6 +383,8 @@ impl Config {
             secrets: BTreeMap::new(),
             peer_authentications: Vec::new(),
             authorization_policies: Vec::new(),
+            request_authentications: Vec::new(),
+            keys: Arc::default(),
             restrictions: Vec::new(),
             label_scoped: false,
             routed: OnceLock::new(),

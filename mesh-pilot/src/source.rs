@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::keys::{KeySource, Keys};
 use crate::snapshot::MeshOptions;
 use mesh_proto::crd::{ObjectRef, Problem, Refused, Resource};
 
@@ -38,6 +39,13 @@ pub enum Event {
         name: ObjectName,
         /// What it says.
         slice: Option<Box<Slice>>,
+    },
+    /// What is known of an issuer's keys from now on.
+    Keys {
+        /// Where they come from.
+        source: KeySource,
+        /// What is known.
+        keys: Keys,
     },
     /// Settings of the whole mesh are these from now on.
     Options(MeshOptions),

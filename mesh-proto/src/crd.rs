@@ -25,6 +25,7 @@ pub mod meta;
 pub mod object;
 pub mod peer_authentication;
 pub mod problem;
+pub mod request_authentication;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub mod service_entry;
@@ -42,6 +43,7 @@ pub use meta::{DEFAULT_NAMESPACE, Kind, Labels, ObjectMeta, ObjectRef};
 pub use object::{Document, Object, Origin, Refused, Resource, Restriction, Targets};
 pub use peer_authentication::PeerAuthentication;
 pub use problem::{Position, Problem, Severity};
+pub use request_authentication::RequestAuthentication;
 pub use service_entry::ServiceEntry;
 pub use values::{Duration, IntOrString, StringMatch};
 pub use virtual_service::VirtualService;

@@ -26,7 +26,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 
 pub use self::gate::Gate;
 pub use self::guard::Guard;
-pub use self::request::RequestFacts;
+pub use self::request::{RequestFacts, Token};
 
 /// Why policies cannot be used. Guessing could open what should be closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

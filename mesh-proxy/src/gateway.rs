@@ -27,7 +27,7 @@ use crate::destination::normalise;
 use crate::detect::{First, detect_until};
 use crate::drain::Closer;
 use crate::exchange::{Ends, Exchange, reply};
-use crate::http::{BadRequest, Body, Protocol, Reply, Service, path, serve_connection};
+use crate::http::{BadRequest, Body, Protocol, Reply, Service, serve_connection};
 use crate::inbound::decide::Through;
 use crate::inbound::live::Admitted;
 use crate::io::Io;
@@ -183,8 +183,7 @@ impl Gateway {
         }
         let known = self.find(&head)?;
         let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
-        path::normalise(&mut head.uri, config.path_normalization)?;
-        self.gate.request(&config, &head)?;
+        self.gate.admit(&self.worker, &config, &mut head)?;
         if known.virtual_host.https_redirect && self.secure.is_none() {
             let response = to_https(&head).ok_or(Failure::NoRoute)?;
             exchange.direct(response.status().as_u16());

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod authentication;
 pub mod authorization;
 pub mod balance;
 pub mod capture;

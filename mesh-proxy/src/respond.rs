@@ -92,6 +92,12 @@ pub enum Failure {
         /// The DENY rule; none: there are ALLOW policies, and none of them matches.
         rule: Option<Arc<str>>,
     },
+    /// A token that is not valid, in Envoy's words.
+    #[error("{0}")]
+    Unauthenticated(String),
+    /// A valid token that is for others.
+    #[error("Audiences in Jwt are not allowed")]
+    Audience,
     /// A path that servers read differently.
     #[error("{0}")]
     BadPath(#[from] BadPath),
@@ -182,6 +188,8 @@ impl Failure {
                 told(StatusCode::FORBIDDEN, Flags::NONE, format!("policy: {self}"), Fault::Policy)
             }
             Self::Denied { rule } => Self::denied(rule.as_deref()),
+            Self::Unauthenticated(_) => self.token(StatusCode::UNAUTHORIZED),
+            Self::Audience => self.token(StatusCode::FORBIDDEN),
             Self::BadPath(_) => {
                 known(StatusCode::BAD_REQUEST, Flags::NONE, "path_normalization_failed", Fault::Client)
             }
@@ -218,6 +226,12 @@ impl Failure {
                 told(StatusCode::INTERNAL_SERVER_ERROR, Flags::NONE, self.to_string(), Fault::Mesh)
             }
         }
+    }
+
+    /// Envoy's form: spaces would end the field in a log.
+    fn token(&self, status: StatusCode) -> Verdict {
+        let details = format!("jwt_authn_access_denied{{{}}}", self.to_string().replace(' ', "_"));
+        told(status, Flags::NONE, details, Fault::Client)
     }
 
     /// Envoy's words.
@@ -319,11 +333,16 @@ impl Failure {
         let verdict = self.verdict();
         let text = match self {
             Self::Denied { .. } => DENIED.to_owned(),
+            Self::Unauthenticated(_) | Self::Audience => self.to_string(),
             _ if open => self.text(&verdict),
             _ => short(&verdict.details).to_owned(),
         };
         let mut response =
             if grpc { trailers_only(verdict.status, &text) } else { plain(verdict.status, text) };
+        if matches!(self, Self::Unauthenticated(_)) {
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
+        }
         if matches!(self, Self::Send { kind: SendErrorKind::Overflow(_), .. }) {
             response.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
         }

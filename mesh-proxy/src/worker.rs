@@ -21,6 +21,7 @@ use crate::drain::DrainWatch;
 use crate::gateway::termination::Terminations;
 use crate::http::ServerSettings;
 use crate::inbound::live::Live;
+use crate::jwt::Cache;
 use crate::pool::Pool;
 use crate::respond::Failure;
 use crate::store::Store;
@@ -80,6 +81,8 @@ pub struct Worker {
     pub live: Live,
     /// How inbound mTLS is terminated; reads leaf and roots anew at each handshake.
     pub server_tls: Arc<rustls::ServerConfig>,
+    /// Tokens that this thread has verified.
+    pub tokens: RefCell<Cache>,
     rng: RefCell<SmallRng>,
     me: RefCell<Option<Rc<Me>>>,
 }
@@ -102,6 +105,7 @@ impl Worker {
             outbound: shared.outbound.clone(),
             live: Live::default(),
             server_tls: server_config(&shared.identity, ClientAuth::Required, &ACCEPTED),
+            tokens: RefCell::new(Cache::new()),
             rng: RefCell::new(SmallRng::seed_from_u64(rand::random())),
             me: RefCell::new(None),
         })

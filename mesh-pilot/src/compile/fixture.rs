@@ -7,6 +7,7 @@ use mesh_proto::model::HostPort;
 use mesh_proto::wire::mesh::v1 as wire;
 
 use crate::index::Index;
+use crate::keys::{KeySource, Keys};
 use crate::snapshot::{MeshOptions, MeshSettings, Note, Snapshot, Viewer};
 use crate::source::{Event, Refusal};
 
@@ -65,13 +66,22 @@ impl Mesh {
 
     /// The same where MeshConfig says something.
     pub(super) fn with_options(options: MeshOptions, yaml: &str) -> Self {
+        Self::after(Event::Options(options), yaml)
+    }
+
+    /// The same where an issuer's keys have been asked for.
+    pub(super) fn with_keys(yaml: &str, source: KeySource, keys: Keys) -> Self {
+        Self::after(Event::Keys { source, keys }, yaml)
+    }
+
+    fn after(first: Event, yaml: &str) -> Self {
         let mesh = MeshSettings {
             trust_domain: "cluster.local".parse().unwrap(),
             cluster_domain: Arc::from("cluster.local"),
             root_namespace: Arc::from("istio-system"),
         };
         let mut index = Index::new(mesh);
-        index.apply(Event::Options(options));
+        index.apply(first);
         index.apply(Event::Init);
         for document in parse("mesh.yaml", &format!("{SHOP}\n---\n{yaml}")) {
             match document {

@@ -12,6 +12,7 @@ use super::listener::{Gateway, Served, bound, class_of, dns_names, meeting_hosts
 use super::policy::{Policy, selects_some};
 use super::routes::{Rules, Scope, backend_name, for_mesh, gateway_name};
 use super::traffic::Rule;
+use crate::keys::KeySource;
 use crate::snapshot::{Config, Held, Note};
 
 /// Everything that there is to tell, in the order of the objects.
@@ -35,6 +36,7 @@ pub fn notes(config: &Config) -> Vec<Note> {
         let older = &config.peer_authentications[..index];
         peer_authentication(config, policy, older.iter().map(AsRef::as_ref), &mut notes);
     }
+    issuers(config, &mut notes);
     gateways(config, &mut notes);
     shadowed(config, &mut notes);
     closed(config, &mut notes);
@@ -46,6 +48,23 @@ fn shadowed(config: &Config, notes: &mut Notes) {
     for lost in &config.shadowed {
         let text = format!("the host {} is that of {}, which comes first", lost.host, lost.by);
         notes.0.push(Note { reference: lost.reference.clone(), text, superseded: false });
+    }
+}
+
+/// Whose keys cannot be fetched.
+fn issuers(config: &Config, notes: &mut Notes) {
+    for held in &config.request_authentications {
+        for rule in &held.spec.spec.jwt_rules {
+            let Some(known) = KeySource::of(rule).and_then(|source| config.keys.get(&source)) else {
+                continue;
+            };
+            let Some(wrong) = &known.wrong else { continue };
+            let so = match known.good {
+                Some(_) => "the last good keys stay in force",
+                None => "until there are some, none of its tokens is valid",
+            };
+            notes.add(held, format!("the keys of {} cannot be fetched: {wrong}; {so}", rule.issuer));
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 
 use super::endpoints::{PodPort, facts, ports};
 use super::policy::{deny_all, peer_policy};
-use super::{authorization, holds, on_wire};
+use super::{authentication, authorization, holds, on_wire};
 use crate::snapshot::{Compiled, Config, Outbound, Pod};
 
 /// How long a plaintext client of a PERMISSIVE port may say nothing before the application is asked to speak first. Mesh
@@ -28,6 +28,7 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
         services: port.services,
     };
     let (authorization, of_policies) = authorization::policies(config, pod);
+    let (jwt_rules, of_tokens) = authentication::jwt_rules(config, pod);
     let message = wire::SelfConfig {
         identity: pod.identity.to_string(),
         facts: Some(facts(pod)),
@@ -49,6 +50,7 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
         locality: pod.locality.to_string(),
         authorization,
         path_normalization: config.options.path_normalization.into(),
+        jwt_rules,
     };
-    Some(Compiled { message, holds: holds(policy.revisions.into_iter().chain(of_policies)) })
+    Some(Compiled { message, holds: holds(policy.revisions.into_iter().chain(of_policies).chain(of_tokens)) })
 }

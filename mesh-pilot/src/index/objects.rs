@@ -173,6 +173,9 @@ fn add(config: &mut Config, resource: &Resource, revision: u64) {
         Object::AuthorizationPolicy(spec) => {
             config.authorization_policies.push(held(resource, revision, spec));
         }
+        Object::RequestAuthentication(spec) => {
+            config.request_authentications.push(held(resource, revision, spec));
+        }
         Object::Namespace(namespace) => {
             let labels: Labels = namespace.metadata.labels.clone();
             config.namespaces.insert(resource.reference.name.clone(), labels);

@@ -10,6 +10,7 @@ mod destination_rule;
 mod gateway;
 mod host;
 mod peer_authentication;
+mod request_authentication;
 mod service_entry;
 mod virtual_service;
 
@@ -36,6 +37,7 @@ pub fn object(object: &Object, findings: &mut Findings) {
         Object::ServiceEntry(entry) => service_entry::check(&entry.spec, findings),
         Object::PeerAuthentication(policy) => peer_authentication::check(&policy.spec, findings),
         Object::AuthorizationPolicy(policy) => authorization_policy::check(policy, findings),
+        Object::RequestAuthentication(rules) => request_authentication::check(&rules.spec, findings),
     }
 }
 

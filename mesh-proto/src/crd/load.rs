@@ -174,6 +174,7 @@ fn decode_kind(
         Kind::Gateway => object!(Gateway),
         Kind::PeerAuthentication => object!(PeerAuthentication),
         Kind::AuthorizationPolicy => object!(AuthorizationPolicy),
+        Kind::RequestAuthentication => object!(RequestAuthentication),
         Kind::ServiceEntry => object!(ServiceEntry),
         other => {
             findings.error("kind", format!("{other} is not in force yet"), "");

@@ -12,6 +12,7 @@ use super::gateway::Gateway;
 use super::meta::{Labels, ObjectMeta, ObjectRef};
 use super::peer_authentication::PeerAuthentication;
 use super::problem::{Position, Problem};
+use super::request_authentication::RequestAuthentication;
 use super::service_entry::ServiceEntry;
 use super::virtual_service::VirtualService;
 use super::workload::{ConfigMap, Deployment, Namespace, Pod, Secret, Service, ServiceAccount};
@@ -32,6 +33,7 @@ pub enum Object {
     Gateway(Arc<Gateway>),
     PeerAuthentication(Arc<PeerAuthentication>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    RequestAuthentication(Arc<RequestAuthentication>),
     ServiceEntry(Arc<ServiceEntry>),
 }
 
@@ -52,6 +54,7 @@ impl Object {
             Self::Gateway(o) => &o.metadata,
             Self::PeerAuthentication(o) => &o.metadata,
             Self::AuthorizationPolicy(o) => &o.metadata,
+            Self::RequestAuthentication(o) => &o.metadata,
             Self::ServiceEntry(o) => &o.metadata,
         }
     }

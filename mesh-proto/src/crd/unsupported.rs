@@ -28,6 +28,7 @@ pub fn unsupported(kind: Kind) -> Option<Unsupported> {
         | Kind::DestinationRule
         | Kind::Gateway
         | Kind::AuthorizationPolicy
+        | Kind::RequestAuthentication
         | Kind::PeerAuthentication
         | Kind::ServiceEntry => return None,
         Kind::EnvoyFilter => {
@@ -38,8 +39,7 @@ pub fn unsupported(kind: Kind) -> Option<Unsupported> {
         Kind::WasmPlugin | Kind::TrafficExtension => {
             "runs code inside Envoy and there is no Envoy here; use VirtualService or an AuthorizationPolicy with a CUSTOM action"
         }
-        Kind::RequestAuthentication
-        | Kind::BackendTLSPolicy
+        Kind::BackendTLSPolicy
         | Kind::Sidecar
         | Kind::WorkloadEntry
         | Kind::WorkloadGroup
@@ -70,7 +70,8 @@ pub fn targets(kind: Kind, value: &Value) -> Option<Targets> {
         | Kind::WasmPlugin
         | Kind::TrafficExtension => {
             let of_gateway = crate::crd::authorization_policy::gateway_labels(value);
-            if kind == Kind::AuthorizationPolicy && of_gateway.is_some() {
+            let refers = matches!(kind, Kind::AuthorizationPolicy | Kind::RequestAuthentication);
+            if refers && of_gateway.is_some() {
                 return of_gateway.map(Targets::Workloads);
             }
             let selector = value.pointer("/spec/selector/matchLabels");

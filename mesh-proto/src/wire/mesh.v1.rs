@@ -93,6 +93,54 @@ pub struct SelfConfig {
     /// What is done to a request's path before anybody looks at it.
     #[prost(enumeration = "PathNormalization", tag = "17")]
     pub path_normalization: i32,
+    /// Tokens: one that is there must be valid. By issuer.
+    #[prost(message, repeated, tag = "18")]
+    pub jwt_rules: ::prost::alloc::vec::Vec<JwtRule>,
+}
+/// An issuer of tokens, and where they are in a request.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JwtRule {
+    #[prost(message, optional, tag = "1")]
+    pub origin: ::core::option::Option<Origin>,
+    #[prost(string, tag = "2")]
+    pub issuer: ::prost::alloc::string::String,
+    /// none, or one of a token's
+    #[prost(string, repeated, tag = "3")]
+    pub audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// RFC 7517. Empty: none are known, so that no token of this issuer is valid.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub jwks: ::prost::bytes::Bytes,
+    /// Where tokens are; nowhere: `Authorization: Bearer` and the parameter `access_token`.
+    #[prost(message, repeated, tag = "5")]
+    pub from_headers: ::prost::alloc::vec::Vec<JwtHeader>,
+    #[prost(string, repeated, tag = "6")]
+    pub from_params: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "7")]
+    pub from_cookies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "8")]
+    pub output_payload_to_header: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "9")]
+    pub output_claims: ::prost::alloc::vec::Vec<ClaimToHeader>,
+    #[prost(bool, tag = "10")]
+    pub forward_original_token: bool,
+    #[prost(string, repeated, tag = "11")]
+    pub space_delimited_claims: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JwtHeader {
+    /// lower case
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClaimToHeader {
+    /// lower case
+    #[prost(string, tag = "1")]
+    pub header: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub claim: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AuthorizationPolicy {

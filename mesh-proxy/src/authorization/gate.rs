@@ -5,14 +5,17 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::HeaderName;
 use http::request::Parts;
 
-use super::{Connection, Guard, RequestFacts, Verdict};
+use super::{Connection, Guard, RequestFacts, Token, Verdict};
+use crate::http::path;
 use crate::inbound::decide;
 use crate::respond::Failure;
 use crate::store::SelfConfig;
+use crate::worker::Worker;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -29,18 +32,27 @@ impl Gate {
         Self { connection, known: RefCell::default() }
     }
 
-    /// Whether a request may pass.
+    /// Lets a request in: its path is put right, its token verified, its policies asked. What they have looked at is what
+    /// goes on.
     ///
     /// # Errors
-    /// Which policy keeps it out.
-    pub fn request(&self, config: &Arc<SelfConfig>, head: &Parts) -> Result<(), Failure> {
+    /// What keeps it out.
+    pub fn admit(&self, worker: &Worker, config: &Arc<SelfConfig>, head: &mut Parts) -> Result<(), Failure> {
         if let Some(failure) = decide::closed(config) {
             return Err(failure);
         }
+        path::normalise(&mut head.uri, config.path_normalization)?;
+        let tokens = &config.jwt_rules;
+        let claims = match tokens.is_empty() {
+            true => None,
+            false => tokens.verify(head, &mut worker.tokens.borrow_mut(), SystemTime::now())?,
+        };
         if config.authorization.is_empty() {
             return Ok(());
         }
-        told(self.guard(config).decide(&RequestFacts::new(head, self.remote(head))))
+        let token =
+            claims.as_deref().map(|claims| Token::new(claims, tokens.space_delimited(&claims.issuer)));
+        told(self.guard(config).decide(&RequestFacts::new(head, self.remote(head), token)))
     }
 
     fn guard(&self, config: &Arc<SelfConfig>) -> Rc<Guard> {

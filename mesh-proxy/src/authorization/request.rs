@@ -12,6 +12,7 @@ use mesh_proto::model::authorization::{Attribute, Pattern};
 use super::Matcher;
 use super::guard::{Fits as _, Reading};
 use crate::destination::normalise;
+use crate::jwt::Claims;
 
 /// A request, as its rules see it.
 #[derive(Debug)]
@@ -27,12 +28,30 @@ pub struct RequestFacts<'a> {
     host_name: Option<Cow<'a, str>>,
     headers: &'a HeaderMap,
     remote: IpAddr,
+    token: Option<Token<'a>>,
+}
+
+/// What a request's valid token says.
+#[derive(Debug)]
+pub struct Token<'a> {
+    claims: &'a Claims,
+    principal: Option<String>,
+    /// Claims that are lists with spaces between.
+    space_delimited: &'a [String],
+}
+
+impl<'a> Token<'a> {
+    /// Of verified claims. `space_delimited`: claims that are lists with spaces between, beside those that always are.
+    #[must_use]
+    pub fn new(claims: &'a Claims, space_delimited: &'a [String]) -> Self {
+        Self { claims, principal: claims.principal(), space_delimited }
+    }
 }
 
 impl<'a> RequestFacts<'a> {
     /// Of a request whose path has been normalised. `remote`: the client, as far as somebody who is trusted tells of it.
     #[must_use]
-    pub fn new(head: &'a Parts, remote: IpAddr) -> Self {
+    pub fn new(head: &'a Parts, remote: IpAddr, token: Option<Token<'a>>) -> Self {
         let host = head.headers.get(HOST).map(http::HeaderValue::as_bytes).unwrap_or_default();
         let host_name = std::str::from_utf8(host).ok().and_then(normalise);
         let path = head.uri.path();
@@ -44,6 +63,7 @@ impl<'a> RequestFacts<'a> {
             host_name,
             headers: &head.headers,
             remote,
+            token,
         }
     }
 }
@@ -90,7 +110,25 @@ impl Matcher {
                 header(request.headers, &name, reading, |value| text.matches(value))
             }
             (Attribute::RemoteIp, pattern) => pattern.is_address(request.remote),
-            // No token has been verified: there is none.
+            // Without a valid token there is none of these. Of a list one is enough, as in Istio.
+            (attribute, Pattern::Text(text)) => request
+                .token
+                .as_ref()
+                .is_some_and(|token| token.fits(attribute, |said| text.matches(said.as_bytes()))),
+            _ => false,
+        }
+    }
+}
+
+impl Token<'_> {
+    fn fits(&self, attribute: &Attribute, fits: impl Fn(&str) -> bool) -> bool {
+        match attribute {
+            Attribute::RequestPrincipal => self.principal.as_deref().is_some_and(fits),
+            Attribute::RequestAudiences => self.claims.audiences.iter().any(|audience| fits(audience)),
+            Attribute::RequestPresenter => self.claims.presenter.as_deref().is_some_and(fits),
+            Attribute::RequestClaim(path) => {
+                self.claims.texts_with(path, self.space_delimited).any(|text| fits(&text))
+            }
             _ => false,
         }
     }

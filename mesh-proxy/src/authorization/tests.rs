@@ -73,7 +73,7 @@ use http::request::Parts;
 
 fn decide(policies: &[wire::AuthorizationPolicy], connection: &Connection, head: &Parts) -> Verdict {
     let policies = Policies::parse(policies).unwrap();
-    Guard::of_requests(&policies, connection).decide(&RequestFacts::new(head, connection.source))
+    Guard::of_requests(&policies, connection).decide(&RequestFacts::new(head, connection.source, None))
 }
 
 fn denied_by(rule: &str) -> Verdict {
@@ -343,7 +343,7 @@ fn the_slow_evaluator_agrees() {
         let (connection, head) = (draw.connection(), draw.head());
         let remote = draw.one(&["10.0.0.1", "9.9.9.9", "fd00::9"]).parse().unwrap();
         let guard = Guard::of_requests(&policies, &connection);
-        let verdict = guard.decide(&RequestFacts::new(&head, remote)) == Verdict::Allowed;
+        let verdict = guard.decide(&RequestFacts::new(&head, remote, None)) == Verdict::Allowed;
         let asked = Asked { connection: &connection, head: Some(&head), remote };
         assert_eq!(verdict, allowed(&wire, &asked), "case {case}: {wire:#?} {connection:?} {head:?}");
         if let Some(whole) = guard.whole() {

@@ -15,7 +15,7 @@ use crate::authorization::Gate;
 use crate::capture::Application;
 use crate::drain::Closer;
 use crate::exchange::{Ends, Exchange, reply};
-use crate::http::{BadRequest, Body, Reply, Service, path};
+use crate::http::{BadRequest, Body, Reply, Service};
 use crate::outbound::direct;
 use crate::outbound::headers::{self, CLIENT_CERT, UNREACHED};
 use crate::outbound::http::{carries, send_direct};
@@ -83,8 +83,7 @@ impl Inbound {
     /// goes on.
     fn authorize(&self, head: &mut Parts) -> Result<(), Failure> {
         let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
-        path::normalise(&mut head.uri, config.path_normalization)?;
-        self.gate.request(&config, head)
+        self.gate.admit(&self.worker, &config, head)
     }
 
     /// The application's protocol is kept, except where its port declares HTTP/2.

@@ -12,6 +12,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 pub use wire::MtlsMode;
 
 use super::workload;
+use crate::authentication::{InvalidJwtRule, JwtRules};
 use crate::authorization::{InvalidPolicy, Policies};
 use crate::cluster::Locality;
 use crate::destination::Services;
@@ -44,6 +45,9 @@ pub enum InvalidSelf {
     /// Field `authorization`.
     #[error("authorization: {0}")]
     Authorization(#[from] InvalidPolicy),
+    /// Field `jwt_rules`.
+    #[error("jwt_rules: {0}")]
+    Jwt(#[from] InvalidJwtRule),
     /// A negative or too long time.
     #[error("protocol_detection_timeout is no time from 0")]
     DetectionTimeout,
@@ -82,6 +86,8 @@ pub struct SelfConfig {
     pub locality: Locality,
     /// Who may do what here.
     pub authorization: Policies,
+    /// Which tokens are valid here.
+    pub jwt_rules: JwtRules,
     /// What is done to a request's path before anybody looks at it.
     pub path_normalization: wire::PathNormalization,
 }
@@ -144,6 +150,7 @@ impl TryFrom<wire::SelfConfig> for SelfConfig {
             cluster_domain: wire.cluster_domain,
             locality: Locality::new(&wire.locality),
             authorization: Policies::parse(&wire.authorization)?,
+            jwt_rules: JwtRules::parse(&wire.jwt_rules)?,
             path_normalization: wire::PathNormalization::try_from(wire.path_normalization)
                 .map_err(|e| InvalidSelf::Unknown { field: "path_normalization", value: e.0 })?,
         })

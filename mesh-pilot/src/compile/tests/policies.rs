@@ -191,3 +191,38 @@ fn a_policys_fields_on_the_wire() {
     let when: Vec<_> = rule.when.iter().map(text).collect();
     assert_eq!(when, ["request.headers[x]=!y", "source.trustDomain=cluster.local!"]);
 }
+
+/// What is known of an issuer's keys, and what is not, reaches the pod and the status.
+#[test]
+fn tokens_of_issuers() {
+    let own = r#"{issuer: own, audiences: [a], jwks: '{"keys":[{}]}', fromHeaders: [{name: X-Jwt, prefix: 'Bearer '}]}"#;
+    let fetched = "{issuer: 'https://issuer', outputClaimToHeaders: [{header: X-Sub, claim: sub}]}";
+    let yaml = object("RequestAuthentication", "a", &format!("{{{V1}, jwtRules: [{own}, {fetched}]}}"));
+    let rules = of(&yaml).jwt_rules;
+    let known: Vec<_> = rules.iter().map(|rule| (rule.issuer.as_str(), rule.jwks.len())).collect();
+    assert_eq!(known, [("https://issuer", 0), ("own", 13)]);
+    assert_eq!(rules[1].from_headers[0].name, "x-jwt");
+    assert_eq!(rules[0].output_claims[0].header, "x-sub");
+    assert!(
+        of(&object("RequestAuthentication", "money/a", &format!("{{jwtRules: [{own}]}}")))
+            .jwt_rules
+            .is_empty()
+    );
+
+    let source = crate::keys::KeySource::Issuer("https://issuer".into());
+    assert_eq!(super::super::key_sources(&Mesh::with(&yaml).snapshot.config), [source.clone()].into());
+    let keys = |good: Option<&'static str>, wrong: Option<&str>| crate::keys::Keys {
+        good: good.map(Into::into),
+        wrong: wrong.map(str::to_owned),
+    };
+    let with = |keys| Mesh::with_keys(&yaml, source.clone(), keys);
+    let good = with(keys(Some("{}"), None));
+    assert_eq!(good.self_config("reviews-v1-0").jwt_rules[0].jwks.len(), 2);
+    assert_eq!(good.told(), [""; 0]);
+    let failing = with(keys(Some("{}"), Some("it is away")));
+    assert_eq!(failing.self_config("reviews-v1-0").jwt_rules[0].jwks.len(), 2, "the last good ones");
+    assert_eq!(
+        failing.told(),
+        ["a: the keys of https://issuer cannot be fetched: it is away; the last good keys stay in force"]
+    );
+}

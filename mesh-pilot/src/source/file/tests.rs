@@ -77,7 +77,9 @@ fn word(event: &Event) -> String {
     match event {
         Event::Init => "init".into(),
         Event::InitDone => "done".into(),
-        Event::Slice { .. } | Event::Options(_) => panic!("no file says that: {event:?}"),
+        Event::Slice { .. } | Event::Options(_) | Event::Keys { .. } => {
+            panic!("no file says that: {event:?}")
+        }
         Event::Apply(resource) => match &resource.object {
             Object::VirtualService(vs) => {
                 format!("apply {} {}", resource.reference.name, vs.spec.http[0].route[0].destination.subset)

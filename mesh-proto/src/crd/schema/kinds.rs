@@ -83,7 +83,7 @@ pub(super) fn spec(kind: Kind, generator: &mut SchemaGenerator) -> Option<Schema
     }
     use crate::crd::{
         authorization_policy as ap, destination_rule as dr, gateway as gw, peer_authentication as pa,
-        service_entry as se, virtual_service as vs,
+        request_authentication as ra, service_entry as se, virtual_service as vs,
     };
     Some(match kind {
         Kind::VirtualService => of::<vs::VirtualService, vs::VirtualServiceSpec>(generator),
@@ -91,6 +91,9 @@ pub(super) fn spec(kind: Kind, generator: &mut SchemaGenerator) -> Option<Schema
         Kind::Gateway => of::<gw::Gateway, gw::GatewaySpec>(generator),
         Kind::ServiceEntry => of::<se::ServiceEntry, se::ServiceEntrySpec>(generator),
         Kind::PeerAuthentication => of::<pa::PeerAuthentication, pa::PeerAuthenticationSpec>(generator),
+        Kind::RequestAuthentication => {
+            of::<ra::RequestAuthentication, ra::RequestAuthenticationSpec>(generator)
+        }
         Kind::AuthorizationPolicy => of::<ap::AuthorizationPolicy, ap::AuthorizationPolicySpec>(generator),
         _ => return None,
     })

@@ -1,0 +1,76 @@
+//! Issue 5, on the cluster: AuthorizationPolicy for requests and bytes, and tokens, each with `kubectl` as a user would.
+
+use anyhow::ensure;
+use e2e::workload::App;
+use e2e::{Company, Namespace, eventually, test};
+
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {{app: web}}}}\n{spec}\n"
+    )
+}
+
+/// Of the bundled example: a key, and two tokens that it has signed.
+const POLICIES: &str = include_str!("../../mesh-cli/examples/security/policies.yaml");
+const TOKENS: &str = include_str!("../../mesh-cli/examples/security/tokens.md");
+
+fn token(name: &str) -> String {
+    let line = TOKENS.lines().find(|line| line.starts_with(&format!("export {name}=")));
+    line.and_then(|line| line.split_once('=')).map(|(_, token)| token.to_owned()).expect("the example has it")
+}
+
+#[test]
+fn security_8_authorization_by_identity_and_attribute() {
+    test("security_8_authorization_by_identity_and_attribute", Company::Welcome, async |ns| {
+        ns.deploy(&[App::new("web")]).await?;
+        let client = ns.client("client").await?;
+        client.get("http://web/", &[]).await?.expect(200)?;
+        let identity = format!("cluster.local/ns/{}/sa/client", ns.name);
+        let rules = format!(
+            "  rules:\n  - from: [{{source: {{principals: [{identity}]}}}}]\n    to: [{{operation: {{methods: [GET], notPaths: [/admin]}}}}]"
+        );
+        ns.apply(&policy("readers", &rules)).await?;
+        eventually("what is not allowed is denied", async || {
+            client.get("http://web/admin", &[]).await?.expect(403)
+        })
+        .await?;
+        let denied = client.get("http://web/%61dmin", &[]).await?.expect(403)?;
+        ensure!(denied.body == "RBAC: access denied", "{}", denied.body);
+        client.get("http://web/", &[]).await?.expect(200)?;
+        let deny =
+            "  action: DENY\n  rules:\n  - when: [{key: 'request.headers[x-team]', notValues: [operators]}]";
+        ns.apply(&policy("operators", deny)).await?;
+        eventually("an attribute is demanded", async || client.get("http://web/", &[]).await?.expect(403))
+            .await?;
+        client.get("http://web/", &["-H", "x-team: operators"]).await?.expect(200)?;
+        ns.kubectl(&["delete", "authorizationpolicy", "--all"]).await?;
+        eventually("open again", async || client.get("http://web/admin", &[]).await?.expect(200)).await?;
+        Ok(())
+    });
+}
+
+async fn tokens(ns: &Namespace) -> anyhow::Result<()> {
+    ns.deploy(&[App::new("web")]).await?;
+    let client = ns.client("client").await?;
+    let rules = POLICIES.split("---\n").find(|part| part.contains("kind: RequestAuthentication"));
+    let rules = rules.expect("the example has it").replace("files", "web");
+    ns.apply(&rules).await?;
+    let admins = "  rules:\n  - when: [{key: 'request.auth.claims[role]', values: [admin]}]";
+    ns.apply(&policy("admins", admins)).await?;
+    let bearer = |token: &str| format!("authorization: Bearer {token}");
+    eventually("without a token nobody is let in", async || {
+        client.get("http://web/", &[]).await?.expect(403)
+    })
+    .await?;
+    let get = async |token: &str| client.get("http://web/", &["-H", &bearer(token)]).await;
+    let bob = get(&token("BOB")).await?.expect(200)?;
+    ensure!(bob.json()["headers"]["x-user"] == "bob", "{}", bob.body);
+    get(&token("ALICE")).await?.expect(403)?;
+    get(&format!("{}x", token("BOB"))).await?.expect(401)?;
+    Ok(())
+}
+
+#[test]
+fn security_8_tokens() {
+    test("security_8_tokens", Company::Welcome, async |ns| tokens(ns).await);
+}

@@ -1,0 +1,96 @@
+//! Which tokens a pod takes: the RequestAuthentications that are for it, for the wire. In: configuration and a pod. Out: its
+//! rules by issuer, and the revisions that they hold.
+//!
+//! Istio's semantics: the rules of all that select the pod, in its namespace and in the root namespace, count together.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mesh_proto::crd;
+use mesh_proto::crd::request_authentication::JwtRule;
+use mesh_proto::wire::mesh::v1 as wire;
+
+use super::origin;
+use crate::keys::KeySource;
+use crate::snapshot::{Config, Held, Pod};
+
+type Authentication = Held<Arc<crd::RequestAuthentication>>;
+
+/// The rules of a pod, with the revisions of their objects.
+pub(super) fn jwt_rules(config: &Config, pod: &Pod) -> (Vec<wire::JwtRule>, Vec<u64>) {
+    let mut found: Vec<&Authentication> = config
+        .request_authentications
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(|authentication| is_for(config, authentication, pod))
+        .collect();
+    found.sort_by(|a, b| a.reference.cmp(&b.reference));
+    let mut rules: Vec<_> = found.iter().flat_map(|authentication| of(config, authentication)).collect();
+    // Those of one issuer keep their order.
+    rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
+    (rules, found.iter().map(|authentication| authentication.revision).collect())
+}
+
+fn is_for(config: &Config, authentication: &Authentication, pod: &Pod) -> bool {
+    let namespace = &authentication.reference.namespace;
+    let selector = authentication.spec.spec.selector.as_ref();
+    (*namespace == pod.namespace || *namespace == config.mesh.root_namespace)
+        && selector.is_none_or(|selector| selector.selects(&pod.labels))
+}
+
+fn of(config: &Config, authentication: &Authentication) -> impl Iterator<Item = wire::JwtRule> {
+    let rules = authentication.spec.spec.jwt_rules.iter().enumerate();
+    rules.map(|(index, rule)| {
+        let path = format!("spec.jwtRules[{index}]");
+        wire::JwtRule {
+            origin: Some(origin(authentication, &path, Some(index))),
+            jwks: keys(config, rule),
+            ..on_wire(rule)
+        }
+    })
+}
+
+/// A rule's own keys, or those that have been fetched; none yet: no token is valid.
+fn keys(config: &Config, rule: &JwtRule) -> Bytes {
+    let own = || rule.jwks.clone().unwrap_or_default().into();
+    match KeySource::of(rule) {
+        None => own(),
+        Some(source) => config.keys.get(&source).and_then(|keys| keys.good.clone()).unwrap_or_default(),
+    }
+}
+
+/// Where the keys of all rules come from, but for those that have them with them.
+#[must_use]
+pub fn key_sources(config: &Config) -> BTreeSet<KeySource> {
+    let rules = config.request_authentications.iter().flat_map(|held| &held.spec.spec.jwt_rules);
+    rules.filter_map(KeySource::of).collect()
+}
+
+fn on_wire(rule: &JwtRule) -> wire::JwtRule {
+    let lower = |name: &String| name.to_ascii_lowercase();
+    wire::JwtRule {
+        origin: None,
+        issuer: rule.issuer.clone(),
+        audiences: rule.audiences.clone(),
+        jwks: Bytes::new(),
+        from_headers: rule
+            .from_headers
+            .iter()
+            .map(|header| wire::JwtHeader {
+                name: lower(&header.name),
+                prefix: header.prefix.clone().unwrap_or_default(),
+            })
+            .collect(),
+        from_params: rule.from_params.clone(),
+        from_cookies: rule.from_cookies.clone(),
+        output_payload_to_header: rule.output_payload_to_header.as_ref().map(lower).unwrap_or_default(),
+        output_claims: rule
+            .output_claim_to_headers
+            .iter()
+            .map(|told| wire::ClaimToHeader { header: lower(&told.header), claim: told.claim.clone() })
+            .collect(),
+        forward_original_token: rule.forward_original_token.unwrap_or(false),
+        space_delimited_claims: rule.space_delimited_claims.clone(),
+    }
+}

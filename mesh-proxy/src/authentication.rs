@@ -1,0 +1,249 @@
+//! Tokens of requests: RequestAuthentication, enforced. A token that is there must be valid; that there is one is demanded by
+//! AuthorizationPolicies.
+//!
+//! In: `self/self`, and a request. Out: what its token says, the request without it (unless the application is to have it)
+//! and with the fields that tell the application; or 401. Source: Istio's RequestAuthentication reference, Envoy's
+//! `jwt_authn`; where several credentials could be meant, none is taken.
+
+mod places;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method};
+use mesh_proto::wire::mesh::v1 as wire;
+
+use self::places::Place;
+use crate::jwt::{self, Cache, Claims, KeySet};
+use crate::respond::Failure;
+
+/// Why rules cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidJwtRule {
+    /// A field's name is none.
+    #[error("{issuer}: {name:?} is not the name of a field")]
+    Field {
+        /// Of which rule.
+        issuer: String,
+        /// The name.
+        name: String,
+    },
+}
+
+/// All rules of a workload.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct JwtRules {
+    rules: Vec<Rule>,
+    /// Fields that only we may set.
+    outputs: Vec<HeaderName>,
+}
+
+/// One issuer.
+#[derive(Debug, Clone, PartialEq)]
+struct Rule {
+    issuer: String,
+    audiences: Vec<String>,
+    /// None: no keys are known, so no token is valid.
+    keys: Option<Arc<KeySet>>,
+    places: Vec<Place>,
+    payload: Option<HeaderName>,
+    claims: Vec<(HeaderName, String)>,
+    forward: bool,
+    space_delimited: Vec<String>,
+}
+
+impl JwtRules {
+    /// Parses what the pilot sends.
+    ///
+    /// # Errors
+    /// Names the issuer, and what of its rule means nothing.
+    pub fn parse(wire: &[wire::JwtRule]) -> Result<Self, InvalidJwtRule> {
+        let rules = wire.iter().map(Rule::parse).collect::<Result<Vec<_>, _>>()?;
+        let told =
+            rules.iter().flat_map(|rule| rule.payload.iter().chain(rule.claims.iter().map(|(name, _)| name)));
+        let mut outputs: Vec<HeaderName> = Vec::new();
+        for name in told {
+            if !outputs.contains(name) {
+                outputs.push(name.clone());
+            }
+        }
+        Ok(Self { rules, outputs })
+    }
+
+    /// No token means anything here.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Verifies the token of a request, if it has one, and puts its fields right.
+    ///
+    /// # Errors
+    /// A token that is not valid, or several.
+    pub fn verify(
+        &self,
+        head: &mut Parts,
+        cache: &mut Cache,
+        now: SystemTime,
+    ) -> Result<Option<Arc<Claims>>, Failure> {
+        for name in &self.outputs {
+            head.headers.remove(name);
+        }
+        if is_preflight(head) {
+            return Ok(None);
+        }
+        let Some((place, token)) = self.find(head)? else { return Ok(None) };
+        let (rule, claims) = self.judge(&place, &token, cache, now)?;
+        if !rule.audiences.is_empty() && !rule.audiences.iter().any(|a| claims.audiences.contains(a)) {
+            return Err(Failure::Audience);
+        }
+        rule.tell(head, &token, &claims);
+        if !rule.forward {
+            place.remove(head);
+        }
+        Ok(Some(claims))
+    }
+
+    /// The one token of a request.
+    fn find(&self, head: &Parts) -> Result<Option<(Place, String)>, Failure> {
+        let mut asked: Vec<&Place> = Vec::new();
+        let mut found = None;
+        for place in self.rules.iter().flat_map(|rule| &rule.places) {
+            if asked.contains(&place) {
+                continue;
+            }
+            asked.push(place);
+            for token in place.tokens(head) {
+                if found.replace((place.clone(), token.to_owned())).is_some() {
+                    // Which of them the application would take is not known.
+                    return Err(Failure::Unauthenticated("more than one Jwt".to_owned()));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The first rule of the token's issuer that looks there and finds it valid; else why the last one does not.
+    fn judge(
+        &self,
+        place: &Place,
+        token: &str,
+        cache: &mut Cache,
+        now: SystemTime,
+    ) -> Result<(&Rule, Arc<Claims>), Failure> {
+        let issuer = jwt::unverified_issuer(token);
+        let issuer = issuer.ok_or_else(|| {
+            Failure::Unauthenticated("Jwt is not in the form of Header.Payload.Signature".to_owned())
+        })?;
+        let rules = self.rules.iter().filter(|rule| rule.issuer == issuer && rule.places.contains(place));
+        let mut why = "Jwt issuer is not configured".to_owned();
+        for rule in rules {
+            let Some(keys) = &rule.keys else {
+                why = "Jwks remote fetch is failed".to_owned();
+                continue;
+            };
+            match cache.verify(token, keys, now) {
+                Ok(claims) => return Ok((rule, claims)),
+                Err(error) => why = error.to_string(),
+            }
+        }
+        Err(Failure::Unauthenticated(why))
+    }
+
+    /// The texts of a claim, as the rules of its issuer read it.
+    #[must_use]
+    pub fn space_delimited(&self, issuer: &str) -> &[String] {
+        let rule = self.rules.iter().find(|rule| rule.issuer == issuer);
+        rule.map_or(&[], |rule| &rule.space_delimited)
+    }
+}
+
+impl Rule {
+    fn parse(wire: &wire::JwtRule) -> Result<Self, InvalidJwtRule> {
+        let issuer = || wire.issuer.clone();
+        let field = |name: &str| {
+            HeaderName::from_bytes(name.as_bytes())
+                .map_err(|_| InvalidJwtRule::Field { issuer: issuer(), name: name.to_owned() })
+        };
+        let mut places = Vec::new();
+        for header in &wire.from_headers {
+            places.push(Place::Header { name: field(&header.name)?, prefix: header.prefix.clone() });
+        }
+        places.extend(wire.from_params.iter().cloned().map(Place::Param));
+        places.extend(wire.from_cookies.iter().cloned().map(Place::Cookie));
+        if places.is_empty() {
+            places = vec![Place::bearer(), Place::Param("access_token".to_owned())];
+        }
+        let payload = Some(&wire.output_payload_to_header).filter(|name| !name.is_empty());
+        let claims = wire.output_claims.iter().map(|told| Ok((field(&told.header)?, told.claim.clone())));
+        Ok(Self {
+            issuer: issuer(),
+            audiences: wire.audiences.clone(),
+            keys: keys(&wire.issuer, &wire.jwks),
+            places,
+            payload: payload.map(|name| field(name)).transpose()?,
+            claims: claims.collect::<Result<_, _>>()?,
+            forward: wire.forward_original_token,
+            space_delimited: wire.space_delimited_claims.clone(),
+        })
+    }
+
+    /// Tells the application what the token says. The payload goes on as it came: it is what was signed.
+    fn tell(&self, head: &mut Parts, token: &str, claims: &Claims) {
+        if let Some(name) = &self.payload
+            && let Some(payload) = token.split('.').nth(1)
+            && URL_SAFE_NO_PAD.decode(payload).is_ok()
+            && let Ok(value) = HeaderValue::from_str(payload)
+        {
+            head.headers.insert(name, value);
+        }
+        for (name, claim) in &self.claims {
+            let path: Vec<&str> = claim.split('.').collect();
+            let exact = claims.all.get(claim);
+            let nested = || {
+                let (first, rest) = path.split_first()?;
+                rest.iter().try_fold(claims.all.get(*first)?, |at, name| at.get(*name))
+            };
+            let text = match exact.or_else(nested) {
+                Some(serde_json::Value::String(text)) => text.clone(),
+                Some(value @ (serde_json::Value::Bool(_) | serde_json::Value::Number(_))) => {
+                    value.to_string()
+                }
+                // Envoy: objects and lists are told as their JSON in base64url.
+                Some(other) => URL_SAFE_NO_PAD.encode(other.to_string()),
+                None => continue,
+            };
+            if let Ok(value) = HeaderValue::from_str(&text) {
+                head.headers.insert(name, value);
+            }
+        }
+    }
+}
+
+/// An issuer's keys. None that can be used is no fault of this workload's other settings: its tokens are not valid then.
+fn keys(issuer: &str, jwks: &[u8]) -> Option<Arc<KeySet>> {
+    if jwks.is_empty() {
+        return None;
+    }
+    match KeySet::parse(jwks) {
+        Ok(keys) => Some(Arc::new(keys)),
+        Err(why) => {
+            tracing::warn!(issuer, %why, "none of its keys can be used: its tokens are not valid");
+            None
+        }
+    }
+}
+
+/// Browsers send no token with it, and ask before they send what would need one.
+fn is_preflight(head: &Parts) -> bool {
+    head.method == Method::OPTIONS
+        && head.headers.contains_key(ORIGIN)
+        && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}

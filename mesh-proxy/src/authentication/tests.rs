@@ -1,0 +1,170 @@
+//! Which token counts, what is done with it, and what is told of one that does not.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::Request;
+use mesh_proto::runtime::testing::TestIssuer;
+use serde_json::json;
+
+use super::*;
+
+const NOW: u64 = 1_900_000_000;
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(NOW)
+}
+
+fn rule(issuer: &TestIssuer) -> wire::JwtRule {
+    wire::JwtRule { issuer: issuer.name().to_owned(), jwks: issuer.jwks().into(), ..Default::default() }
+}
+
+fn token(issuer: &TestIssuer) -> String {
+    issuer.sign(json!({"sub": "alice", "aud": ["web", "api"], "exp": NOW + 60, "role": "reader", "n": 7, "deep": {"a": [1]}}))
+}
+
+fn head(uri: &str, headers: &[(&str, &str)]) -> Parts {
+    let mut request = Request::builder().uri(uri);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap().into_parts().0
+}
+
+fn verify(rules: &[wire::JwtRule], head: &mut Parts) -> Result<Option<Arc<Claims>>, Failure> {
+    JwtRules::parse(rules).unwrap().verify(head, &mut Cache::new(), now())
+}
+
+/// What is told; nothing where the token is valid.
+fn told(rules: &[wire::JwtRule], mut head: Parts) -> String {
+    verify(rules, &mut head).err().map(|failure| failure.to_string()).unwrap_or_default()
+}
+
+#[test]
+fn no_token_is_no_fault_and_a_wrong_one_is() {
+    let (issuer, other) =
+        (TestIssuer::new("https://issuer", "ES256"), TestIssuer::new("https://other", "ES256"));
+    let rules = [rule(&issuer)];
+    assert!(verify(&rules, &mut head("/", &[])).unwrap().is_none());
+    assert!(verify(&rules, &mut head("/", &[("authorization", "Basic YTpi")])).unwrap().is_none());
+    let bearer = |token: &str| format!("Bearer {token}");
+    let mut good = head("/", &[("authorization", &bearer(&token(&issuer)))]);
+    let claims = verify(&rules, &mut good).unwrap().unwrap();
+    assert_eq!(claims.principal().as_deref(), Some("https://issuer/alice"));
+    assert!(!good.headers.contains_key("authorization"), "the application does not get it");
+    // Row J5: one that is there must be valid.
+    assert_eq!(
+        told(&rules, head("/", &[("authorization", &bearer(&token(&other)))])),
+        "Jwt issuer is not configured"
+    );
+    let forged = TestIssuer::new("https://issuer", "ES256");
+    assert!(!told(&rules, head("/", &[("authorization", &bearer(&token(&forged)))])).is_empty());
+    let expired = issuer.sign(json!({"sub": "a", "exp": NOW - 3600}));
+    assert_eq!(told(&rules, head("/", &[("authorization", &bearer(&expired))])), "Jwt is expired");
+    assert!(!told(&rules, head("/", &[("authorization", "Bearer x")])).is_empty());
+    // Row J3: keys that are not there make no token valid.
+    let unknown = [wire::JwtRule { jwks: Default::default(), ..rule(&issuer) }];
+    assert_eq!(
+        told(&unknown, head("/", &[("authorization", &bearer(&token(&issuer)))])),
+        "Jwks remote fetch is failed"
+    );
+    let broken = [wire::JwtRule { jwks: "{}".into(), ..rule(&issuer) }, rule(&other)];
+    assert!(!told(&broken, head("/", &[("authorization", &bearer(&token(&issuer)))])).is_empty());
+    assert_eq!(
+        told(&broken, head("/", &[("authorization", &bearer(&token(&other)))])),
+        "",
+        "a bad set blocks nobody else"
+    );
+}
+
+/// Row J8.
+#[test]
+fn more_than_one_credential_is_none() {
+    let issuer = TestIssuer::new("https://issuer", "ES256");
+    let rules = [rule(&issuer)];
+    let good = token(&issuer);
+    let bearer = format!("Bearer {good}");
+    let query = format!("/?access_token={good}");
+    for (uri, headers) in [
+        ("/", vec![("authorization", &*bearer), ("authorization", &*bearer)]),
+        (&*query, vec![("authorization", &*bearer)]),
+        (&*format!("{query}&access_token={good}"), vec![]),
+    ] {
+        assert_eq!(told(&rules, head(uri, &headers)), "more than one Jwt", "{uri} {headers:?}");
+    }
+    assert_eq!(told(&rules, head(&query, &[])), "");
+}
+
+#[test]
+fn places() {
+    let issuer = TestIssuer::new("https://issuer", "EdDSA");
+    let good = token(&issuer);
+    let rules = [wire::JwtRule {
+        from_headers: vec![wire::JwtHeader { name: "x-jwt".into(), prefix: "T:".into() }],
+        from_params: vec!["jwt".into()],
+        from_cookies: vec!["session".into()],
+        ..rule(&issuer)
+    }];
+    let mut in_query = head(&format!("/a?x=1&jwt={good}&y=2"), &[]);
+    assert!(verify(&rules, &mut in_query).unwrap().is_some());
+    assert_eq!(in_query.uri, "/a?x=1&y=2");
+    let mut only = head(&format!("/a?jwt={good}"), &[]);
+    assert!(verify(&rules, &mut only).unwrap().is_some());
+    assert_eq!(only.uri, "/a");
+    assert!(verify(&rules, &mut head("/", &[("x-jwt", &format!("T:{good}"))])).unwrap().is_some());
+    assert!(verify(&rules, &mut head("/", &[("x-jwt", &good)])).unwrap().is_none(), "not without its prefix");
+    let cookie = format!("a=b; session={good}; c=d");
+    assert!(verify(&rules, &mut head("/", &[("cookie", &cookie)])).unwrap().is_some());
+    // These places are in place of the usual ones.
+    assert!(
+        verify(&rules, &mut head("/", &[("authorization", &format!("Bearer {good}"))])).unwrap().is_none()
+    );
+}
+
+#[test]
+fn audiences_and_what_the_application_is_told() {
+    let issuer = TestIssuer::new("https://issuer", "RS256");
+    let good = token(&issuer);
+    let bearer = format!("bearer {good}");
+    let for_others = [wire::JwtRule { audiences: vec!["others".into()], ..rule(&issuer) }];
+    let failure = verify(&for_others, &mut head("/", &[("authorization", &bearer)])).unwrap_err();
+    assert_eq!(
+        (failure.verdict().status.as_u16(), failure.to_string().as_str()),
+        (403, "Audiences in Jwt are not allowed")
+    );
+    let claim =
+        |header: &str, claim: &str| wire::ClaimToHeader { header: header.into(), claim: claim.into() };
+    let rules = [wire::JwtRule {
+        audiences: vec!["x".into(), "api".into()],
+        output_payload_to_header: "x-payload".into(),
+        output_claims: vec![
+            claim("x-sub", "sub"),
+            claim("x-n", "n"),
+            claim("x-deep", "deep.a"),
+            claim("x-none", "none"),
+        ],
+        forward_original_token: true,
+        ..rule(&issuer)
+    }];
+    let mut request = head("/", &[("authorization", &bearer), ("x-none", "spoofed"), ("x-sub", "spoofed")]);
+    verify(&rules, &mut request).unwrap().unwrap();
+    let text = |name: &str| request.headers.get(name).map(|v| v.to_str().unwrap());
+    assert_eq!((text("x-sub"), text("x-n"), text("x-none")), (Some("alice"), Some("7"), None));
+    assert_eq!(text("x-deep"), Some(&*URL_SAFE_NO_PAD.encode("[1]")));
+    assert_eq!(text("x-payload"), good.split('.').nth(1));
+    assert_eq!(text("authorization"), Some(&*bearer));
+    // Without a token nobody else may set them either.
+    let mut spoofed = head("/", &[("x-sub", "spoofed"), ("x-payload", "spoofed")]);
+    assert!(verify(&rules, &mut spoofed).unwrap().is_none() && spoofed.headers.is_empty());
+}
+
+#[test]
+fn a_preflight_has_no_token_to_verify() {
+    let issuer = TestIssuer::new("https://issuer", "ES256");
+    let mut preflight = head(
+        "/",
+        &[("origin", "https://a"), ("access-control-request-method", "PUT"), ("authorization", "Bearer x")],
+    );
+    assert!(verify(&[rule(&issuer)], &mut preflight).is_err(), "GET is none");
+    preflight.method = Method::OPTIONS;
+    assert!(verify(&[rule(&issuer)], &mut preflight).unwrap().is_none());
+}
