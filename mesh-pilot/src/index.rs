@@ -64,6 +64,9 @@ pub struct Index {
     published_pods: Arc<BTreeMap<PodKey, Arc<Pod>>>,
     config: Arc<Config>,
     options: MeshOptions,
+    /// The first listing is done, and each issuer's keys have been asked for once: proxies are not told of keys that are not
+    /// there because nobody has asked yet.
+    ready: bool,
     /// What is known of issuers' keys.
     keys: Arc<BTreeMap<KeySource, Keys>>,
     loaded: bool,
@@ -93,6 +96,7 @@ impl Index {
             workloads: Arc::default(),
             published_pods: Arc::default(),
             options: MeshOptions::default(),
+            ready: false,
             keys: Arc::default(),
             loaded: false,
             slices: None,
@@ -170,12 +174,15 @@ impl Index {
             self.config = Arc::new(config);
             changes.config = true;
         }
+        let asked =
+            || crate::compile::key_sources(&self.config).iter().all(|source| self.keys.contains_key(source));
+        self.ready = self.ready || self.loaded && asked();
         let snapshot = Snapshot {
             config: self.config.clone(),
             endpoints: self.endpoints.clone(),
             workloads: self.workloads.clone(),
             pods: self.published_pods.clone(),
-            loaded: self.loaded,
+            loaded: self.ready,
         };
         (Arc::new(snapshot), changes)
     }

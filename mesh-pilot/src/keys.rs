@@ -11,12 +11,13 @@ mod fetch;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use mesh_proto::crd::request_authentication::JwtRule;
 use rand::RngExt as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -28,6 +29,10 @@ const REFRESH: Duration = Duration::from_secs(20 * 60);
 /// After a failure: first this, then twice as long, up to [`RETRY_MOST`].
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(30);
+/// So many issuers are fetched from: more would let one author fill the pilot.
+pub const MAX_SOURCES: usize = 512;
+/// Fetches at the same time.
+const AT_ONCE: usize = 16;
 /// Keys that could not be fetched again for so long are not used any more.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 
@@ -52,6 +57,15 @@ impl KeySource {
     }
 }
 
+impl std::fmt::Display for KeySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Uri(uri) => f.write_str(uri),
+            Self::Issuer(issuer) => write!(f, "issuer {issuer}"),
+        }
+    }
+}
+
 /// What is known of a source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Keys {
@@ -59,6 +73,8 @@ pub struct Keys {
     pub good: Option<Bytes>,
     /// Why they could not be fetched again.
     pub wrong: Option<String>,
+    /// There were some, too long ago: nobody is to go on with them.
+    pub given_up: bool,
 }
 
 /// Fetches what is wanted, for as long as it is wanted.
@@ -68,6 +84,7 @@ pub async fn keep(
     reach: Reach,
 ) {
     let mut tasks = JoinSet::new();
+    let slots = Arc::new(Semaphore::new(AT_ONCE));
     let mut running: BTreeMap<KeySource, AbortHandle> = BTreeMap::new();
     loop {
         let now = wanted.borrow_and_update().clone();
@@ -79,9 +96,9 @@ pub async fn keep(
             stays
         });
         for source in now {
-            running
-                .entry(source)
-                .or_insert_with_key(|source| tasks.spawn(follow(source.clone(), found.clone(), reach)));
+            running.entry(source).or_insert_with_key(|source| {
+                tasks.spawn(follow(source.clone(), found.clone(), reach, slots.clone()))
+            });
         }
         // Those that have been aborted.
         while tasks.try_join_next().is_some() {}
@@ -92,21 +109,28 @@ pub async fn keep(
 }
 
 /// One source, until nobody listens.
-async fn follow(source: KeySource, found: mpsc::Sender<Vec<Event>>, reach: Reach) {
+async fn follow(source: KeySource, found: mpsc::Sender<Vec<Event>>, reach: Reach, slots: Arc<Semaphore>) {
     let mut good: Option<(Bytes, Instant)> = None;
+    let mut given_up = false;
     let mut retry = RETRY;
     loop {
-        let wait = match fetch::keys(&source, reach).await {
+        let slot = slots.acquire().await.expect("never closed");
+        let fetched = fetch::keys(&source, reach).await;
+        drop(slot);
+        let wait = match fetched {
             Ok(keys) => {
                 good = Some((keys, Instant::now()));
                 retry = RETRY;
+                given_up = false;
                 REFRESH
             }
             Err(error) => {
+                let had = good.is_some();
                 good = good.filter(|(_, since)| since.elapsed() < KEEP);
+                given_up |= had && good.is_none();
                 tracing::warn!(?source, error = error.to_string(), "the keys of an issuer cannot be fetched");
                 let wrong = Some(error.to_string());
-                let told = Keys { good: good.as_ref().map(|(keys, _)| keys.clone()), wrong };
+                let told = Keys { good: good.as_ref().map(|(keys, _)| keys.clone()), wrong, given_up };
                 if tell(&found, &source, told).await.is_err() {
                     return;
                 }
@@ -116,7 +140,7 @@ async fn follow(source: KeySource, found: mpsc::Sender<Vec<Event>>, reach: Reach
             }
         };
         if let Some((keys, _)) = good.as_ref().filter(|_| wait == REFRESH)
-            && tell(&found, &source, Keys { good: Some(keys.clone()), wrong: None }).await.is_err()
+            && tell(&found, &source, Keys { good: Some(keys.clone()), ..Keys::default() }).await.is_err()
         {
             return;
         }

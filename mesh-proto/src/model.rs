@@ -3,6 +3,7 @@
 pub mod authorization;
 pub mod host_port;
 pub mod identity;
+pub mod jwks;
 pub mod protocol;
 pub mod resource;
 

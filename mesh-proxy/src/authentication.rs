@@ -20,7 +20,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method};
 use mesh_proto::wire::mesh::v1 as wire;
 
-use self::places::Place;
+use self::places::{Place, Prefix};
 use crate::jwt::{self, Cache, Claims, KeySet};
 use crate::respond::Failure;
 
@@ -57,6 +57,10 @@ struct Rule {
     claims: Vec<(HeaderName, String)>,
     forward: bool,
     space_delimited: Vec<String>,
+    /// Where its keys come from; empty: they are with it.
+    key_source: String,
+    /// The pilot does not know them yet.
+    keys_unknown: bool,
 }
 
 impl JwtRules {
@@ -83,6 +87,14 @@ impl JwtRules {
         self.rules.is_empty()
     }
 
+    /// Keys of sources that the pilot has none of yet (it has just begun) are those that were known of them before.
+    pub fn keep(&mut self, before: &Self) {
+        for rule in self.rules.iter_mut().filter(|rule| rule.keys.is_none() && rule.keys_unknown) {
+            let same = |old: &&Rule| old.issuer == rule.issuer && old.key_source == rule.key_source;
+            rule.keys = before.rules.iter().find(same).and_then(|old| old.keys.clone());
+        }
+    }
+
     /// Verifies the token of a request, if it has one, and puts its fields right.
     ///
     /// # Errors
@@ -92,45 +104,70 @@ impl JwtRules {
         head: &mut Parts,
         cache: &mut Cache,
         now: SystemTime,
-    ) -> Result<Option<Arc<Claims>>, Failure> {
-        for name in &self.outputs {
-            head.headers.remove(name);
-        }
+    ) -> Result<Option<Verified<'_>>, Failure> {
+        self.take_outputs(head);
         if is_preflight(head) {
+            // It is not verified, so that nobody may take it for good.
+            let places = self.rules.iter().filter(|rule| !rule.forward).flat_map(|rule| &rule.places);
+            places.for_each(|place| place.remove(head));
             return Ok(None);
         }
         let Some((place, token)) = self.find(head)? else { return Ok(None) };
         let (rule, claims) = self.judge(&place, &token, cache, now)?;
-        if !rule.audiences.is_empty() && !rule.audiences.iter().any(|a| claims.audiences.contains(a)) {
-            return Err(Failure::Audience);
-        }
         rule.tell(head, &token, &claims);
         if !rule.forward {
             place.remove(head);
         }
-        Ok(Some(claims))
+        Ok(Some(Verified { claims, space_delimited: &rule.space_delimited }))
     }
 
-    /// The one token of a request.
+    /// Fields that only we may set, also under names that many servers take for the same.
+    fn take_outputs(&self, head: &mut Parts) {
+        for name in &self.outputs {
+            head.headers.remove(name);
+        }
+        if self.outputs.is_empty() || !head.headers.keys().any(|name| name.as_str().contains('_')) {
+            return;
+        }
+        let alias = |name: &HeaderName| {
+            let plain = name.as_str().replace('_', "-");
+            self.outputs.iter().any(|output| output.as_str().replace('_', "-") == plain)
+        };
+        let aliases: Vec<_> = head.headers.keys().filter(|name| alias(name)).cloned().collect();
+        for name in aliases {
+            head.headers.remove(name);
+        }
+    }
+
+    /// The one token of a request. A field that several rules read with different prefixes has one token: the shortest reading.
     fn find(&self, head: &Parts) -> Result<Option<(Place, String)>, Failure> {
+        // Which of them the application would take is not known.
+        let several = || Failure::Unauthenticated("more than one Jwt".to_owned());
         let mut asked: Vec<&Place> = Vec::new();
-        let mut found = None;
+        let mut found: Option<(Place, String)> = None;
         for place in self.rules.iter().flat_map(|rule| &rule.places) {
             if asked.contains(&place) {
                 continue;
             }
             asked.push(place);
-            for token in place.tokens(head) {
-                if found.replace((place.clone(), token.to_owned())).is_some() {
-                    // Which of them the application would take is not known.
-                    return Err(Failure::Unauthenticated("more than one Jwt".to_owned()));
-                }
+            let mut tokens = place.tokens(head).into_iter();
+            let Some(token) = tokens.next() else { continue };
+            if tokens.next().is_some() {
+                return Err(several());
             }
+            found = match found {
+                None => Some((place.clone(), token.into_owned())),
+                Some((other, _)) if other.field().is_none() || other.field() != place.field() => {
+                    return Err(several());
+                }
+                Some(known) if known.1.len() <= token.len() => Some(known),
+                Some(_) => Some((place.clone(), token.into_owned())),
+            };
         }
         Ok(found)
     }
 
-    /// The first rule of the token's issuer that looks there and finds it valid; else why the last one does not.
+    /// The first rule of the token's issuer that looks there and takes it; else why the last one does not.
     fn judge(
         &self,
         place: &Place,
@@ -138,31 +175,33 @@ impl JwtRules {
         cache: &mut Cache,
         now: SystemTime,
     ) -> Result<(&Rule, Arc<Claims>), Failure> {
+        let told = |why: &str| Failure::Unauthenticated(why.to_owned());
         let issuer = jwt::unverified_issuer(token);
-        let issuer = issuer.ok_or_else(|| {
-            Failure::Unauthenticated("Jwt is not in the form of Header.Payload.Signature".to_owned())
-        })?;
+        let issuer = issuer.ok_or_else(|| told("Jwt is not in the form of Header.Payload.Signature"))?;
         let rules = self.rules.iter().filter(|rule| rule.issuer == issuer && rule.places.contains(place));
-        let mut why = "Jwt issuer is not configured".to_owned();
+        let mut failure = told("Jwt issuer is not configured");
         for rule in rules {
             let Some(keys) = &rule.keys else {
-                why = "Jwks remote fetch is failed".to_owned();
+                failure = told("Jwks remote fetch is failed");
                 continue;
             };
             match cache.verify(token, keys, now) {
-                Ok(claims) => return Ok((rule, claims)),
-                Err(error) => why = error.to_string(),
+                Ok(claims) if rule.is_for(&claims) => return Ok((rule, claims)),
+                Ok(_) => failure = Failure::Audience,
+                Err(error) => failure = told(&error.to_string()),
             }
         }
-        Err(Failure::Unauthenticated(why))
+        Err(failure)
     }
+}
 
-    /// The texts of a claim, as the rules of its issuer read it.
-    #[must_use]
-    pub fn space_delimited(&self, issuer: &str) -> &[String] {
-        let rule = self.rules.iter().find(|rule| rule.issuer == issuer);
-        rule.map_or(&[], |rule| &rule.space_delimited)
-    }
+/// A token that is valid, as the rule that took it reads its claims.
+#[derive(Debug, Clone)]
+pub struct Verified<'a> {
+    /// What it says.
+    pub claims: Arc<Claims>,
+    /// Claims that are lists with spaces between.
+    pub space_delimited: &'a [String],
 }
 
 impl Rule {
@@ -174,7 +213,7 @@ impl Rule {
         };
         let mut places = Vec::new();
         for header in &wire.from_headers {
-            places.push(Place::Header { name: field(&header.name)?, prefix: header.prefix.clone() });
+            places.push(Place::Header { name: field(&header.name)?, prefix: Prefix::new(&header.prefix) });
         }
         places.extend(wire.from_params.iter().cloned().map(Place::Param));
         places.extend(wire.from_cookies.iter().cloned().map(Place::Cookie));
@@ -192,7 +231,14 @@ impl Rule {
             claims: claims.collect::<Result<_, _>>()?,
             forward: wire.forward_original_token,
             space_delimited: wire.space_delimited_claims.clone(),
+            key_source: wire.key_source.clone(),
+            keys_unknown: wire.keys_unknown,
         })
+    }
+
+    /// One of the audiences, if some are asked for.
+    fn is_for(&self, claims: &Claims) -> bool {
+        self.audiences.is_empty() || self.audiences.iter().any(|audience| claims.audiences.contains(audience))
     }
 
     /// Tells the application what the token says. The payload goes on as it came: it is what was signed.
@@ -243,7 +289,6 @@ fn keys(issuer: &str, jwks: &[u8]) -> Option<Arc<KeySet>> {
 
 /// Browsers send no token with it, and ask before they send what would need one.
 fn is_preflight(head: &Parts) -> bool {
-    head.method == Method::OPTIONS
-        && head.headers.contains_key(ORIGIN)
-        && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+    let there = |name| head.headers.get(name).is_some_and(|value: &HeaderValue| !value.is_empty());
+    head.method == Method::OPTIONS && there(ORIGIN) && there(ACCESS_CONTROL_REQUEST_METHOD)
 }

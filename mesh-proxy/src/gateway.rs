@@ -131,13 +131,7 @@ async fn bytes_to(
     connection: &Connection,
     closer: &Closer,
 ) {
-    let config = worker.store.self_config().ok_or(Failure::NotReady);
-    let upstream = match (config.and_then(|config| gate::bytes(&config, connection)), rules.first()) {
-        (Err(failure), _) => Err(failure),
-        (Ok(()), Some(rule)) => tcp::routed(worker, rule, &tcp::Client::at(ends.source_ip())).await,
-        (Ok(()), None) => Err(Failure::NoRoute),
-    };
-    // What policies say may change while bytes flow.
+    // What policies say may change while we connect, and while bytes flow.
     let _entry = worker.live.admit(Admitted {
         connection: connection.clone(),
         bytes: true,
@@ -145,6 +139,12 @@ async fn bytes_to(
         chain: Vec::new(),
         closer: closer.clone(),
     });
+    let config = worker.store.self_config().ok_or(Failure::NotReady);
+    let upstream = match (config.and_then(|config| gate::bytes(&config, connection)), rules.first()) {
+        (Err(failure), _) => Err(failure),
+        (Ok(()), Some(rule)) => tcp::routed(worker, rule, &tcp::Client::at(ends.source_ip())).await,
+        (Ok(()), None) => Err(Failure::NoRoute),
+    };
     match upstream {
         Ok(upstream) => tcp::join(worker, io, Bytes::new(), upstream, ends, closer).await,
         Err(failure) => tcp::refused(worker, &ends, &failure),

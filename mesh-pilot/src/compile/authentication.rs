@@ -12,7 +12,7 @@ use mesh_proto::crd::request_authentication::JwtRule;
 use mesh_proto::wire::mesh::v1 as wire;
 
 use super::origin;
-use crate::keys::KeySource;
+use crate::keys::{self, KeySource};
 use crate::snapshot::{Config, Held, Pod};
 
 type Authentication = Held<Arc<crd::RequestAuthentication>>;
@@ -46,6 +46,8 @@ fn of(config: &Config, authentication: &Authentication) -> impl Iterator<Item = 
         wire::JwtRule {
             origin: Some(origin(authentication, &path, Some(index))),
             jwks: keys(config, rule),
+            key_source: KeySource::of(rule).map(|source| source.to_string()).unwrap_or_default(),
+            keys_unknown: unknown(config, rule),
             ..on_wire(rule)
         }
     })
@@ -53,18 +55,30 @@ fn of(config: &Config, authentication: &Authentication) -> impl Iterator<Item = 
 
 /// A rule's own keys, or those that have been fetched; none yet: no token is valid.
 fn keys(config: &Config, rule: &JwtRule) -> Bytes {
-    let own = || rule.jwks.clone().unwrap_or_default().into();
+    // Checked when it was accepted; only the keys themselves go on.
+    let own = || {
+        mesh_proto::model::jwks::usable(rule.jwks.as_deref().unwrap_or_default().as_bytes())
+            .unwrap_or_default()
+            .into()
+    };
     match KeySource::of(rule) {
         None => own(),
         Some(source) => config.keys.get(&source).and_then(|keys| keys.good.clone()).unwrap_or_default(),
     }
 }
 
+/// Whether its keys have not been had yet: a pilot that has just begun takes nothing away from proxies that have them.
+fn unknown(config: &Config, rule: &JwtRule) -> bool {
+    let Some(source) = KeySource::of(rule) else { return false };
+    config.keys.get(&source).is_none_or(|keys| keys.good.is_none() && !keys.given_up)
+}
+
 /// Where the keys of all rules come from, but for those that have them with them.
 #[must_use]
 pub fn key_sources(config: &Config) -> BTreeSet<KeySource> {
     let rules = config.request_authentications.iter().flat_map(|held| &held.spec.spec.jwt_rules);
-    rules.filter_map(KeySource::of).collect()
+    let all: BTreeSet<_> = rules.filter_map(KeySource::of).collect();
+    all.into_iter().take(keys::MAX_SOURCES).collect()
 }
 
 fn on_wire(rule: &JwtRule) -> wire::JwtRule {
@@ -92,5 +106,7 @@ fn on_wire(rule: &JwtRule) -> wire::JwtRule {
             .collect(),
         forward_original_token: rule.forward_original_token.unwrap_or(false),
         space_delimited_claims: rule.space_delimited_claims.clone(),
+        key_source: String::new(),
+        keys_unknown: false,
     }
 }

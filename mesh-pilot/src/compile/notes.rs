@@ -53,11 +53,20 @@ fn shadowed(config: &Config, notes: &mut Notes) {
 
 /// Whose keys cannot be fetched.
 fn issuers(config: &Config, notes: &mut Notes) {
+    let wanted = super::key_sources(config);
     for held in &config.request_authentications {
         for rule in &held.spec.spec.jwt_rules {
-            let Some(known) = KeySource::of(rule).and_then(|source| config.keys.get(&source)) else {
+            let Some(source) = KeySource::of(rule) else { continue };
+            if !wanted.contains(&source) {
+                let most = crate::keys::MAX_SOURCES;
+                let text = format!(
+                    "the keys of {} are not fetched: there are more than {most} issuers",
+                    rule.issuer
+                );
+                notes.add(held, text);
                 continue;
-            };
+            }
+            let Some(known) = config.keys.get(&source) else { continue };
             let Some(wrong) = &known.wrong else { continue };
             let so = match known.good {
                 Some(_) => "the last good keys stay in force",

@@ -1,7 +1,7 @@
 //! One fetch. In: a source. Out: a JWKS, or why there is none. Bounded in time and size; redirects are not followed, and no
 //! address is asked that only this machine or its hypervisor has: a rule's author must not reach them through us.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -83,12 +83,8 @@ pub(super) async fn keys(source: &KeySource, reach: Reach) -> Result<Bytes, Fetc
             KeySource::Issuer(issuer) => discovered(issuer, reach).await?,
         };
         let body = get(&uri, reach).await?;
-        let set: serde_json::Value = content(&uri, &body)?;
-        let keys = set.get("keys").and_then(serde_json::Value::as_array);
-        if keys.is_none_or(Vec::is_empty) {
-            return Err(FetchError::Content { uri, why: "there are no keys in it".to_owned() });
-        }
-        Ok(body)
+        let usable = mesh_proto::model::jwks::usable(&body);
+        usable.map(Bytes::from).map_err(|why| FetchError::Content { uri, why })
     };
     tokio::time::timeout(TIMEOUT, fetched).await.unwrap_or_else(|_| Err(FetchError::Late(name.clone())))
 }
@@ -103,8 +99,14 @@ async fn discovered(issuer: &str, reach: Reach) -> Result<String, FetchError> {
     if text("issuer") != Some(issuer) {
         return Err(FetchError::Content { uri, why: format!("it is the document of {:?}", text("issuer")) });
     }
-    let keys = text("jwks_uri").map(str::to_owned);
-    keys.ok_or_else(|| FetchError::Content { uri, why: "it has no jwks_uri".to_owned() })
+    let Some(keys) = text("jwks_uri") else {
+        return Err(FetchError::Content { uri, why: "it has no jwks_uri".to_owned() });
+    };
+    if uri.starts_with("https:") && !keys.starts_with("https:") {
+        // Whoever is between could say which keys are good.
+        return Err(FetchError::Content { uri, why: format!("its jwks_uri {keys:?} is not https") });
+    }
+    Ok(keys.to_owned())
 }
 
 fn content(uri: &str, body: &Bytes) -> Result<serde_json::Value, FetchError> {
@@ -155,13 +157,38 @@ async fn connect(host: &str, port: u16, reach: Reach) -> Result<TcpStream, Fetch
     Err(FetchError::Address { host: host.to_owned(), why })
 }
 
-/// Whether an address may be asked at all.
+/// Whether an address may be asked at all: none that only this machine has, and none at which clouds tell machines their
+/// credentials.
 pub(super) fn may_ask(address: IpAddr, reach: Reach) -> bool {
-    let never = match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast(),
+    let never = match inner(address) {
+        IpAddr::V4(v4) => {
+            let of_clouds = [[100, 100, 100, 200], [168, 63, 129, 16]].contains(&v4.octets());
+            v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast() || of_clouds
+        }
+        IpAddr::V6(v6) => {
+            let of_clouds = [
+                Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+                Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+            ];
+            v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast() || of_clouds.contains(&v6)
+        }
     };
-    !never && (reach == Reach::Loopback || !address.to_canonical().is_loopback())
+    !never && (reach == Reach::Loopback || !inner(address).is_loopback())
+}
+
+/// The IPv4 address that an IPv6 one leads to: mapped, compatible, NAT64 (RFC 6052), 6to4 (RFC 3056).
+fn inner(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else { return address };
+    if v6.is_loopback() || v6.is_unspecified() {
+        return address;
+    }
+    let [a, b, c, d, e, f, g, h] = v6.segments();
+    let v4 = |high: u16, low: u16| IpAddr::V4((u32::from(high) << 16 | u32::from(low)).into());
+    match (a, b, [c, d, e, f]) {
+        (0, 0, [0, 0, 0, 0 | 0xffff]) | (0x64, 0xff9b, [0, 0, 0, 0]) => v4(g, h),
+        (0x2002, high, [low, ..]) => v4(high, low),
+        _ => address,
+    }
 }
 
 async fn exchange(

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-const JWKS: &str = r#"{"keys":[{"kty":"EC"}]}"#;
+const JWKS: &str = r#"{"keys":[{"crv":"Ed25519","kty":"OKP","x":"a"}]}"#;
 
 /// Answers each request with the next of its answers, the last one for ever; says what was asked for.
 struct Issuer {
@@ -76,6 +76,7 @@ async fn what_is_no_key_set_is_none() {
         (200, String::new(), "no JSON"),
         (200, "{}".to_owned(), "no keys in it"),
         (200, r#"{"keys":[]}"#.to_owned(), "no keys in it"),
+        (200, r#"{"keys":[{}]}"#.to_owned(), "no keys in it that can verify"),
         (200, format!("{JWKS}{}", " ".repeat(2 << 20)), "length limit"),
     ] {
         let issuer = Issuer::start(vec![(status, body)]).await;
@@ -89,7 +90,19 @@ async fn what_is_no_key_set_is_none() {
 #[tokio::test]
 async fn addresses_that_are_nobodys_business() {
     let ask = |address: &str, reach| fetch::may_ask(address.parse().unwrap(), reach);
-    for address in ["169.254.169.254", "fe80::1", "0.0.0.0", "::", "224.0.0.1", "::ffff:169.254.169.254"] {
+    for address in [
+        "169.254.169.254",
+        "fe80::1",
+        "0.0.0.0",
+        "::",
+        "224.0.0.1",
+        "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+        "::169.254.169.254",
+        "fd00:ec2::254",
+        "100.100.100.200",
+    ] {
         assert!(!ask(address, Reach::Loopback) && !ask(address, Reach::Outside), "{address}");
     }
     for address in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
@@ -127,7 +140,7 @@ async fn a_source_that_fails_keeps_its_keys_and_holds_up_nobody() {
     });
     seen.await.expect("the good one's keys come, after a failure");
     assert!(known[&sources[0]].good.is_none() && known[&sources[0]].wrong.as_ref().unwrap().contains("500"));
-    assert_eq!(known[&sources[1]], Keys { good: Some(JWKS.into()), wrong: None });
+    assert_eq!(known[&sources[1]], Keys { good: Some(JWKS.into()), ..Keys::default() });
     want.send_replace(BTreeSet::new());
     drop(want);
     tokio::time::timeout(Duration::from_secs(5), keeper)

@@ -223,13 +223,46 @@ impl AuthorizationPolicy {
     }
 }
 
-/// The labels of the gateway pods that a policy with `targetRefs` is for; of what else it may be for there is nothing in
-/// this mesh (waypoints): nobody has that label. `None`: it goes by its selector.
+/// Whom a policy with `targetRefs` is for: the pods of its Gateway. Waypoints, which Services and ServiceEntries are for, do
+/// not exist here: nobody has that label. Of several, or of a kind that is not known, anybody may be meant: no label at all.
+/// `None`: it goes by its selector.
 #[must_use]
 pub fn gateway_labels(policy: &Value) -> Option<Labels> {
-    let many = policy.pointer("/spec/targetRefs").and_then(Value::as_array).and_then(|refs| refs.first());
-    let target = policy.pointer("/spec/targetRef").filter(|target| target.is_object()).or(many)?;
-    let text = |field: &str| target.get(field).and_then(Value::as_str).unwrap_or_default();
-    let name = if text("kind") == "Gateway" { text("name") } else { "" };
-    Some(Labels::from([(GATEWAY_NAME.to_owned(), name.to_owned())]))
+    let one = policy.pointer("/spec/targetRef").filter(|target| target.is_object());
+    let many = policy.pointer("/spec/targetRefs").and_then(Value::as_array);
+    let all: Vec<&Value> = one.into_iter().chain(many.into_iter().flatten()).collect();
+    let text = |target: &Value, field: &str| {
+        target.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let label = |name: String| Labels::from([(GATEWAY_NAME.to_owned(), name)]);
+    let is_of_waypoint =
+        |target: &&Value| matches!(text(target, "kind").as_str(), "Service" | "ServiceEntry");
+    let others: Vec<&&Value> = all.iter().filter(|target| !is_of_waypoint(target)).collect();
+    match (all.is_empty(), &others[..]) {
+        (true, _) => None,
+        (false, []) => Some(label(String::new())),
+        (false, [gateway]) if text(gateway, "kind") == "Gateway" => Some(label(text(gateway, "name"))),
+        (false, _) => Some(Labels::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn whom_target_refs_are_for() {
+        let of = |refs: Value| gateway_labels(&json!({"spec": {"targetRefs": refs}}));
+        let named = |name: &str| Some(Labels::from([(GATEWAY_NAME.to_owned(), name.to_owned())]));
+        let gateway = |name: &str| json!({"kind": "Gateway", "name": name});
+        assert_eq!(of(json!([])), None);
+        assert_eq!(of(json!([gateway("a")])), named("a"));
+        assert_eq!(of(json!([{"kind": "Service", "name": "b"}])), named(""));
+        assert_eq!(of(json!([{"kind": "Service", "name": "b"}, gateway("a")])), named("a"));
+        assert_eq!(of(json!([gateway("a"), gateway("b")])), Some(Labels::new()));
+        assert_eq!(of(json!([{"kind": "GatewayClass", "name": "c"}])), Some(Labels::new()));
+        assert_eq!(gateway_labels(&json!({"spec": {"targetRef": gateway("a")}})), named("a"));
+    }
 }

@@ -125,6 +125,12 @@ pub struct JwtRule {
     pub forward_original_token: bool,
     #[prost(string, repeated, tag = "11")]
     pub space_delimited_claims: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where the keys come from; empty: they are with the rule.
+    #[prost(string, tag = "12")]
+    pub key_source: ::prost::alloc::string::String,
+    /// The pilot has not had them yet: a proxy that has some of that source goes on with them.
+    #[prost(bool, tag = "13")]
+    pub keys_unknown: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JwtHeader {

@@ -31,7 +31,8 @@ fn head(uri: &str, headers: &[(&str, &str)]) -> Parts {
 }
 
 fn verify(rules: &[wire::JwtRule], head: &mut Parts) -> Result<Option<Arc<Claims>>, Failure> {
-    JwtRules::parse(rules).unwrap().verify(head, &mut Cache::new(), now())
+    let rules = JwtRules::parse(rules).unwrap();
+    rules.verify(head, &mut Cache::new(), now()).map(|verified| verified.map(|verified| verified.claims))
 }
 
 /// What is told; nothing where the token is valid.
@@ -166,5 +167,92 @@ fn a_preflight_has_no_token_to_verify() {
     );
     assert!(verify(&[rule(&issuer)], &mut preflight).is_err(), "GET is none");
     preflight.method = Method::OPTIONS;
+    let mut empty = preflight.clone();
+    empty.headers.insert("origin", HeaderValue::from_static(""));
+    assert!(verify(&[rule(&issuer)], &mut empty).is_err());
     assert!(verify(&[rule(&issuer)], &mut preflight).unwrap().is_none());
+    assert!(!preflight.headers.contains_key("authorization"), "what was not verified does not go on");
+}
+
+/// What an application could take for a token is one, and a wrong one.
+#[test]
+fn tokens_in_disguise() {
+    let issuer = TestIssuer::new("https://issuer", "ES256");
+    let (good, forged) = (token(&issuer), token(&TestIssuer::new("https://issuer", "ES256")));
+    let cookies = wire::JwtRule { from_cookies: vec!["session".into()], ..rule(&issuer) };
+    let line = |prefix: &str, token: &str, end: &[u8]| {
+        HeaderValue::from_bytes(&[prefix.as_bytes(), token.as_bytes(), end].concat()).unwrap()
+    };
+    let with = |name: &'static str, lines: Vec<HeaderValue>| {
+        let mut head = head("/", &[]);
+        for line in lines {
+            head.headers.append(name, line);
+        }
+        head
+    };
+    // Bytes that are no text.
+    assert!(
+        !told(&[rule(&issuer)], with("authorization", vec![line("Bearer ", &forged, b"\xff")])).is_empty()
+    );
+    assert!(!told(&[cookies], with("cookie", vec![line("a=\u{e9}; session=", &forged, b"")])).is_empty());
+    // A tab after the scheme, and a line beside the one that is judged.
+    assert!(!told(&[rule(&issuer)], with("authorization", vec![line("Bearer\t", &forged, b"")])).is_empty());
+    let beside = vec![line("Bearer ", &good, b""), line("Basic ", "x", b"")];
+    assert_eq!(told(&[rule(&issuer)], with("authorization", beside)), "more than one Jwt");
+    // A name in percent codes.
+    assert!(!told(&[rule(&issuer)], head(&format!("/?access%5Ftoken={forged}"), &[])).is_empty());
+    let both = format!("/?access_token={good}&access%5Ftoken={forged}");
+    assert_eq!(told(&[rule(&issuer)], head(&both, &[])), "more than one Jwt");
+    let mut coded = head(&format!("/?%61ccess_token={good}"), &[]);
+    assert!(verify(&[rule(&issuer)], &mut coded).unwrap().is_some());
+    assert_eq!(coded.uri, "/", "it is taken away under that name too");
+}
+
+#[test]
+fn several_rules_of_an_issuer_and_of_a_field() {
+    let issuer = TestIssuer::new("https://issuer", "ES256");
+    let bearer = format!("Bearer {}", token(&issuer));
+    let with = |audience: &str| wire::JwtRule { audiences: vec![audience.into()], ..rule(&issuer) };
+    assert_eq!(told(&[with("others"), with("web")], head("/", &[("authorization", &bearer)])), "");
+    let header = |prefix: &str| wire::JwtRule {
+        from_headers: vec![wire::JwtHeader { name: "authorization".into(), prefix: prefix.into() }],
+        ..rule(&issuer)
+    };
+    for prefix in ["bearer ", ""] {
+        let rules = [rule(&issuer), header(prefix)];
+        assert_eq!(told(&rules, head("/", &[("authorization", &bearer)])), "", "{prefix:?}");
+    }
+}
+
+#[test]
+fn names_that_servers_take_for_the_same() {
+    let issuer = TestIssuer::new("https://issuer", "ES256");
+    let told = wire::ClaimToHeader { header: "tenant-id".into(), claim: "tenant".into() };
+    let rules = [wire::JwtRule { output_claims: vec![told], ..rule(&issuer) }];
+    let mut request = head("/", &[("tenant_id", "spoofed"), ("tenant-id", "spoofed"), ("other_id", "stays")]);
+    assert!(verify(&rules, &mut request).unwrap().is_none());
+    assert_eq!(request.headers.len(), 1, "{:?}", request.headers);
+}
+
+/// A pilot that has just begun takes no keys away; one that has given them up does.
+#[test]
+fn keys_that_are_not_known_yet_are_those_of_before() {
+    let issuer = TestIssuer::new("https://issuer", "ES256");
+    let bearer = format!("Bearer {}", token(&issuer));
+    let fetched = wire::JwtRule { key_source: "https://issuer/keys".into(), ..rule(&issuer) };
+    let before = JwtRules::parse(std::slice::from_ref(&fetched)).unwrap();
+    let later = |source: &str, unknown: bool| {
+        let wire = wire::JwtRule {
+            jwks: Default::default(),
+            key_source: source.into(),
+            keys_unknown: unknown,
+            ..rule(&issuer)
+        };
+        let mut rules = JwtRules::parse(&[wire]).unwrap();
+        rules.keep(&before);
+        let mut head = head("/", &[("authorization", &bearer)]);
+        rules.verify(&mut head, &mut Cache::new(), now()).is_ok()
+    };
+    assert!(later("https://issuer/keys", true));
+    assert!(!later("https://issuer/keys", false) && !later("https://elsewhere/keys", true));
 }

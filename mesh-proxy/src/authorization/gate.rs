@@ -43,15 +43,14 @@ impl Gate {
         }
         path::normalise(&mut head.uri, config.path_normalization)?;
         let tokens = &config.jwt_rules;
-        let claims = match tokens.is_empty() {
+        let verified = match tokens.is_empty() {
             true => None,
             false => tokens.verify(head, &mut worker.tokens.borrow_mut(), SystemTime::now())?,
         };
         if config.authorization.is_empty() {
             return Ok(());
         }
-        let token =
-            claims.as_deref().map(|claims| Token::new(claims, tokens.space_delimited(&claims.issuer)));
+        let token = verified.as_ref().map(|v| Token::new(&v.claims, v.space_delimited));
         told(self.guard(config).decide(&RequestFacts::new(head, self.remote(head), token)))
     }
 

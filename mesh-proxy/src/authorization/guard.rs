@@ -179,7 +179,14 @@ impl Matcher {
             Attribute::DestinationPort => {
                 self.holds(|pattern| *pattern == Pattern::Port(connection.destination.port()))
             }
-            Attribute::ConnectionSni => self.holds(|pattern| pattern.is_text(&connection.sni)),
+            // A name has no case, and a dot at its end makes no other one of it.
+            Attribute::ConnectionSni => {
+                let name = connection.sni.strip_suffix('.').unwrap_or(&connection.sni);
+                self.holds(|pattern| match pattern {
+                    Pattern::Text(text) => text.matches_any_case(name.as_bytes()),
+                    _ => false,
+                })
+            }
             _ => return None,
         })
     }

@@ -84,7 +84,9 @@ fn fits(attribute: &str, value: &str, namespace: &str, asked: &Asked<'_>, any: b
         "remote.ip" => in_block(value, asked.remote),
         "destination.ip" => in_block(value, connection.destination.ip()),
         "destination.port" => value == connection.destination.port().to_string(),
-        "connection.sni" => text(&connection.sni),
+        "connection.sni" => {
+            starred(&value.to_lowercase(), connection.sni.to_lowercase().trim_end_matches('.'))
+        }
         _ => request(attribute, value, asked.head.unwrap(), any),
     }
 }

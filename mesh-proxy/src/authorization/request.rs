@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
-use mesh_proto::model::authorization::{Attribute, Pattern};
+use mesh_proto::model::authorization::{Attribute, Pattern, TextPattern};
 
 use super::Matcher;
 use super::guard::{Fits as _, Reading};
@@ -111,25 +111,45 @@ impl Matcher {
             }
             (Attribute::RemoteIp, pattern) => pattern.is_address(request.remote),
             // Without a valid token there is none of these. Of a list one is enough, as in Istio.
-            (attribute, Pattern::Text(text)) => request
-                .token
-                .as_ref()
-                .is_some_and(|token| token.fits(attribute, |said| text.matches(said.as_bytes()))),
+            (attribute, Pattern::Text(text)) => {
+                request.token.as_ref().is_some_and(|token| token.fits(attribute, text))
+            }
             _ => false,
         }
     }
 }
 
 impl Token<'_> {
-    fn fits(&self, attribute: &Attribute, fits: impl Fn(&str) -> bool) -> bool {
+    fn fits(&self, attribute: &Attribute, wanted: &TextPattern) -> bool {
+        let fits = |text: &str| wanted.matches(text.as_bytes());
         match attribute {
-            Attribute::RequestPrincipal => self.principal.as_deref().is_some_and(fits),
+            Attribute::RequestPrincipal => self.is_principal(wanted),
             Attribute::RequestAudiences => self.claims.audiences.iter().any(|audience| fits(audience)),
             Attribute::RequestPresenter => self.claims.presenter.as_deref().is_some_and(fits),
             Attribute::RequestClaim(path) => {
                 self.claims.texts_with(path, self.space_delimited).any(|text| fits(&text))
             }
             _ => false,
+        }
+    }
+
+    /// `<issuer>/<subject>`, divided at the last slash as Istio does: an issuer whose name begins with another one's, or a
+    /// subject with a slash, is not taken for somebody else.
+    fn is_principal(&self, wanted: &TextPattern) -> bool {
+        let Some(principal) = self.principal.as_deref() else { return false };
+        let issuer = self.claims.issuer.as_str();
+        let subject = self.claims.subject.as_deref().unwrap_or_default();
+        match wanted {
+            TextPattern::Exact(whole) => {
+                whole.rsplit_once('/').is_some_and(|(of, name)| of == issuer && name == subject)
+            }
+            // `ISSUER/*`
+            TextPattern::Prefix(begin) if begin.ends_with('/') => begin.strip_suffix('/') == Some(issuer),
+            // `*/SUBJECT`
+            TextPattern::Suffix(end) if end.starts_with('/') => end.strip_prefix('/') == Some(subject),
+            TextPattern::Present | TextPattern::Prefix(_) | TextPattern::Suffix(_) => {
+                wanted.matches(principal.as_bytes())
+            }
         }
     }
 }

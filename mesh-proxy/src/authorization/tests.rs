@@ -252,7 +252,7 @@ const DRAWN: [(&str, &[&str]); 15] = [
     ("remote.ip", &["10.0.0.0/8", "9.9.9.9", "fd00::/8"]),
     ("destination.ip", &["10.0.0.9", "10.0.0.0/24"]),
     ("destination.port", &["80", "8080", "9090"]),
-    ("connection.sni", &["a.com", "*.com", "*"]),
+    ("connection.sni", &["a.com", "*.COM", "*"]),
     ("request.host", &["web", "Web", "*.com", "web*", "*", "a.com"]),
     ("request.method", &["GET", "P*", "*T", "*"]),
     ("request.path", &["/a", "/a*", "*/b", "/", "/{*}/b", "/a/{**}", "*", "/a;x"]),
@@ -314,7 +314,7 @@ impl Draw {
             peer: connection(self.one(&peers)).peer,
             source: self.one(&["10.0.0.1", "10.9.9.9", "192.168.1.1", "::1", "fd00::7"]).parse().unwrap(),
             destination: self.one(&["10.0.0.9:80", "10.0.0.9:8080", "[fd00::1]:9090"]).parse().unwrap(),
-            sni: self.one(&["", "a.com", "b.org"]).into(),
+            sni: self.one(&["", "a.com", "A.com.", "b.org"]).into(),
         }
     }
 
@@ -357,4 +357,46 @@ fn the_slow_evaluator_agrees() {
     }
     // Both answers are common, or the comparison would say little.
     assert!(passed.iter().all(|n| *n > cases / 10 && *n < cases - cases / 10), "{passed:?} of {cases}");
+}
+
+/// Divided at the last slash: an issuer is not another one whose name begins alike.
+#[test]
+fn principals_of_tokens() {
+    use mesh_proto::runtime::testing::TestIssuer;
+    let claims = |issuer: &str, subject: &str| {
+        let issuer = TestIssuer::new(issuer, "EdDSA");
+        let keys = crate::jwt::KeySet::parse(issuer.jwks().as_bytes()).unwrap();
+        let token = issuer.sign(serde_json::json!({"sub": subject, "role": ["a", "b"]}));
+        crate::jwt::verify(&token, &keys, std::time::SystemTime::now()).unwrap()
+    };
+    let fits = |claims: &crate::jwt::Claims, attribute: &str, value: &str| {
+        let policies =
+            Policies::parse(&[allow(vec![rule(&[], &[], &[(attribute, &[value], &[])])])]).unwrap();
+        let (connection, head) = (connection(None), head("GET", "/", &[]));
+        let facts = RequestFacts::new(&head, connection.source, Some(Token::new(claims, &[])));
+        Guard::of_requests(&policies, &connection).decide(&facts) == Verdict::Allowed
+    };
+    let principal = "request.auth.principal";
+    let alice = claims("https://idp/realms", "alice");
+    assert!(
+        ["*", "https://idp/realms/alice", "https://idp/realms/*", "*/alice", "https://idp*"]
+            .iter()
+            .all(|value| fits(&alice, principal, value))
+    );
+    assert!(
+        ["https://idp/*", "https://idp/realms/guest/*", "*/bob", "https://idp/realms/alic"]
+            .iter()
+            .all(|value| !fits(&alice, principal, value))
+    );
+    let guest = claims("https://idp/realms/guest", "alice");
+    assert!(!fits(&guest, principal, "https://idp/realms/*"));
+    let other = claims("https://a", "b/c");
+    assert!(
+        !fits(&other, principal, "https://a/b/c"),
+        "whoever may choose a subject is not another issuer's"
+    );
+    assert!(
+        fits(&alice, "request.auth.claims[role]", "b") && !fits(&alice, "request.auth.claims[role]", "c")
+    );
+    assert!(fits(&alice, "request.auth.claims[iss]", "https://idp/realms"));
 }

@@ -112,7 +112,8 @@ fn decoded(path: &str, slashes: bool) -> String {
     out
 }
 
-fn code(digits: Option<&[u8]>) -> Option<u8> {
+/// The byte of two hexadecimal digits.
+pub(crate) fn code(digits: Option<&[u8]>) -> Option<u8> {
     let [high, low] = digits? else { return None };
     let value = |digit: u8| char::from(digit).to_digit(16);
     u8::try_from(value(*high)? * 16 + value(*low)?).ok()

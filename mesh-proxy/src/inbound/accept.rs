@@ -148,8 +148,15 @@ impl Arrival {
         let expires = peer.not_after.min(self.worker.identity.leaf().not_after);
         let told = Peer { client_cert: self.client_cert(&peer.id, &chain), id: peer.id };
         let closer = self.closer.clone();
+        // It may say nothing for long: roots and policies that change meanwhile count for it too.
+        let waiting = self.worker.live.admit(self.admitted(&io, chain.clone(), false));
         let serving = std::pin::pin!(async {
-            match self.protocol(&mut io).await {
+            let protocol = tokio::select! {
+                protocol = self.protocol(&mut io) => protocol,
+                () = self.closer.closed() => None,
+            };
+            let _waiting = waiting;
+            match protocol {
                 Some((Some(protocol), first)) => self.http(io, first, protocol, Some(told), chain).await,
                 Some((None, first)) => self.opaque(io, first, chain).await,
                 None => {}

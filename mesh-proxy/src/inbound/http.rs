@@ -68,8 +68,9 @@ impl Inbound {
         body: Body,
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, Failure> {
-        self.authorize(&mut head)?;
+        // First what was verified: policies see what the application gets.
         self.tell_client_cert(&mut head.headers);
+        self.authorize(&mut head)?;
         headers::complete(&self.worker, &mut head.headers, "http");
         if let Some(id) = head.headers.get(&crate::exchange::REQUEST_ID) {
             exchange.request_id(id);

@@ -195,12 +195,12 @@ fn a_policys_fields_on_the_wire() {
 /// What is known of an issuer's keys, and what is not, reaches the pod and the status.
 #[test]
 fn tokens_of_issuers() {
-    let own = r#"{issuer: own, audiences: [a], jwks: '{"keys":[{}]}', fromHeaders: [{name: X-Jwt, prefix: 'Bearer '}]}"#;
+    let own = r#"{issuer: own, audiences: [a], jwks: '{"keys":[{"crv":"Ed25519","kty":"OKP","x":"a"}]}', fromHeaders: [{name: X-Jwt, prefix: 'Bearer '}]}"#;
     let fetched = "{issuer: 'https://issuer', outputClaimToHeaders: [{header: X-Sub, claim: sub}]}";
     let yaml = object("RequestAuthentication", "a", &format!("{{{V1}, jwtRules: [{own}, {fetched}]}}"));
     let rules = of(&yaml).jwt_rules;
     let known: Vec<_> = rules.iter().map(|rule| (rule.issuer.as_str(), rule.jwks.len())).collect();
-    assert_eq!(known, [("https://issuer", 0), ("own", 13)]);
+    assert_eq!(known, [("https://issuer", 0), ("own", 48)]);
     assert_eq!(rules[1].from_headers[0].name, "x-jwt");
     assert_eq!(rules[0].output_claims[0].header, "x-sub");
     assert!(
@@ -214,6 +214,7 @@ fn tokens_of_issuers() {
     let keys = |good: Option<&'static str>, wrong: Option<&str>| crate::keys::Keys {
         good: good.map(Into::into),
         wrong: wrong.map(str::to_owned),
+        given_up: false,
     };
     let with = |keys| Mesh::with_keys(&yaml, source.clone(), keys);
     let good = with(keys(Some("{}"), None));

@@ -50,11 +50,11 @@ fn jwt_rule(rule: &JwtRule, path: &str, findings: &mut Findings) {
         }
     }
     if let Some(name) = &rule.output_payload_to_header {
-        field(name, &format!("{path}.outputPayloadToHeader"), findings);
+        output(name, &format!("{path}.outputPayloadToHeader"), findings);
     }
     for (index, told) in rule.output_claim_to_headers.iter().enumerate() {
         let path = format!("{path}.outputClaimToHeaders[{index}]");
-        field(&told.header, &format!("{path}.header"), findings);
+        output(&told.header, &format!("{path}.header"), findings);
         if told.claim.is_empty() {
             findings.error(format!("{path}.claim"), "claim is missing", "");
         }
@@ -72,10 +72,9 @@ fn keys(rule: &JwtRule, path: &str, findings: &mut Findings) {
             );
         }
         (Some(jwks), None) => {
-            let read = serde_json::from_str::<serde_json::Value>(jwks).ok();
-            let keys = read.as_ref().and_then(|set| set.get("keys")).and_then(serde_json::Value::as_array);
-            if keys.is_none_or(Vec::is_empty) {
-                findings.error(format!("{path}.jwks"), "is no JWKS", "{\"keys\": [ ... ]} with a key");
+            if let Err(why) = crate::model::jwks::usable(jwks.as_bytes()) {
+                let expected = "{\"keys\": [ ... ]} with a public key for signatures";
+                findings.error(format!("{path}.jwks"), format!("is no JWKS: {why}"), expected);
             }
         }
         (None, Some(uri)) => fetched(uri, &format!("{path}.jwksUri"), findings),
@@ -96,6 +95,15 @@ fn fetched(uri: &str, path: &str, findings: &mut Findings) {
             format!("{uri:?} is no http or https URI"),
             "a URI, or jwks with the keys themselves",
         );
+    }
+}
+
+/// A field that a token's content may be written to: none that proxies of the mesh write and believe.
+fn output(name: &str, path: &str, findings: &mut Findings) {
+    field(name, path, findings);
+    let lower = name.to_ascii_lowercase();
+    if ["x-forwarded-", "x-envoy-", "x-mesh-"].iter().any(|ours| lower.starts_with(ours)) {
+        findings.error(path, format!("{lower} is written by proxies of the mesh"), "another name");
     }
 }
 

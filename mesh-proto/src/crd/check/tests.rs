@@ -5,7 +5,7 @@
 use super::super::{Document, Problem, parse};
 
 fn documents(kind: &str, spec: &str) -> Document {
-    let security = matches!(kind, "PeerAuthentication" | "AuthorizationPolicy");
+    let security = matches!(kind, "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication");
     let group = if security { "security" } else { "networking" };
     let text =
         format!("apiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n");
@@ -671,5 +671,56 @@ fn authorization_policies() {
     ];
     for (spec, expected) in &cases {
         check("AuthorizationPolicy", &[(spec, expected)]);
+    }
+}
+
+#[test]
+fn request_authentications() {
+    let rule = |fields: &str| format!("{{jwtRules: [{{issuer: 'https://a', {fields}}}]}}");
+    let keys = r#"jwks: '{"keys":[{"kty":"OKP","crv":"Ed25519","x":"a"}]}'"#;
+    let with = |more: &str| rule(&format!("{keys}, {more}"));
+    let cases: Vec<(String, Vec<&str>)> = vec![
+        ("{}".into(), vec![]),
+        (rule(keys), vec![]),
+        (rule("jwksUri: 'https://a/keys'"), vec![]),
+        (rule("audiences: [b]"), vec![]),
+        (
+            "{jwtRules: [{issuer: a}]}".into(),
+            vec!["error spec.jwtRules[0].issuer: \"a\" is no http or https URI"],
+        ),
+        (format!("{{jwtRules: [{{{keys}}}]}}"), vec!["error spec.jwtRules[0].issuer: issuer is missing"]),
+        (with("jwksUri: 'https://a'"), vec!["error spec.jwtRules[0]: both jwks and jwksUri"]),
+        (rule("jwksUri: 'file:///a'"), vec!["error spec.jwtRules[0].jwksUri: \"file:///a\" is no http"]),
+        (rule("jwks: '{}'"), vec!["error spec.jwtRules[0].jwks: is no JWKS: there are no keys in it"]),
+        (
+            rule("jwks: '{\"keys\":[{}]}'"),
+            vec!["error spec.jwtRules[0].jwks: is no JWKS: there are no keys in it that"],
+        ),
+        (
+            with("fromHeaders: [{name: 'a b'}]"),
+            vec!["error spec.jwtRules[0].fromHeaders[0].name: \"a b\" is not"],
+        ),
+        (
+            with("fromHeaders: [{name: Host}]"),
+            vec!["error spec.jwtRules[0].fromHeaders[0].name: host is part"],
+        ),
+        (with("fromParams: ['a=b']"), vec!["error spec.jwtRules[0].fromParams[0]"]),
+        (
+            with("outputPayloadToHeader: X-Forwarded-Client-Cert"),
+            vec![
+                "error spec.jwtRules[0].outputPayloadToHeader: x-forwarded-client-cert is written by proxies",
+            ],
+        ),
+        (
+            with("outputClaimToHeaders: [{header: x}]"),
+            vec!["error spec.jwtRules[0].outputClaimToHeaders[0].claim"],
+        ),
+        (
+            "{targetRefs: [{kind: Gateway, name: a}]}".into(),
+            vec!["error spec.targetRefs: targetRefs are not in force"],
+        ),
+    ];
+    for (spec, expected) in &cases {
+        check("RequestAuthentication", &[(spec, expected)]);
     }
 }

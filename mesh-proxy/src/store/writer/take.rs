@@ -47,7 +47,10 @@ impl Writer {
     }
 
     fn take_self(&mut self, round: &mut Round, resource: Incoming) -> Result<(), Refusal> {
-        let own = SelfConfig::try_from(decode::<wire::SelfConfig>(&resource.body)?)?;
+        let mut own = SelfConfig::try_from(decode::<wire::SelfConfig>(&resource.body)?)?;
+        if let Some(before) = self.store.self_config() {
+            own.jwt_rules.keep(&before.jwt_rules);
+        }
         let before = self.store.self_config.swap(Some(Arc::new(own)));
         let labels = self.store.self_config().map(|own| own.labels.clone());
         round.source |= before.map(|own| own.labels.clone()) != labels;
