@@ -11,7 +11,7 @@ use mesh_proto::crd;
 use mesh_proto::crd::request_authentication::JwtRule;
 use mesh_proto::wire::mesh::v1 as wire;
 
-use super::origin;
+use super::{origin, policy};
 use crate::keys::{self, KeySource};
 use crate::snapshot::{Config, Held, Pod};
 
@@ -33,10 +33,8 @@ pub(super) fn jwt_rules(config: &Config, pod: &Pod) -> (Vec<wire::JwtRule>, Vec<
 }
 
 fn is_for(config: &Config, authentication: &Authentication, pod: &Pod) -> bool {
-    let namespace = &authentication.reference.namespace;
     let selector = authentication.spec.spec.selector.as_ref();
-    (*namespace == pod.namespace || *namespace == config.mesh.root_namespace)
-        && selector.is_none_or(|selector| selector.selects(&pod.labels))
+    policy::is_for(config, &authentication.reference.namespace, selector, pod)
 }
 
 fn of(config: &Config, authentication: &Authentication) -> impl Iterator<Item = wire::JwtRule> {

@@ -10,7 +10,7 @@ use mesh_proto::crd;
 use mesh_proto::crd::authorization_policy::{Action, Field, Rule};
 use mesh_proto::wire::mesh::v1 as wire;
 
-use super::origin;
+use super::{origin, policy};
 use crate::snapshot::{Config, Held, Pod};
 
 /// What principals may be written with, whatever the trust domain is called: Istio's alias.
@@ -32,10 +32,8 @@ pub(super) fn policies(config: &Config, pod: &Pod) -> (Vec<wire::AuthorizationPo
 }
 
 fn is_for(config: &Config, policy: &Policy, pod: &Pod) -> bool {
-    let namespace = &policy.reference.namespace;
     let selector = policy.spec.spec.selector.as_ref();
-    (*namespace == pod.namespace || *namespace == config.mesh.root_namespace)
-        && selector.is_none_or(|selector| selector.selects(&pod.labels))
+    policy::is_for(config, &policy.reference.namespace, selector, pod)
 }
 
 fn compile(config: &Config, policy: &Policy) -> Option<wire::AuthorizationPolicy> {

@@ -94,6 +94,18 @@ pub(super) fn peer_policy(config: &Config, pod: &Pod) -> PeerPolicy {
     }
 }
 
+/// Whether a policy of `namespace` with this selector is for a pod: of its own namespace or of the root namespace, as
+/// AuthorizationPolicy and RequestAuthentication have it.
+pub(super) fn is_for(
+    config: &Config,
+    namespace: &str,
+    selector: Option<&crd::meta::WorkloadSelector>,
+    pod: &Pod,
+) -> bool {
+    (*namespace == *pod.namespace || *namespace == *config.mesh.root_namespace)
+        && selector.is_none_or(|selector| selector.selects(&pod.labels))
+}
+
 /// The refused policy (of a kind that restricts otherwise than by mTLS) that was for this pod: it must let nothing in.
 pub(super) fn deny_all(config: &Config, pod: &Pod) -> Option<wire::Origin> {
     refused(config, pod, |kind| kind != Kind::PeerAuthentication)

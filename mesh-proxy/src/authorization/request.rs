@@ -4,9 +4,9 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use http::HeaderMap;
 use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName};
 use mesh_proto::model::authorization::{Attribute, Pattern, TextPattern};
 
 use super::Matcher;
@@ -106,8 +106,7 @@ impl Matcher {
                     || name.is_some_and(|name| text.matches_any_case(name.as_bytes()))
             }
             (Attribute::RequestHeader(name), Pattern::Text(text)) => {
-                let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { return false };
-                header(request.headers, &name, reading, |value| text.matches(value))
+                header(request.headers, name, reading, |value| text.matches(value))
             }
             (Attribute::RemoteIp, pattern) => pattern.is_address(request.remote),
             // Without a valid token there is none of these. Of a list one is enough, as in Istio.
@@ -163,7 +162,7 @@ fn read(reading: Reading, mut fits: impl Iterator<Item = bool>) -> bool {
 }
 
 /// A field's lines: each for itself and all of them joined; for [`Reading::Any`] also what stands between commas.
-fn header(headers: &HeaderMap, name: &HeaderName, reading: Reading, fits: impl Fn(&[u8]) -> bool) -> bool {
+fn header(headers: &HeaderMap, name: &str, reading: Reading, fits: impl Fn(&[u8]) -> bool) -> bool {
     let mut lines = headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
     let (first, more) = (lines.next(), lines.next());
     let commas = |line: &[u8]| {
