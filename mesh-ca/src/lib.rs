@@ -9,6 +9,8 @@ pub mod attest;
 pub mod authority;
 pub mod config;
 pub mod csr;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod kubernetes;
 pub mod server;
 pub mod token;

@@ -5,6 +5,8 @@ pub mod app;
 pub mod cluster;
 pub mod compile;
 pub mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod index;
 pub mod keys;
 pub mod push;

@@ -10,5 +10,7 @@ pub mod wire;
 
 #[cfg(feature = "crd")]
 pub mod crd;
+#[cfg(all(feature = "crd", feature = "runtime", any(test, feature = "fuzzing")))]
+pub mod fuzz;
 #[cfg(feature = "runtime")]
 pub mod runtime;

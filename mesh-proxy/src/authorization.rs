@@ -12,8 +12,9 @@ pub mod gate;
 mod guard;
 mod request;
 
-#[cfg(test)]
-mod reference;
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(clippy::unwrap_used, reason = "it only reads what has been parsed"))]
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

@@ -137,7 +137,7 @@ fn seconds(now: SystemTime) -> u64 {
 
 /// When a token is good, in seconds since 1970, without skew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Validity {
+pub(crate) struct Validity {
     not_before: Option<u64>,
     expires: Option<u64>,
 }

@@ -16,6 +16,8 @@ pub mod detect;
 pub mod dns;
 pub mod drain;
 pub mod exchange;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod gateway;
 pub mod http;
 pub mod identity;

@@ -19,6 +19,8 @@ use mesh_proto::runtime::tls::{ClientIdentity, Expect};
 use mesh_proto::runtime::{grpc, tls};
 use tonic::transport::Channel;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use answer::apply;
 pub use client::{Client, Session};
 pub use disk::Disk;
 

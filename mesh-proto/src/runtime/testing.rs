@@ -1,6 +1,7 @@
 //! A throwaway authority and a throwaway token issuer for tests (feature `testing`): no test needs certificates on disk, a
 //! running CA or an identity provider.
 
+pub mod fuzz;
 mod issuer;
 
 use std::sync::Arc;

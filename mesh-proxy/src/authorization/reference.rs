@@ -9,15 +9,15 @@ use mesh_proto::wire::mesh::v1 as wire;
 use super::Connection;
 
 /// What is asked.
-pub(super) struct Asked<'a> {
-    pub(super) connection: &'a Connection,
+pub(crate) struct Asked<'a> {
+    pub(crate) connection: &'a Connection,
     /// None: bytes.
-    pub(super) head: Option<&'a Parts>,
-    pub(super) remote: IpAddr,
+    pub(crate) head: Option<&'a Parts>,
+    pub(crate) remote: IpAddr,
 }
 
 /// Whether it may pass.
-pub(super) fn allowed(policies: &[wire::AuthorizationPolicy], asked: &Asked<'_>) -> bool {
+pub(crate) fn allowed(policies: &[wire::AuthorizationPolicy], asked: &Asked<'_>) -> bool {
     let of = |action: wire::AuthorizationAction| {
         policies.iter().filter(move |policy| policy.action == i32::from(action))
     };

@@ -26,7 +26,7 @@ pub struct Claims {
 }
 
 impl Claims {
-    pub(super) fn parse(payload: &[u8]) -> Result<(Self, Validity), InvalidToken> {
+    pub(crate) fn parse(payload: &[u8]) -> Result<(Self, Validity), InvalidToken> {
         let all = json::object(payload).ok_or(InvalidToken::PayloadJson)?;
         let issuer = text(&all, "iss")?.ok_or(InvalidToken::UnknownIssuer)?;
         let subject = text(&all, "sub")?;

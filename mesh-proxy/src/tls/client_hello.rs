@@ -75,13 +75,18 @@ fn late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the client hello did not come whole")
 }
 
-enum Parsed {
+/// What the first bytes are.
+pub(crate) enum Parsed {
+    /// A whole one.
     Hello(ClientHello),
+    /// The beginning of one.
     Partial,
+    /// Nothing that could become one.
     Broken,
 }
 
-fn parse(mut bytes: &[u8]) -> Parsed {
+/// Reads what is there.
+pub(crate) fn parse(mut bytes: &[u8]) -> Parsed {
     let mut acceptor = Acceptor::default();
     while !bytes.is_empty() {
         match acceptor.read_tls(&mut bytes) {
@@ -147,6 +152,73 @@ mod tests {
         let mut all = vec![0; sent.len()];
         server.read_exact(&mut all).await.unwrap();
         assert_eq!(all, sent);
+    }
+
+    /// The same hello in records of `size` bytes.
+    fn fragmented(hello: &[u8], size: usize) -> Vec<u8> {
+        let record = |part: &[u8]| {
+            let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+            [&[0x16, 3, 1], &length[..], part].concat()
+        };
+        hello[5..].chunks(size).flat_map(record).collect()
+    }
+
+    /// However it is cut, it is the same hello or not yet one; in several records, too.
+    #[test]
+    fn t1_a_hello_cut_anywhere_is_the_same_hello() {
+        let whole = hello(&[b"istio", b"h2"], "reviews.default");
+        let is_it =
+            |seen: &ClientHello| seen.is_mesh() && seen.server_name.as_deref() == Some("reviews.default");
+        for cut in 0..whole.len() {
+            assert!(matches!(parse(&whole[..cut]), Parsed::Partial), "{cut} bytes");
+        }
+        for size in [1, 2, 3, 5, 64, 500] {
+            let records = fragmented(&whole, size);
+            let Parsed::Hello(seen) = parse(&records) else { panic!("records of {size} bytes") };
+            assert!(is_it(&seen), "records of {size} bytes: {seen:?}");
+            assert!(!matches!(parse(&records[..records.len() - 1]), Parsed::Hello(_)));
+        }
+        // What follows the hello is not looked at.
+        let Parsed::Hello(seen) = parse(&[&whole[..], b"anything"].concat()) else { panic!("a hello") };
+        assert!(is_it(&seen));
+    }
+
+    /// What is no hello of TLS 1.2 or later, or longer than any, is none; nothing is guessed.
+    #[test]
+    fn t1_what_is_no_hello_is_none() {
+        let whole = hello(&[b"istio"], "a");
+        // Says to be so much longer than it is.
+        for claimed in [LONGEST + 1, 64 << 10, (1 << 24) - 1] {
+            let mut lying = whole.clone();
+            lying[6..9].copy_from_slice(&u32::try_from(claimed).unwrap().to_be_bytes()[1..]);
+            assert!(!matches!(parse(&lying), Parsed::Hello(_)), "{claimed}");
+        }
+        let mut other = whole.clone();
+        // A handshake that is no hello; a record that is no handshake; one without an end.
+        for (at, byte) in [(5, 2), (0, 0x17), (0, 0x15), (3, 0xff)] {
+            other.clone_from(&whole);
+            other[at] = byte;
+            assert!(!matches!(parse(&other), Parsed::Hello(_)), "{at}");
+        }
+        // SSL 2.0.
+        assert!(!matches!(parse(b"\x80\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10"), Parsed::Hello(_)));
+        // Empty records, and an endless one.
+        assert!(!matches!(parse(&b"\x16\x03\x01\x00\x00".repeat(100)), Parsed::Hello(_)));
+        let endless = fragmented(&[&[0; 5], &[1, 0xff, 0xff, 0xff][..], &[0; 40_000]].concat(), 1000);
+        assert!(!matches!(parse(&endless), Parsed::Hello(_)));
+    }
+
+    /// One in pieces of one byte, with the stream's own end in the middle: no connection waits for what cannot come.
+    #[tokio::test]
+    async fn t1_a_hello_that_ends_in_the_middle_is_no_hello() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let sent = hello(&[b"istio"], "a");
+        client.write_all(&sent[..sent.len() - 1]).await.unwrap();
+        client.shutdown().await.unwrap();
+        let error = peek(&server, Duration::from_secs(3600)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

@@ -23,7 +23,7 @@ const INVALID_ARGUMENT: i32 = 3;
 const REASON_LIMIT: usize = 2048;
 
 /// Applies a response and gives the one answer to it.
-pub(super) fn apply(writer: &mut Writer, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+pub(crate) fn apply(writer: &mut Writer, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
     let mut rejected = Vec::new();
     let mut resources = Vec::with_capacity(response.resources.len());
     if response.type_url != TYPE_URL {
