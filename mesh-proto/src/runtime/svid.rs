@@ -50,6 +50,9 @@ pub enum InvalidSvid {
     /// An intermediate may not sign for this trust domain.
     #[error("an intermediate certificate may not sign for the trust domain of {0}")]
     NameConstraints(SpiffeId),
+    /// An intermediate may not sign certificates.
+    #[error("{0}: an intermediate certificate may not sign certificates")]
+    Issuer(SpiffeId),
     /// There are no roots for the trust domain that the peer claims.
     #[error("{id}: its trust domain is not trusted (roots known for: {known})")]
     UnknownTrustDomain {
@@ -133,13 +136,18 @@ impl Svid {
     }
 }
 
-/// Refuses an intermediate whose URI name constraints exclude `domain`: beside the check of the path validation, which
-/// has missed this kind before (RUSTSEC-2026-0098).
+/// Refuses an intermediate that may not sign certificates (the path validation looks at no key usage), and one whose URI
+/// name constraints exclude the domain of `id`: beside the check of the path validation, which has missed this kind before
+/// (RUSTSEC-2026-0098).
 ///
 /// # Errors
 /// When it may not sign for `id`, or cannot be read.
 pub fn check_intermediate(certificate: &CertificateDer<'_>, id: &SpiffeId) -> Result<(), InvalidSvid> {
     let certificate = parse(certificate)?;
+    let usage = certificate.key_usage().map_err(malformed)?;
+    if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+        return Err(InvalidSvid::Issuer(id.clone()));
+    }
     let constraints = certificate.name_constraints().map_err(malformed)?;
     let Some(constraints) = constraints.map(|c| c.value) else {
         return Ok(());

@@ -1,6 +1,7 @@
 //! Stories over several modules: the corpus of bad certificates, handshakes both ways, rotation, gRPC.
 
 mod corpus;
+mod go_spiffe;
 mod grpc;
 mod handshake;
 

@@ -140,6 +140,18 @@ async fn nothing_is_resumed() {
     }
 }
 
+/// What comes before the handshake is over could be sent again by anybody.
+#[test]
+fn t4_there_is_no_early_data() {
+    let ca = TestCa::new();
+    let (a, b) = (ca.identity("default", "a"), ca.identity("default", "b"));
+    for clients in [ClientAuth::Required, ClientAuth::Optional] {
+        let server = server_config(&b, clients, H2);
+        assert_eq!((server.max_early_data_size, server.send_half_rtt_data), (0, false));
+    }
+    assert!(!client(&a, "b").enable_early_data);
+}
+
 #[test]
 fn a_key_of_another_certificate_is_refused() {
     let ca = TestCa::new();
