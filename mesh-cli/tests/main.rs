@@ -1,13 +1,14 @@
 //! A whole mesh as real processes, driven as a person drives it: `meshctl up`, YAML files, `meshctl request`, `meshctl status`.
 //!
-//! Each module runs one mesh (starting one takes seconds) and tells a story with it. `contract` and `discovery` need no
-//! processes: they hold the crates against each other.
+//! Each module runs one mesh (starting one takes seconds) and tells a story with it. `contract`, `discovery` and
+//! `advisories` need no processes: they hold the crates against each other.
 
 // Helpers of tests may unwrap as tests may.
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
+mod advisories;
 mod authorization;
 mod charts;
 mod contract;

@@ -13,7 +13,7 @@ mod guard;
 mod request;
 
 #[cfg(any(test, feature = "fuzzing"))]
-#[cfg_attr(not(test), allow(clippy::unwrap_used, reason = "it only reads what has been parsed"))]
+#[allow(clippy::unwrap_used, reason = "it only reads what has been parsed")]
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod advisories;
 mod authorization;
 mod capture;
 mod drain;
@@ -15,4 +16,5 @@ mod grpc;
 mod http;
 mod mtls;
 mod originate;
+mod paths;
 mod tcp;

@@ -77,9 +77,8 @@ fn no_token_is_no_fault_and_a_wrong_one_is() {
     );
 }
 
-/// Row J8.
 #[test]
-fn more_than_one_credential_is_none() {
+fn j8_more_than_one_credential_is_none() {
     let issuer = TestIssuer::new("https://issuer", "ES256");
     let rules = [rule(&issuer)];
     let good = token(&issuer);
@@ -255,4 +254,44 @@ fn keys_that_are_not_known_yet_are_those_of_before() {
     };
     assert!(later("https://issuer/keys", true));
     assert!(!later("https://issuer/keys", false) && !later("https://elsewhere/keys", true));
+}
+
+/// Keys come, go and change while tokens fly: a token is good with the keys of its moment, and nothing remembers others.
+#[test]
+fn j6_a_storm_of_keys_forgets_and_remembers_nothing() {
+    let (old, new) = (TestIssuer::new("https://issuer", "ES256"), TestIssuer::new("https://issuer", "EdDSA"));
+    let none = wire::JwtRule {
+        issuer: "https://issuer".into(),
+        keys_unknown: true,
+        key_source: "k".into(),
+        ..Default::default()
+    };
+    let of = |issuer: &TestIssuer| wire::JwtRule { key_source: "k".into(), ..rule(issuer) };
+    let tokens = [&old, &new].map(|issuer| format!("Bearer {}", token(issuer)));
+    let mut cache = Cache::new();
+    let mut before = JwtRules::default();
+    let mut kept = None;
+    for round in 0..300 {
+        let (wire, good) = match round % 5 {
+            0 => (vec![of(&old)], Some(0)),
+            1 => (vec![of(&new)], Some(1)),
+            // Not known yet: those of before count.
+            2 => (vec![none.clone()], kept),
+            3 => (vec![wire::JwtRule { keys_unknown: false, ..none.clone() }], None),
+            _ => (vec![], None),
+        };
+        let mut rules = JwtRules::parse(&wire).unwrap();
+        rules.keep(&before);
+        for (index, token) in tokens.iter().enumerate() {
+            let mut head = head("/", &[("authorization", token.as_str())]);
+            let verdict = rules.verify(&mut head, &mut cache, now()).map(|verified| verified.is_some());
+            match (wire.is_empty(), good == Some(index)) {
+                (true, _) => assert!(matches!(verdict, Ok(false)), "round {round}: no rule, no token"),
+                (_, true) => assert!(matches!(verdict, Ok(true)), "round {round}: {verdict:?}"),
+                (_, false) => assert!(verdict.is_err(), "round {round}: {verdict:?}"),
+            }
+        }
+        kept = good;
+        before = rules;
+    }
 }

@@ -82,6 +82,12 @@ fn bare(path: &str) -> String {
     if bare.is_empty() { "/".to_owned() } else { bare }
 }
 
+/// An IPv6 address as a host has it, without a port.
+fn bracketed(host: &[u8]) -> Option<&[u8]> {
+    let end = host.iter().position(|b| *b == b']')?;
+    host.starts_with(b"[").then(|| &host[..=end])
+}
+
 impl Matcher {
     /// Whether it holds for a request; matchers of connections have been decided before.
     pub(super) fn of_request(&self, request: &RequestFacts<'_>, reading: Reading) -> bool {
@@ -104,6 +110,7 @@ impl Matcher {
                 let name = request.host_name.as_ref();
                 text.matches_any_case(request.host)
                     || name.is_some_and(|name| text.matches_any_case(name.as_bytes()))
+                    || bracketed(request.host).is_some_and(|address| text.matches_any_case(address))
             }
             (Attribute::RequestHeader(name), Pattern::Text(text)) => {
                 header(request.headers, name, reading, |value| text.matches(value))

@@ -7,6 +7,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::reference::{Asked, allowed};
 use super::*;
 
+mod rows;
+
 type Match<'a> = (&'a str, &'a [&'a str], &'a [&'a str]);
 
 fn matcher((attribute, values, not_values): Match<'_>) -> wire::AuthorizationMatch {
@@ -134,9 +136,9 @@ fn who_asks() {
     assert!(from(("request.auth.principal", &[], &["*"]), WEB));
 }
 
-/// Rows P7, P8: case, port and trailing dot make no other host of it.
+/// Case, port and trailing dot make no other host of it.
 #[test]
-fn hosts() {
+fn p7_p8_hosts() {
     let secret = deny(vec![rule(&[], &[&[("request.host", &["secret.com"], &[])]], &[])]);
     let passes = |host: &str| {
         let head = head("GET", "/", &[("host", host)]);
@@ -153,9 +155,9 @@ fn hosts() {
     assert_eq!(verdict, Verdict::Denied(None));
 }
 
-/// Row P2: what is behind a semicolon makes no other path of it; where it does for somebody, neither reading may pass.
+/// What is behind a semicolon makes no other path of it; where it does for somebody, neither reading may pass.
 #[test]
-fn paths_with_parameters() {
+fn p2_paths_with_parameters() {
     let admin = deny(vec![rule(&[], &[&[("request.path", &["/admin", "/admin/*"], &[])]], &[])]);
     let public = allow(vec![rule(&[], &[&[("request.path", &["/public/*"], &[])]], &[])]);
     let passes = |policy: &wire::AuthorizationPolicy, path: &str| {
@@ -169,9 +171,9 @@ fn paths_with_parameters() {
     assert!(!passes(&public, "/public;x"), "/public for some");
 }
 
-/// Row J9: one field several times, joined or not; Row J12: bytes that are no text.
+/// One field several times, joined or not; bytes that are no text.
 #[test]
-fn a_field_that_comes_several_times() {
+fn j9_j12_a_field_that_comes_several_times() {
     let role = |values: &'static [&'static str], not: &'static [&'static str]| {
         rule(&[], &[], &[("request.headers[x-role]", values, not)])
     };
@@ -198,9 +200,9 @@ fn a_field_that_comes_several_times() {
     assert!(matches!(verdict, Verdict::Denied(Some(_))));
 }
 
-/// Row J11: on bytes, DENY asks for one thing less, and ALLOW that asks for a request's things matches nothing.
+/// On bytes, DENY asks for one thing less, and ALLOW that asks for a request's things matches nothing.
 #[test]
-fn bytes() {
+fn j11_bytes() {
     let verdict = |policies: &[wire::AuthorizationPolicy]| {
         Policies::parse(policies).unwrap().of_bytes(&connection(WEB)) == Verdict::Allowed
     };

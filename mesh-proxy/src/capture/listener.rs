@@ -116,6 +116,23 @@ mod tests {
         assert_eq!(drain.drained(Duration::from_secs(1)).await, Drained::Empty);
     }
 
+    /// It ends no loop, and is not tried again at once.
+    #[tokio::test(start_paused = true)]
+    async fn h12_running_out_of_files_is_waited_out() {
+        let waited = async |error: nix::errno::Errno| {
+            let began = tokio::time::Instant::now();
+            pause(&io::Error::from_raw_os_error(error as i32)).await;
+            began.elapsed()
+        };
+        use nix::errno::Errno::{ECONNABORTED, EMFILE, ENFILE, ENOMEM, EPROTO};
+        for error in [EMFILE, ENFILE, ENOMEM] {
+            assert_eq!(waited(error).await, OUT_OF_FILES, "{error}");
+        }
+        for error in [ECONNABORTED, EPROTO] {
+            assert_eq!(waited(error).await, Duration::ZERO, "{error}");
+        }
+    }
+
     #[tokio::test]
     async fn workers_share_an_address() {
         let first = bind("127.0.0.1:0".parse().unwrap(), true).unwrap();

@@ -57,7 +57,6 @@ pub fn discovery(data: &[u8]) {
         name: name.to_string(),
         version: "1".into(),
         resource: Some(Any { type_url: kind.type_url().to_owned(), value: value.to_vec() }),
-        ..Default::default()
     };
     let response = DeltaDiscoveryResponse {
         type_url: TYPE_URL.to_owned(),

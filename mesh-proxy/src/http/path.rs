@@ -17,6 +17,9 @@ pub enum BadPath {
     /// `/..;/`: a step up for servers that take parameters from segments, a name for others.
     #[error("a dot segment with parameters in the path")]
     DotParameters,
+    /// `%%32e`: decoded once, it would be another code, which whoever decodes next reads as a dot.
+    #[error("a percent code within a percent code in the path")]
+    Nested,
     /// What came of it is no path.
     #[error("the path cannot be normalised")]
     Form,
@@ -71,8 +74,8 @@ pub fn normalised(path: &str, mode: Mode) -> Result<String, BadPath> {
     }
     let mut clean = match mode {
         Mode::PathNone => path.to_owned(),
-        Mode::PathBase | Mode::PathMergeSlashes => without_dots(&decoded(path, false)),
-        Mode::PathDecodeAndMergeSlashes => without_dots(&decoded(path, true)),
+        Mode::PathBase | Mode::PathMergeSlashes => without_dots(&decoded(path, false)?),
+        Mode::PathDecodeAndMergeSlashes => without_dots(&decoded(path, true)?),
     };
     if matches!(mode, Mode::PathMergeSlashes | Mode::PathDecodeAndMergeSlashes) {
         clean = merged(&clean);
@@ -86,7 +89,7 @@ pub fn normalised(path: &str, mode: Mode) -> Result<String, BadPath> {
 }
 
 /// Percent codes of unreserved characters are these, once; a backslash is a slash. Of `slashes`, so are `%2F` and `%5C`.
-fn decoded(path: &str, slashes: bool) -> String {
+fn decoded(path: &str, slashes: bool) -> Result<String, BadPath> {
     let bytes = path.as_bytes();
     let mut out = String::with_capacity(path.len());
     let mut from = 0;
@@ -103,13 +106,21 @@ fn decoded(path: &str, slashes: bool) -> String {
         };
         if let Some(replaced) = replaced {
             out.push_str(&path[from..at]);
+            if replaced.is_ascii_hexdigit() && ends_in_half_a_code(out.as_bytes()) {
+                return Err(BadPath::Nested);
+            }
             out.push(replaced);
             from = at + length;
         }
         at += length;
     }
     out.push_str(&path[from..]);
-    out
+    Ok(out)
+}
+
+/// Whether the next hexadecimal digit could make a code of what is there. A whole code ends in two digits.
+fn ends_in_half_a_code(path: &[u8]) -> bool {
+    matches!(path, [.., b'%']) || matches!(path, [.., b'%', digit] if digit.is_ascii_hexdigit())
 }
 
 /// The byte of two hexadecimal digits.
@@ -167,14 +178,17 @@ fn merged(path: &str) -> String {
 mod tests {
     use super::*;
 
+    const MODES: [Mode; 4] = {
+        use Mode::{PathBase, PathDecodeAndMergeSlashes, PathMergeSlashes, PathNone};
+        [PathNone, PathBase, PathMergeSlashes, PathDecodeAndMergeSlashes]
+    };
+
     fn base(path: &str) -> Result<String, BadPath> {
         normalised(path, Mode::PathBase)
     }
 
     #[test]
     fn four_modes() {
-        use Mode::{PathBase, PathDecodeAndMergeSlashes, PathMergeSlashes, PathNone};
-        let modes = [PathNone, PathBase, PathMergeSlashes, PathDecodeAndMergeSlashes];
         for (path, expected) in [
             ("/a", ["/a", "/a", "/a", "/a"]),
             ("/a/./b", ["/a/./b", "/a/b", "/a/b", "/a/b"]),
@@ -201,34 +215,72 @@ mod tests {
             ("/%4", ["/%4", "/%4", "/%4", "/%4"]),
             ("/%zz", ["/%zz", "/%zz", "/%zz", "/%zz"]),
         ] {
-            for (mode, expected) in modes.into_iter().zip(expected) {
+            for (mode, expected) in MODES.into_iter().zip(expected) {
                 assert_eq!(normalised(path, mode).as_deref(), Ok(expected), "{path} {mode:?}");
             }
         }
     }
 
-    /// Rows P1 and P5: each code is what it was or its own character, decoded once, and what is decoded is unreserved.
+    /// Each code is what it was or its own character, decoded once, and what is decoded is unreserved.
     #[test]
-    fn each_of_the_255_percent_codes() {
+    fn p1_p5_each_of_the_256_percent_codes_in_four_modes() {
         for byte in 0..=255_u8 {
             for text in [format!("/a%{byte:02x}b"), format!("/a%{byte:02X}b")] {
-                let got = base(&text);
-                let expected = match byte {
-                    0 => Err(BadPath::Nul),
-                    b if is_unreserved(b) => Ok(format!("/a{}b", char::from(b))),
-                    _ => Ok(text.clone()),
-                };
-                assert_eq!(got, expected, "{text}");
-                if let Ok(once) = got {
-                    assert_eq!(base(&once), Ok(once.clone()), "a second time changes nothing");
+                for mode in MODES {
+                    let own = format!("/a{}b", char::from(byte));
+                    let expected = match (mode, byte) {
+                        (_, 0) => Err(BadPath::Nul),
+                        (Mode::PathNone, _) => Ok(text.clone()),
+                        (_, b) if is_unreserved(b) => Ok(own),
+                        (Mode::PathDecodeAndMergeSlashes, b'/' | b'\\') => Ok("/a/b".to_owned()),
+                        _ => Ok(text.clone()),
+                    };
+                    assert_eq!(normalised(&text, mode), expected, "{text} {mode:?}");
                 }
             }
         }
     }
 
-    /// Row P2.
+    /// A code that comes of decoding would be decoded by whoever comes next: the application would read what no policy saw.
     #[test]
-    fn dot_segments_with_parameters_are_refused() {
+    fn p5_a_code_within_a_code_is_refused() {
+        for path in ["/%%32e%%32e/admin", "/%2%65", "/%%32%65", "/%0%30", "/%%61dmin", "/%2%46", "/a%%%32e"] {
+            for mode in &MODES[1..] {
+                assert_eq!(normalised(path, *mode), Err(BadPath::Nested), "{path} {mode:?}");
+            }
+        }
+        // A percent sign of its own is nobody's code.
+        for path in ["/100%", "/100%%20off", "/%zz%41", "/%2g%41", "/%25%32e"] {
+            assert!(base(path).is_ok(), "{path}");
+        }
+        assert_eq!(base("/%252e").as_deref(), Ok("/%252e"), "never decoded twice");
+    }
+
+    /// What a policy saw is what a second reader gets, and no dot segment is left in it, in whatever spelling.
+    #[test]
+    fn p1_once_is_enough() {
+        let alphabet =
+            ["/", "a", "%", "2", "e", "E", "%2", "%2e", "%32", "%65", "%5c", "%2F", "\\", "..", ";"];
+        let mut texts = vec![String::from("/")];
+        for _ in 0..4 {
+            texts = texts.iter().flat_map(|text| alphabet.map(|next| format!("{text}{next}"))).collect();
+            for (text, mode) in texts.iter().flat_map(|text| MODES[1..].iter().map(move |mode| (text, *mode)))
+            {
+                let Ok(once) = normalised(text, mode) else { continue };
+                assert_eq!(normalised(&once, mode).as_deref(), Ok(&*once), "{text} {mode:?}");
+                assert!(once.starts_with('/'), "{text} {mode:?}");
+                let name =
+                    |segment: &str| segment.split(';').next().unwrap().to_lowercase().replace("%2e", ".");
+                let dots = |segment: &str| matches!(&*name(segment), "." | "..");
+                assert!(!once.split('/').any(dots) && !once.contains('\\'), "{text} {mode:?}: {once}");
+                let merges = mode != Mode::PathBase;
+                assert!(!merges || !once.contains("//"), "{text} {mode:?}: {once}");
+            }
+        }
+    }
+
+    #[test]
+    fn p2_dot_segments_with_parameters_are_refused() {
         for path in ["/a/..;/admin", "/.;x/admin", "/a/%2e%2e;a=b/c", "/..;"] {
             assert_eq!(base(path), Err(BadPath::DotParameters), "{path}");
         }

@@ -25,6 +25,7 @@ use crate::pool::{Pool, PoolKey, Target};
 mod differential;
 mod exchange;
 mod http2;
+mod raw_http2;
 mod refused;
 mod upstream;
 

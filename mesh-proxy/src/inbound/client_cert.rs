@@ -70,4 +70,39 @@ mod tests {
         assert!(text.ends_with("URI=spiffe://cluster.local/ns/default/sa/reviews"), "{text}");
         assert!(text.contains(";Subject=\""), "{text}");
     }
+
+    /// A subject or a name that would end its quotes, or the line, says nothing else.
+    #[test]
+    fn f10_j14_names_stay_in_their_place() {
+        let me: SpiffeId = "spiffe://cluster.local/ns/default/sa/ratings".parse().unwrap();
+        let peer: SpiffeId = "spiffe://cluster.local/ns/default/sa/reviews".parse().unwrap();
+        let ca = TestCa::new();
+        let leaf = |subject: &str, names: &[&str]| {
+            let mut params = ca.leaf_params(peer.as_str(), std::time::Duration::from_secs(60));
+            params.distinguished_name.push(rcgen::DnType::CommonName, subject);
+            let names = names.iter().map(|name| rcgen::SanType::URI((*name).try_into().unwrap()));
+            params.subject_alt_names.extend(names);
+            ca.sign(params).0[0].clone()
+        };
+        let quotes = leaf(r#"a\";URI=spiffe://x,By="b"#, &[]);
+        let text = value(&me, &peer, &quotes).unwrap();
+        let text = text.to_str().unwrap();
+        let (_, subject) = text.split_once("Subject=\"").unwrap();
+        // Up to the first quote without a backslash before it.
+        let mut escaped = false;
+        let end = subject.bytes().position(|byte| {
+            let ends = byte == b'"' && !escaped;
+            escaped = byte == b'\\' && !escaped;
+            ends
+        });
+        assert_eq!(&subject[end.unwrap() + 1..], format!(";URI={peer}"), "{text}");
+        for line in ["a\r\nx: y", "a\nb", "a\0"] {
+            let told = value(&me, &peer, &leaf(line, &[]));
+            assert!(told.is_none_or(|told| told.as_bytes().iter().all(|byte| *byte >= 0x20)), "{line:?}");
+        }
+        let names = ["spiffe://a/b,By=c", "spiffe://a;URI=b", "a\"b", "a b", "a=b", "spiffe://a/c"];
+        let outside = of_outsider(&leaf("a", &names)).unwrap();
+        let outside = outside.to_str().unwrap();
+        assert!(outside.ends_with(&format!(";URI={peer};URI=spiffe://a/c")), "{outside}");
+    }
 }

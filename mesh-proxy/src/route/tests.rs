@@ -438,3 +438,14 @@ proptest! {
         prop_assert_eq!(table.find(&head).map(|r| &*r.name), expected.map(String::as_str));
     }
 }
+
+/// With an engine that goes back and tries again these would not end.
+#[test]
+fn j13_patterns_take_linear_time() {
+    let long = format!("/{}!", "a".repeat(60 << 10));
+    for pattern in ["/(a+)+b", "/(a|a)*b", "/(a*)*(a*)*(a*)*b", "(.*)*x"] {
+        assert!(!takes(&path(PathKind::Regex(pattern.into()), false), &at(&long)), "{pattern}");
+        let request = head(|r| r.uri("/").header("x", long.as_str()));
+        assert!(!takes(&header("x", regex(pattern), false), &request), "{pattern}");
+    }
+}

@@ -12,9 +12,25 @@ pub fn is_valid(authority: &[u8]) -> bool {
             .strip_suffix(b"]")
             .and_then(|ip| std::str::from_utf8(ip).ok())
             .is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok()),
-        None => !host.is_empty() && host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(b)),
+        None => is_name(host),
     };
     host_ok && port.is_none_or(is_port)
+}
+
+/// Labels with dots between, none of them empty; one dot may end it.
+fn is_name(host: &[u8]) -> bool {
+    let mut before = b'.';
+    for byte in host {
+        let good = match byte {
+            b'.' => before != b'.',
+            other => other.is_ascii_alphanumeric() || matches!(other, b'-' | b'_'),
+        };
+        if !good {
+            return false;
+        }
+        before = *byte;
+    }
+    !host.is_empty()
 }
 
 /// Whether both name the same, where one may leave out the scheme's default port.
@@ -75,6 +91,11 @@ mod tests {
             "\u{17f}ecret.com",
             "[a]",
             "a:000080",
+            ".",
+            "a..",
+            ".a",
+            "a..b",
+            "..:80",
         ] {
             assert!(!is_valid(bad.as_bytes()), "{bad}");
         }
