@@ -18,5 +18,5 @@ pub mod workload;
 
 pub use client::{Answer, Client, Report};
 pub use cluster::Cluster;
-pub use eventually::{eventually, pause};
+pub use eventually::{eventually, pause, within};
 pub use namespace::{Company, Namespace, test};

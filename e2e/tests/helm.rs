@@ -132,7 +132,8 @@ pub async fn belongings(ns: &Namespace) -> anyhow::Result<Vec<String>> {
         all.lines().filter(|kind| !kind.starts_with("events") && !kind.contains("metrics")).collect();
     let row = "jsonpath={range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name} {.metadata.labels.app\\.kubernetes\\.io/part-of}{\"\\n\"}{end}";
     let everything = ns.cluster.kubectl(&["get", &kinds.join(","), "-A", "-o", row]).await?;
-    let made = ["istio-ca-root-cert", "istio-ca-secret", "mesh-last-good", "mesh-pilot-leader"];
+    let made =
+        ["istio-ca-root-cert", "istio-ca-secret", "mesh-ca-state", "mesh-last-good", "mesh-pilot-leader"];
     let clusters = ["kube-root-ca.crt", "default"];
     let belongs = |line: &&str| {
         let mut words = line.split(' ');

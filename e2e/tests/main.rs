@@ -3,6 +3,7 @@
 //! `e2e/run` brings up what it needs. Alone, without a cluster that has the mesh, each test says why it skips.
 
 mod admission;
+mod authority;
 mod authorization;
 mod bad_days;
 mod failover;

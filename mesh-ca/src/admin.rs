@@ -1,4 +1,7 @@
-//! `GET /metrics`, `GET /healthz/ready` and `GET /ready`, over plain HTTP/1.1. Nothing here changes anything.
+//! `GET /metrics`, `GET /healthz/ready` and `GET /ready`, over plain HTTP/1.1. Nothing here changes anything:
+//! commands are [`commands`]'s.
+
+pub mod commands;
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,12 +1,11 @@
 //! The composition root: opens the authority, serves, ends.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use arc_swap::ArcSwap;
-use mesh_proto::runtime::certificates::authority_id;
-use mesh_proto::runtime::identity::{Identity, Roots, RootsHandle};
+use mesh_proto::model::SpiffeId;
+use mesh_proto::runtime::certificates::{authority_id, pilot_id};
 use mesh_proto::runtime::tls::{ClientAuth, server_config};
 use mesh_proto::runtime::{crypto, drain, grpc, log, shutdown};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -14,10 +13,16 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::admin;
+use crate::admin::commands::{self, Door};
 use crate::attest::{Attestor, Tokens};
-use crate::authority::{Authority, Limits, Policy, write_public};
+use crate::authority::{Limits, Policy};
 use crate::config::Config;
+use crate::follow::Follow;
+use crate::keeper::{Clock, Keeper, Settings};
+use crate::limit::Rate;
 use crate::server::{Service, counters};
+use crate::shelf::Shelf;
+use crate::shelf::files::Files;
 use crate::token::TokenKey;
 
 /// How long open calls get at the end.
@@ -47,12 +52,16 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let metrics = metrics()?;
-    let ca = Ca::open(&config)?;
+    let ca = Ca::open(&config).await?;
     let bind =
         async |address| TcpListener::bind(address).await.with_context(|| format!("listening on {address}"));
     let (listener, admin) = (bind(config.listen).await?, bind(config.admin).await?);
-    tracing::info!(listen = %config.listen, trust_domain = %config.trust_domain, "signing");
     let (drain, watch) = drain::channel();
+    if let Some(path) = &config.admin_socket {
+        let door = Door::socket(path).with_context(|| format!("listening on {}", path.display()))?;
+        tokio::spawn(commands::serve(door, ca.keeper(), watch.clone()));
+    }
+    tracing::info!(listen = %config.listen, trust_domain = %config.trust_domain, "signing");
     let serving = tokio::spawn(ca.serve(listener, watch.clone()));
     tokio::spawn(admin::serve(admin, metrics, admin::Ready::default(), watch));
     until_signal(drain, Duration::ZERO, serving).await
@@ -80,116 +89,76 @@ pub(crate) fn metrics() -> anyhow::Result<PrometheusHandle> {
     Ok(handle)
 }
 
-/// The authority that signs now: it is replaced when its signing certificate is. Cheap to clone; clones are the same.
-#[derive(Debug, Clone)]
-pub struct Signing(Arc<ArcSwap<Authority>>);
-
-impl Signing {
-    /// The authority that signs now.
-    #[must_use]
-    pub fn load(&self) -> Arc<Authority> {
-        self.0.load_full()
-    }
-}
-
 /// An authority that is ready to serve.
 #[derive(Debug)]
 pub struct Ca {
-    signing: Signing,
+    keeper: Arc<Keeper>,
     attestor: Attestor,
-    identity: Identity,
+    rate: Rate,
+    pilot: SpiffeId,
 }
 
 impl Ca {
-    /// Opens the state, and writes the root for everyone to read.
+    /// Opens the state, and writes the roots for everyone to read.
     ///
     /// # Errors
-    /// When state, token key or root cannot be used.
-    pub fn open(config: &Config) -> anyhow::Result<Self> {
-        let limits = Limits { default: config.leaf_ttl, max: config.max_leaf_ttl };
+    /// When state, token key or roots cannot be used.
+    pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        let limits = Limits { default: config.leaf_ttl, min: config.min_leaf_ttl, max: config.max_leaf_ttl };
         let own = authority_id(&config.trust_domain);
-        let authority = Authority::open(&config.state_dir, Policy { own: own.clone(), limits, dns: None })
-            .with_context(|| format!("opening the authority in {}", config.state_dir.display()))?;
         let tokens = match &config.local_token_key {
             Some(path) => Tokens::Local(TokenKey::read(path)?),
             None => Tokens::None,
         };
-        write_public(&config.root_out, &authority.root_pem()).context("writing the root")?;
-        Self::new(authority, Attestor::new(own, tokens))
+        let settings = Settings {
+            policy: Policy { own: own.clone(), limits, dns: None },
+            pilot: pilot_id(&config.trust_domain),
+            federated: Vec::new(),
+            root_life: config.root_ttl,
+            grace_percent: config.root_grace_percent,
+            clock: Clock::default(),
+        };
+        let shelf = Shelf::Files(Files::new(&config.state_dir, &config.root_out));
+        let pilot = settings.pilot.clone();
+        let keeper = Keeper::open_once(shelf, settings)
+            .await
+            .with_context(|| format!("opening the authority in {}", config.state_dir.display()))?;
+        Ok(Self::new(Arc::new(keeper), Attestor::new(own, tokens), config.rate_limit, pilot))
     }
 
-    /// Signs with `authority` for those whom `attestor` knows.
-    ///
-    /// # Errors
-    /// When the authority has expired.
-    pub fn new(authority: Authority, attestor: Attestor) -> anyhow::Result<Self> {
-        let identity = Identity::new(authority.own_leaf()?, RootsHandle::new(authority.roots()?));
-        tell_expiry(&authority);
-        for counter in
-            [counters::CSR, counters::SUCCESS, counters::DENIED, counters::CSR_INVALID, counters::SIGN_FAILED]
-        {
+    /// Signs what `keeper` keeps for those whom `attestor` knows, and tells `pilot` whom to trust.
+    #[must_use]
+    pub fn new(keeper: Arc<Keeper>, attestor: Attestor, rate: Rate, pilot: SpiffeId) -> Self {
+        for counter in counters::ALL {
             metrics::counter!(counter).increment(0);
         }
-        let signing = Signing(Arc::new(ArcSwap::from_pointee(authority)));
-        Ok(Self { signing, attestor, identity })
+        Self { keeper, attestor, rate, pilot }
     }
 
-    /// What changes the authority while it serves.
+    /// What takes commands, and changes the authority while it serves.
     #[must_use]
-    pub fn handle(&self) -> Handle {
-        Handle { signing: self.signing.clone(), identity: self.identity.clone() }
+    pub fn keeper(&self) -> Arc<Keeper> {
+        self.keeper.clone()
     }
 
     /// Serves the certificate service until the drain starts and all calls are done.
     pub async fn serve(self, listener: TcpListener, drain: drain::Watch) {
-        let tls = server_config(&self.identity, ClientAuth::Optional, &[b"h2"]);
-        let routes = tonic::service::Routes::new(Service::new(self.signing.clone(), self.attestor));
+        let Self { keeper, attestor, rate, pilot } = self;
+        let tls = server_config(keeper.identity(), ClientAuth::Optional, &[b"h2"]);
+        let follow = Follow::service(keeper.clone(), pilot, drain.clone());
+        let routes =
+            tonic::service::Routes::new(Service::new(keeper.clone(), attestor, rate)).add_service(follow);
         tokio::select! {
             () = grpc::serve(listener, tls, routes, drain) => {}
-            () = renew(&self.signing, &self.identity) => {}
+            () = renew(&keeper) => {}
+            () = keeper.keep() => {}
         }
     }
 }
 
-/// Changes a [`Ca`] that serves.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    signing: Signing,
-    identity: Identity,
-}
-
-impl Handle {
-    /// The authority that signs now.
-    #[must_use]
-    pub fn signing(&self) -> Arc<Authority> {
-        self.signing.load()
-    }
-
-    /// From here on, certificates of these roots prove who a caller is.
-    pub fn trust(&self, roots: Roots) {
-        self.identity.swap_roots(roots);
-    }
-
-    /// From here on, `authority` signs, and our own leaf is one of its own.
-    ///
-    /// # Errors
-    /// When it has expired; then the one before goes on.
-    pub fn sign_with(&self, authority: Authority) -> anyhow::Result<()> {
-        self.identity.swap_leaf(authority.own_leaf()?)?;
-        tell_expiry(&authority);
-        self.signing.0.store(Arc::new(authority));
-        Ok(())
-    }
-}
-
-fn tell_expiry(authority: &Authority) {
-    let end = authority.not_after().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-    metrics::gauge!(counters::ROOT_EXPIRY).set(end);
-    metrics::gauge!(counters::CHAIN_EXPIRY).set(end);
-}
-
 /// Keeps our own leaf fresh: a new one at half of its life. Never ends.
-async fn renew(signing: &Signing, identity: &Identity) {
+async fn renew(keeper: &Keeper) {
+    let (signing, identity) = (keeper.signing(), keeper.identity());
     let mut since = SystemTime::now();
     loop {
         let life = identity.leaf().not_after.duration_since(since).unwrap_or_default();

@@ -4,7 +4,7 @@
 //! specification §4.
 
 pub mod material;
-mod store;
+pub mod store;
 
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +19,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixT
 use time::OffsetDateTime;
 
 use material::Material;
-pub use store::{OpenError, write_public};
+pub use store::OpenError;
 
 /// Certificates are dated back for peers whose clock is slow.
 const BACKDATE: Duration = Duration::from_secs(300);
@@ -67,7 +67,9 @@ pub struct Authority {
 pub struct Limits {
     /// When nothing is asked for.
     pub default: Duration,
-    /// Whatever is asked for.
+    /// At least, whatever is asked for.
+    pub min: Duration,
+    /// At most, whatever is asked for.
     pub max: Duration,
 }
 
@@ -93,14 +95,6 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// The authority whose signing certificate is kept in `state_dir`; a new self-signed one if there is none.
-    ///
-    /// # Errors
-    /// When what is kept there cannot be used. A new root never takes the place of one that cannot be read.
-    pub fn open(state_dir: &std::path::Path, policy: Policy) -> Result<Self, OpenError> {
-        Self::new(store::open(state_dir, policy.own.trust_domain())?, policy)
-    }
-
     /// The authority that signs with `material`.
     ///
     /// # Errors
@@ -141,8 +135,7 @@ impl Authority {
         if now >= self.not_after {
             return Err(SignError::RootExpired);
         }
-        let life = asked.unwrap_or(self.policy.limits.default).min(self.policy.limits.max);
-        let not_after = (now + life).min(self.not_after);
+        let not_after = (now + self.life(asked)).min(self.not_after);
         let mut params = CertificateParams::default();
         // No subject: the SAN becomes critical.
         params.distinguished_name = DistinguishedName::new();
@@ -163,8 +156,14 @@ impl Authority {
         let leaf = params.signed_by(key, &self.issuer)?;
         let mut chain = vec![leaf.pem()];
         chain.extend(self.chain.iter().chain(self.roots.first()).map(|c| pem(c)));
-        let serial = serial.iter().map(|b| format!("{b:02x}")).collect();
-        Ok(Issued { chain, not_after, serial, leaf: leaf.der().clone() })
+        Ok(Issued { chain, not_after, serial: hex(&serial), leaf: leaf.der().clone() })
+    }
+
+    /// How long a leaf may live whose caller wants it to live for `asked`.
+    #[must_use]
+    pub fn life(&self, asked: Option<Duration>) -> Duration {
+        let Limits { default, min, max } = self.policy.limits;
+        asked.map_or(default, |asked| asked.max(min)).min(max)
     }
 
     /// A leaf of the authority itself, for its own server, with a new key.
@@ -212,6 +211,11 @@ impl Authority {
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
+}
+
+/// Hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// 127 random bits, positive and never zero (RFC 5280 §4.1.2.2).

@@ -7,6 +7,9 @@ use std::time::Duration;
 use mesh_proto::model::TrustDomain;
 use serde::{Deserialize, Deserializer};
 
+use crate::authority::material::ROOT_LIFE;
+use crate::limit::Rate;
+
 /// Why a configuration cannot be used. The fault is with whoever wrote it.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidConfig {
@@ -29,7 +32,7 @@ pub enum InvalidConfig {
 }
 
 /// The settings of the authority.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where the certificate service listens.
@@ -48,6 +51,21 @@ pub struct Config {
     /// The longest life of a leaf, whatever the caller asks for.
     #[serde(rename = "max_leaf_ttl_seconds", default = "max_leaf_ttl", deserialize_with = "seconds")]
     pub max_leaf_ttl: Duration,
+    /// The shortest life of a leaf, whatever the caller asks for.
+    #[serde(rename = "min_leaf_ttl_seconds", default = "min_leaf_ttl", deserialize_with = "seconds")]
+    pub min_leaf_ttl: Duration,
+    /// The life of a self-signed root.
+    #[serde(rename = "root_ttl_seconds", default = "root_ttl", deserialize_with = "seconds")]
+    pub root_ttl: Duration,
+    /// The share of its life, in percent, that a self-signed root has left when another one takes its place; 0: never.
+    #[serde(default = "root_grace_percent", deserialize_with = "percent")]
+    pub root_grace_percent: u8,
+    /// The certificates that one identity may have.
+    #[serde(default)]
+    pub rate_limit: Rate,
+    /// The socket that takes an operator's commands; only its owner can open it. Without it none are taken.
+    #[serde(default)]
+    pub admin_socket: Option<PathBuf>,
     /// Where to write the roots for everyone to read.
     pub root_out: PathBuf,
     /// Where `/metrics` and `/healthz/ready` are served.
@@ -78,11 +96,33 @@ fn max_leaf_ttl() -> Duration {
     Duration::from_secs(90 * 24 * 3600)
 }
 
-/// A life of at most ten years: nothing that is added to a time of now overflows.
+fn min_leaf_ttl() -> Duration {
+    Duration::from_secs(1)
+}
+
+fn root_ttl() -> Duration {
+    ROOT_LIFE
+}
+
+/// Istio's.
+fn root_grace_percent() -> u8 {
+    20
+}
+
+/// At most 90: a root that is always to be replaced would be for ever.
+fn percent<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
+    let percent = u8::deserialize(from)?;
+    if percent > 90 {
+        return Err(serde::de::Error::custom("must be between 0 and 90"));
+    }
+    Ok(percent)
+}
+
+/// A life of at most twenty years: nothing that is added to a time of now overflows.
 fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let seconds = u64::deserialize(from)?;
-    if !(1..=10 * 365 * 86400).contains(&seconds) {
-        return Err(serde::de::Error::custom("must be between one second and ten years"));
+    if !(1..=20 * 365 * 86400).contains(&seconds) {
+        return Err(serde::de::Error::custom("must be between one second and twenty years"));
     }
     Ok(Duration::from_secs(seconds))
 }

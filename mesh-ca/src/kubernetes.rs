@@ -1,26 +1,28 @@
 //! The authority on Kubernetes: settings from the environment, the signing certificate from a Secret, callers attested by
 //! the API server, the roots in a ConfigMap.
 //!
-//! Any number of replicas run side by side: what they share is in the Secret and in the ConfigMap, and each reads both
-//! again every few seconds. Nothing is kept anywhere else, so that a restart loses nothing.
+//! Any number of replicas run side by side: what they share is in Secrets and in the ConfigMap, and each reads them again
+//! every few seconds. Nothing is kept anywhere else, so that a restart loses nothing.
 
 mod api;
-mod bundle;
 mod environment;
-mod keeper;
 pub mod review;
-mod secret;
+pub mod shelf;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::Context;
 use kube::Client;
 use mesh_proto::runtime::{crypto, drain, log, shutdown};
 use tokio::net::TcpListener;
 
+use crate::admin;
+use crate::admin::commands::{self, Door};
 use crate::app::{self, Ca};
 use crate::attest::{Attestor, Tokens};
-use crate::{admin, kubernetes::keeper::Keeper};
+use crate::keeper::Keeper;
+use crate::shelf::Shelf;
 
 pub use environment::{InvalidEnvironment, Settings};
 
@@ -41,29 +43,23 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     )?;
     let (listener, health, numbers) =
         (bind(settings.listen).await?, bind(settings.health).await?, bind(settings.metrics).await?);
+    let commands = Door::loopback(bind(settings.admin).await?).context("CA_ADMIN")?;
     let (drain, watch) = drain::channel();
     let ready = admin::Ready::default();
     ready.not_yet("no signing certificate yet");
     tokio::spawn(admin::serve(health, metrics.clone(), ready.clone(), watch.clone()));
     tokio::spawn(admin::serve(numbers, metrics, ready.clone(), watch.clone()));
     let serving = tokio::spawn(async move {
-        let keeper = Keeper::new(client.clone(), &settings);
-        let (opened, keeper) = tokio::select! {
-            opened = keeper.open(&ready) => opened,
+        let shelf = Shelf::Secrets(shelf::Secrets::new(client.clone(), &settings.namespace));
+        let keeper = tokio::select! {
+            keeper = Keeper::open(shelf, settings.keeper(), &ready) => Arc::new(keeper),
             () = watch.draining() => return,
         };
         let attestor = Attestor::new(settings.own.clone(), Tokens::Reviewed(review::Reviewer::new(client)));
-        let ca = match Ca::new(opened, attestor) {
-            Ok(ca) => ca,
-            Err(error) => return tracing::error!(%error, "no leaf of our own"),
-        };
+        tokio::spawn(commands::serve(commands, keeper.clone(), watch.clone()));
         ready.now();
         tracing::info!(listen = %settings.listen, identity = %settings.own, "signing");
-        let handle = ca.handle();
-        tokio::select! {
-            () = ca.serve(listener, watch) => {}
-            () = keeper.keep(handle) => {}
-        }
+        Ca::new(keeper, attestor, settings.rate, settings.pilot).serve(listener, watch).await;
     });
     app::until_signal(drain, shutdown::LINGER, serving).await
 }

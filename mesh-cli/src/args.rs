@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::app::{AppArgs, Fault};
 use crate::cluster::ClusterFlags;
+use crate::cmd::ca::CaArgs;
 use crate::cmd::dashboard::DashboardArgs;
 use crate::cmd::describe::DescribeArgs;
 use crate::cmd::exec::InsideArgs;
@@ -45,6 +46,8 @@ pub enum Command {
     ProxyConfig(ProxyConfigArgs),
     /// What applies to a pod or service of a cluster, and why
     Describe(DescribeArgs),
+    /// The certificate authority: roots that take each other's place, identities that are refused
+    Ca(CaArgs),
     /// Open a port to a pilot's or proxy's pages on a cluster
     Dashboard(DashboardArgs),
     /// End an instance as a pod ends (withdrawn, drained, SIGTERM), or kill it

@@ -1,5 +1,6 @@
 //! One file per command; this one hands each its arguments and the runtime that it wants.
 
+pub mod ca;
 mod check;
 pub mod dashboard;
 pub mod describe;
@@ -37,6 +38,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(args) => block_on(status::run(args)),
         Command::ProxyConfig(args) => block_on(proxy_config::run(args)),
         Command::Describe(args) => block_on(describe::run(args)),
+        Command::Ca(args) => block_on(ca::run(args)),
         Command::Dashboard(args) => block_on(dashboard::run(args)),
         Command::Stop(args) => block_on(operate::stop(args)),
         Command::Start(args) => block_on(operate::start(args)),

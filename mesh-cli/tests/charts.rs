@@ -109,9 +109,9 @@ fn the_control_plane_is_what_proxies_expect() {
     let values: Value = serde_json::from_str(values).unwrap();
     assert_eq!(values["global"]["tag"], "9");
     assert_eq!(values["global"]["proxy"]["resources"]["requests"]["cpu"], "10m");
-    // The authority may read two Secrets, by name.
+    // The authority may read three Secrets, by name.
     let role = find(&all, "Role", "mesh-ca");
-    assert_eq!(role["rules"][0]["resourceNames"], json!(["istio-ca-secret", "cacerts"]));
+    assert_eq!(role["rules"][0]["resourceNames"], json!(["istio-ca-secret", "cacerts", "mesh-ca-state"]));
 }
 
 /// The restricted Pod Security Standard, and nothing written outside of volumes.

@@ -103,7 +103,12 @@ impl Pilot {
             loaded: true,
         };
         let hub = Arc::new(Hub::new(Arc::new(snapshot.clone()), Box::new(Fake(world.clone()))));
-        hub.set_roots(&"cluster.local".parse().unwrap(), vec![ca.root_der().to_vec()]);
+        let bundle = mesh_proto::wire::mesh::v1::TrustBundle {
+            trust_domain: "cluster.local".to_owned(),
+            roots: vec![ca.root_der().to_vec().into()],
+            ..Default::default()
+        };
+        hub.set_trust(vec![bundle]);
         let listener = std::net::TcpListener::bind(at.unwrap_or("127.0.0.1:0".parse().unwrap())).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();

@@ -10,6 +10,7 @@ mod support;
 
 mod advisories;
 mod authorization;
+mod ca;
 mod charts;
 mod contract;
 mod discovery;

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mesh_proto::model::TrustDomain;
 use mesh_proto::runtime::certificates::{self, CaConfig};
 use mesh_proto::runtime::identity::Identity;
 use mesh_proto::runtime::tls::{ClientAuth, server_config};
@@ -34,6 +33,7 @@ use crate::snapshot::{MeshSettings, Snapshot};
 use crate::source::Event;
 use crate::source::file::{FileSource, Settings};
 use crate::status::{LiveEvent, Status, Told};
+use crate::trust::Trust;
 
 /// Events that a watcher may lag behind before it misses some.
 const EVENTS: usize = 1024;
@@ -121,6 +121,7 @@ async fn serve_files(config: Config, discovery: TcpListener, admin: TcpListener)
             state_dir: config.state_dir.join("certificates"),
             ttl: None,
         },
+        name: "mesh-pilot".to_owned(),
         beside: Box::new(move |_, tasks| {
             tasks.spawn(async {
                 source.run(found).await;
@@ -151,6 +152,8 @@ pub(crate) struct Pilot {
     pub reach: Reach,
     /// Where our certificate comes from.
     pub ca: CaConfig,
+    /// What this replica is called.
+    pub name: String,
     /// Starts what runs beside it: the source, and what only this kind of mesh has. An error of one ends the pilot.
     pub beside: Box<Beside>,
 }
@@ -176,7 +179,7 @@ impl Pilot {
         let recorder = PrometheusBuilder::new().set_buckets(BUCKETS)?.build_recorder();
         let metrics = recorder.handle();
         let _ = metrics::set_global_recorder(recorder);
-        let Self { mut index, finds, found, reach, ca, beside } = self;
+        let Self { mut index, finds, found, reach, ca, name, beside } = self;
         let (snapshot, _) = index.snapshot();
         let hub = Arc::new(Hub::new(snapshot, Box::new(Rules)));
         let status = Arc::new(Status::new(hub.clone()));
@@ -198,11 +201,15 @@ impl Pilot {
         let (certified, identity) = watch::channel(None);
         beside(Parts { status: status.clone(), identity, drain: watch.clone() }, &mut others);
 
-        let trust_domain = ca.identity.trust_domain().clone();
+        let authority = ca.clone();
         let serving = async {
             let (identity, _rotation) = certificates::obtain(ca).await;
             certified.send_replace(Some(identity.clone()));
-            tasks.spawn(publish_roots(hub.clone(), identity.clone(), trust_domain));
+            let (known, mut told) = watch::channel(false);
+            let trust = Trust { hub: hub.clone(), identity: identity.clone(), ca: authority, name, known };
+            tasks.spawn(trust.follow());
+            // Whom not to trust is known before anybody is told anything.
+            let _ = told.wait_for(|known| *known).await;
             let tls = server_config(&identity, ClientAuth::Required, &[b"h2"]);
             let standings = Standings::service(status.clone(), identity.id().clone());
             let routes = tonic::service::Routes::new(Discovery::service(hub, events)).add_service(standings);
@@ -284,19 +291,5 @@ impl Stages {
         let (standings, files) = self.index.standings();
         let notes = crate::compile::notes(&snapshot.config);
         self.status.tell(Told { standings, files, notes });
-    }
-}
-
-/// The trust bundle follows the roots of our own identity, which follow the authority's file.
-async fn publish_roots(hub: Arc<Hub>, identity: Identity, trust_domain: TrustDomain) {
-    let mut changed = identity.roots_handle().changed();
-    loop {
-        let roots = identity.roots();
-        let certificates =
-            roots.domain(&trust_domain).map(|domain| domain.certificates.clone()).unwrap_or_default();
-        hub.set_roots(&trust_domain, certificates.iter().map(|der| der.to_vec()).collect());
-        if changed.changed().await.is_err() {
-            return;
-        }
     }
 }

@@ -83,6 +83,7 @@ async fn serve(mut settings: Settings) -> anyhow::Result<()> {
         "pilot of a cluster"
     );
     let (found, finds) = mpsc::channel(FINDS);
+    let name = settings.pod_name.clone();
     let ours = found.clone();
     let beside = move |parts: Parts, tasks: &mut JoinSet<anyhow::Result<()>>| {
         let namespace = settings.pod_namespace.clone();
@@ -115,7 +116,8 @@ async fn serve(mut settings: Settings) -> anyhow::Result<()> {
         });
     };
     let index = Index::with_slices(mesh);
-    let pilot = Pilot { index, finds, found: ours, reach: Reach::Outside, ca, beside: Box::new(beside) };
+    let pilot =
+        Pilot { index, finds, found: ours, reach: Reach::Outside, ca, name, beside: Box::new(beside) };
     pilot.serve_on(sockets).await
 }
 

@@ -13,6 +13,7 @@ pub mod push;
 pub mod snapshot;
 pub mod source;
 pub mod status;
+mod trust;
 pub mod validate;
 pub mod webhook;
 

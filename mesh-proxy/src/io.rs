@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::pool::Lease;
+use crate::revocation::Entry;
 
 /// A connected byte stream. TLS states are boxed: the enum is moved with every change of owner.
 pub enum Io {
@@ -21,11 +22,20 @@ pub enum Io {
     Server(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     /// TLS that we opened.
     Client(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-    /// One of those two that we opened, and that counts as a connection as long as it lives.
+    /// One of those with a peer of the mesh at the other end, which ends when the peer is revoked.
+    Watched(Box<Watched>),
+    /// One of those that we opened, and that counts as a connection as long as it lives.
     Counted(Box<Counted>),
     /// An in-memory stream: tests with paused time need one.
     #[cfg(test)]
     Memory(tokio::io::DuplexStream),
+}
+
+/// A connection in the table of those that can be ended.
+pub struct Watched {
+    // First: it leaves the table before the socket closes.
+    _entry: Entry,
+    io: Io,
 }
 
 /// A connection under a limit.
@@ -41,6 +51,12 @@ impl Io {
         Self::Counted(Box::new(Counted { io: self, _lease: lease }))
     }
 
+    /// The same, in the table until it is dropped.
+    #[must_use]
+    pub fn watched(self, entry: Entry) -> Self {
+        Self::Watched(Box::new(Watched { _entry: entry, io: self }))
+    }
+
     /// The socket below; none for a stream that has no socket.
     #[must_use]
     pub fn tcp(&self) -> Option<&TcpStream> {
@@ -49,6 +65,7 @@ impl Io {
             Self::Server(tls) => Some(tls.get_ref().0),
             Self::Client(tls) => Some(tls.get_ref().0),
             Self::Counted(counted) => counted.io.tcp(),
+            Self::Watched(watched) => watched.io.tcp(),
             #[cfg(test)]
             Self::Memory(_) => None,
         }
@@ -67,6 +84,7 @@ impl Io {
             Self::Server(tls) => tls.get_ref().1.peer_certificates(),
             Self::Client(tls) => tls.get_ref().1.peer_certificates(),
             Self::Counted(counted) => counted.io.peer_certificates(),
+            Self::Watched(watched) => watched.io.peer_certificates(),
             _ => None,
         }
     }
@@ -78,6 +96,7 @@ impl Io {
             Self::Server(tls) => tls.get_ref().1.alpn_protocol(),
             Self::Client(tls) => tls.get_ref().1.alpn_protocol(),
             Self::Counted(counted) => counted.io.alpn(),
+            Self::Watched(watched) => watched.io.alpn(),
             _ => None,
         }
     }
@@ -88,6 +107,7 @@ impl Io {
         match self {
             Self::Server(_) | Self::Client(_) => true,
             Self::Counted(counted) => counted.io.is_tls(),
+            Self::Watched(watched) => watched.io.is_tls(),
             _ => false,
         }
     }
@@ -111,6 +131,10 @@ macro_rules! each {
             Io::Client($stream) => $call,
             Io::Counted(counted) => {
                 let $stream = &mut counted.io;
+                $call
+            }
+            Io::Watched(watched) => {
+                let $stream = &mut watched.io;
                 $call
             }
             #[cfg(test)]

@@ -27,6 +27,7 @@ pub mod jwt;
 pub mod outbound;
 pub mod pool;
 pub mod respond;
+pub mod revocation;
 pub mod route;
 pub mod store;
 pub mod tcp;

@@ -179,10 +179,76 @@ async fn a_live_connection_ends_when_its_root_is_not_trusted_any_more() {
     let bundle = mesh_proto::wire::mesh::v1::TrustBundle {
         trust_domain: "cluster.local".into(),
         roots: vec![other.root_der().to_vec().into()],
+        ..Default::default()
     };
     pair.mesh.pilot.publish(Kind::TrustBundle, "cluster.local", &bundle);
     let end = async { while stream.read_buf(&mut all).await.unwrap_or(0) > 0 {} };
     tokio::time::timeout(Duration::from_secs(5), end).await.expect("the connection ends");
+}
+
+fn taint(pair: &Pair, account: &str) {
+    let bundle = mesh_proto::wire::mesh::v1::TrustBundle {
+        trust_domain: "cluster.local".into(),
+        roots: vec![pair.mesh.ca.root_der().to_vec().into()],
+        tainted: vec![format!("spiffe://cluster.local/ns/default/sa/{account}")],
+        ..Default::default()
+    };
+    pair.mesh.pilot.publish(Kind::TrustBundle, "cluster.local", &bundle);
+}
+
+/// Requests that have reached it.
+fn requests(app: &Origin) -> usize {
+    String::from_utf8_lossy(&app.seen.lock()).matches("GET /").count()
+}
+
+async fn ends(stream: &mut TlsStream<TcpStream>) {
+    let mut all = Vec::new();
+    let _ = stream.read_to_end(&mut all).await;
+    assert!(!String::from_utf8_lossy(&all).contains("200"), "{}", String::from_utf8_lossy(&all));
+}
+
+/// T11: who is revoked by name is thrown out whatever it is doing, and nobody else is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tainted_client_loses_every_connection_and_gets_no_other() {
+    let app = Origin::start("ratings").await;
+    let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsPermissive).await;
+    let (at, ca) = (pair.ratings.inbound(), &pair.mesh.ca);
+    let (stolen, honest) = (ca.identity("default", "stolen"), ca.identity("default", "honest"));
+    app.hang(2);
+    let mut in_flight = handshake(at, &stolen, b"istio-http/1.1").await.unwrap();
+    let mut others = handshake(at, &honest, b"istio-http/1.1").await.unwrap();
+    eventually("both requests are under way", || async { requests(&app) == 2 }).await;
+    let since = std::time::Instant::now();
+    taint(&pair, "stolen");
+    tokio::time::timeout(Duration::from_secs(5), ends(&mut in_flight)).await.expect("thrown out");
+    eprintln!("told, acknowledged and thrown out within {:?}", since.elapsed());
+    assert!(answer(handshake(at, &stolen, b"istio-http/1.1").await).await.is_empty());
+    // The other one's request goes on.
+    let mut byte = [0];
+    let waits = tokio::time::timeout(Duration::from_millis(200), others.read(&mut byte)).await;
+    assert!(waits.is_err(), "{waits:?}");
+    assert!(answer(handshake(at, &honest, b"istio-http/1.1").await).await.starts_with("HTTP/1.1 200"));
+}
+
+/// The same for a server: its clients' sidecars let go of it, without its help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_goes_to_a_tainted_server_any_more() {
+    let app = Origin::start("ratings").await;
+    let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsPermissive).await;
+    app.hang(1);
+    let mut waiting = Connection::open(pair.vip()).await;
+    let request = "GET / HTTP/1.1\r\nhost: ratings\r\n\r\n";
+    waiting.0.write_all(request.as_bytes()).await.unwrap();
+    eventually("the request is under way", || async { requests(&app) == 1 }).await;
+    let since = std::time::Instant::now();
+    taint(&pair, "ratings");
+    let ended = tokio::time::timeout(Duration::from_secs(5), waiting.answer()).await.expect("let go of");
+    assert!(ended.as_ref().map_or(true, |answer| answer.status == 503), "{ended:?}");
+    eprintln!("told, acknowledged and let go of within {:?}", since.elapsed());
+    let refused = client::get(pair.vip(), "ratings", "/").await.unwrap();
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(refused.body.contains("is tainted"), "{refused:?}");
+    assert_eq!(requests(&app), 1);
 }
 
 /// Certificates that live for seconds are replaced under load, and nothing is lost.

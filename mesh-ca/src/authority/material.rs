@@ -22,8 +22,8 @@ pub const KEY: &str = "ca-key.pem";
 pub const ROOT: &str = "root-cert.pem";
 /// From the signing certificate towards the root.
 pub const CHAIN: &str = "cert-chain.pem";
-/// The life of a root that we create.
-const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 86400);
+/// The life of a root that we create (Istio's).
+pub const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 86400);
 
 /// A signing certificate with its key.
 pub struct Material {
@@ -96,8 +96,8 @@ impl Material {
     }
 }
 
-/// A new self-signed root: key and certificate, as PEM.
-pub fn self_signed(domain: &TrustDomain) -> Result<(String, String), rcgen::Error> {
+/// A new self-signed root that lives for `life`: key and certificate, as PEM.
+pub fn self_signed(domain: &TrustDomain, life: Duration) -> Result<(String, String), rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, domain.as_str());
@@ -107,7 +107,7 @@ pub fn self_signed(domain: &TrustDomain) -> Result<(String, String), rcgen::Erro
     params.serial_number = Some(SerialNumber::from_slice(&super::new_serial()));
     let now = SystemTime::now();
     params.not_before = OffsetDateTime::from(now - super::BACKDATE);
-    params.not_after = OffsetDateTime::from(now + ROOT_LIFE);
+    params.not_after = OffsetDateTime::from(now + life);
     let root = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
     Ok((root.key().serialize_pem(), root.pem()))
 }
@@ -116,8 +116,18 @@ pub fn self_signed(domain: &TrustDomain) -> Result<(String, String), rcgen::Erro
 #[must_use]
 pub fn end_of(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    Some(UNIX_EPOCH + Duration::from_secs(seconds))
+    Some(at(parsed.validity().not_after.timestamp()))
+}
+
+/// When a certificate begins. `None` if it cannot be read.
+#[must_use]
+pub fn start_of(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(at(parsed.validity().not_before.timestamp()))
+}
+
+fn at(seconds: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
 /// Whether `root` names itself as what `certificate` names as its issuer. The signature is checked by

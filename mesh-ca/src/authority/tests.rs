@@ -8,7 +8,11 @@ use x509_parser::prelude::ParsedExtension;
 
 use super::*;
 
-const LIMITS: Limits = Limits { default: Duration::from_secs(3600), max: Duration::from_secs(7200) };
+const LIMITS: Limits = Limits {
+    default: Duration::from_secs(3600),
+    min: Duration::from_secs(5),
+    max: Duration::from_secs(7200),
+};
 
 fn policy() -> Policy {
     let own = mesh_proto::runtime::certificates::authority_id(&"cluster.local".parse().unwrap());
@@ -16,8 +20,17 @@ fn policy() -> Policy {
 }
 
 fn open(dir: &Path) -> Result<Authority, OpenError> {
+    open_with(dir, policy())
+}
+
+/// What is kept in `dir`; a new root where there is nothing.
+fn open_with(dir: &Path, policy: Policy) -> Result<Authority, OpenError> {
     mesh_proto::runtime::crypto::install_provider();
-    Authority::open(dir, policy())
+    if store::find(dir)?.is_none() {
+        let (key, root) = material::self_signed(policy.own.trust_domain(), material::ROOT_LIFE)?;
+        store::create(dir, &root, &key)?;
+    }
+    Authority::new(store::find(dir)?.expect("just made").material, policy)
 }
 
 fn id() -> SpiffeId {
@@ -76,6 +89,7 @@ fn lives_are_bounded_by_settings_and_by_the_root() {
     let now = SystemTime::now();
     assert_eq!(life(None, now).unwrap(), 3600);
     assert_eq!(life(Some(10), now).unwrap(), 10);
+    assert_eq!(life(Some(1), now).unwrap(), 5);
     assert_eq!(life(Some(7200), now).unwrap(), 7200);
     assert_eq!(life(Some(7201), now).unwrap(), 7200);
     assert_eq!(life(Some(u64::MAX), now).unwrap(), 7200);
@@ -119,6 +133,10 @@ fn a_root_that_cannot_be_used_is_never_replaced() {
     assert!(open(dir.path()).is_ok());
 }
 
+fn write_key(dir: &Path, pem: &str) {
+    store::write_private(&dir.join("ca-key.pem"), pem.as_bytes()).unwrap();
+}
+
 /// What an operator plugs in: a root, an intermediate signed by it, and the intermediate's key.
 fn plug(dir: &Path) -> KeyPair {
     let ca = mesh_proto::runtime::testing::TestCa::new();
@@ -131,7 +149,7 @@ fn plug(dir: &Path) -> KeyPair {
     let key = KeyPair::generate().unwrap();
     let intermediate = params.signed_by(&key, &root.unwrap()).unwrap();
     std::fs::write(dir.join("ca-cert.pem"), intermediate.pem()).unwrap();
-    std::fs::write(dir.join("ca-key.pem"), key.serialize_pem()).unwrap();
+    write_key(dir, &key.serialize_pem());
     std::fs::write(dir.join("root-cert.pem"), ca.root_pem()).unwrap();
     std::fs::write(dir.join("cert-chain.pem"), intermediate.pem()).unwrap();
     key
@@ -157,7 +175,7 @@ fn refuses_what_cannot_have_been_meant() {
     let dir = tempfile::tempdir().unwrap();
     plug(dir.path());
     // The key of another certificate.
-    std::fs::write(dir.path().join("ca-key.pem"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    write_key(dir.path(), &KeyPair::generate().unwrap().serialize_pem());
     assert!(refused(dir.path()).contains("not signed by a root"));
     std::fs::remove_file(dir.path().join("ca-key.pem")).unwrap();
     assert!(refused(dir.path()).contains("missing beside its counterpart"));
@@ -174,7 +192,7 @@ fn refuses_what_cannot_have_been_meant() {
     let leaf =
         ca.leaf_params(id().as_str(), Duration::from_secs(60)).signed_by(&key, &issuer.unwrap()).unwrap();
     std::fs::write(dir.path().join("ca-cert.pem"), leaf.pem()).unwrap();
-    std::fs::write(dir.path().join("ca-key.pem"), key.serialize_pem()).unwrap();
+    write_key(dir.path(), &key.serialize_pem());
     std::fs::write(dir.path().join("root-cert.pem"), ca.root_pem()).unwrap();
     std::fs::remove_file(dir.path().join("cert-chain.pem")).unwrap();
     assert!(open(dir.path()).is_err());
@@ -183,11 +201,10 @@ fn refuses_what_cannot_have_been_meant() {
 #[test]
 fn dns_names_are_for_one_identity_only() {
     let dir = tempfile::tempdir().unwrap();
-    mesh_proto::runtime::crypto::install_provider();
     let pilot: SpiffeId = "spiffe://cluster.local/ns/istio-system/sa/mesh-pilot".parse().unwrap();
     let names = vec!["mesh-pilot.istio-system.svc".to_owned(), "mesh-pilot.istio-system".to_owned()];
     let policy = Policy { dns: Some((pilot.clone(), names.clone())), ..policy() };
-    let authority = Authority::open(dir.path(), policy).unwrap();
+    let authority = open_with(dir.path(), policy).unwrap();
     let key = KeyPair::generate().unwrap();
     let dns_of = |id: &SpiffeId| {
         let issued = authority.sign(id, &key, None, SystemTime::now()).unwrap();

@@ -7,7 +7,12 @@
 //! | `CLUSTER_DOMAIN` | `cluster.local` | of the pilot's DNS names |
 //! | `REVISION` | `default` | the pilot's revisions, by commas: each but `default` gets DNS names of its own |
 //! | `DEFAULT_WORKLOAD_CERT_TTL`, `MAX_WORKLOAD_CERT_TTL` | `24h`, `2160h` | lives of leaves (Istio's names) |
+//! | `MIN_WORKLOAD_CERT_TTL` | `1m` | the shortest life of a leaf that a caller may ask for |
+//! | `CITADEL_SELF_SIGNED_CA_CERT_TTL` | `87600h` | the life of a self-signed root (Istio's name) |
+//! | `CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE` | `20` | the share of it that is left when another root takes its place; 0: never |
+//! | `CA_RATE_LIMIT`, `CA_RATE_BURST` | `20`, `2000` | certificates for one identity: a second, and at once |
 //! | `CA_LISTEN`, `CA_HEALTH`, `CA_METRICS` | `[::]:15012`, `[::]:8080`, `[::]:15014` | addresses |
+//! | `CA_ADMIN` | `127.0.0.1:15000` | where an operator's commands come in: loopback, `meshctl ca` forwards a port to it |
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,13 +21,17 @@ use mesh_proto::model::identity::is_kubernetes_name;
 use mesh_proto::model::{InvalidIdentity, SpiffeId, TrustDomain};
 
 use crate::authority::{Limits, Policy};
+use crate::keeper;
+use crate::limit::Rate;
 
 /// The service account of the authority.
 const AUTHORITY: &str = "mesh-ca";
 /// The service account of the pilot, and the name of its Service.
 const PILOT: &str = "mesh-pilot";
-/// The longest life that can be set: ten years.
-const LONGEST: u64 = 10 * 365 * 86400;
+/// Istio's name.
+const GRACE: &str = "CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE";
+/// The longest life that can be set: twenty years.
+const LONGEST: u64 = 20 * 365 * 86400;
 
 /// Why the environment cannot be used. The fault is with whoever set it.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +43,7 @@ pub struct InvalidEnvironment {
 }
 
 /// The settings of the authority on Kubernetes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Where Secret and ConfigMap are.
     pub namespace: String,
@@ -46,6 +55,14 @@ pub struct Settings {
     pub pilot_names: Vec<String>,
     /// How long leaves live.
     pub limits: Limits,
+    /// The life of a self-signed root.
+    pub root_life: Duration,
+    /// The share of it, in percent, that is left when another one takes its place.
+    pub grace_percent: u8,
+    /// The certificates that one identity may have.
+    pub rate: Rate,
+    /// Where an operator's commands come in.
+    pub admin: SocketAddr,
     /// Where the certificate service listens.
     pub listen: SocketAddr,
     /// Where the kubelet asks for `/ready`.
@@ -97,19 +114,44 @@ impl Settings {
             }
         }
         let life = |name, default| life(name, &get(name, default));
+        let number = |name: &'static str, default| parse::<f64>(name, get(name, default));
+        let rate = Rate::new(number("CA_RATE_LIMIT", "20")?, number("CA_RATE_BURST", "2000")?)
+            .map_err(|why| invalid("CA_RATE_LIMIT", &get("CA_RATE_LIMIT", "20"), why))?;
+        let grace_percent = parse(GRACE, get(GRACE, "20"))?;
+        if grace_percent > 90 {
+            return Err(invalid(GRACE, &get(GRACE, "20"), "more than 90: a root would always be replaced"));
+        }
         Ok(Self {
             own,
             pilot,
             pilot_names,
             limits: Limits {
                 default: life("DEFAULT_WORKLOAD_CERT_TTL", "24h")?,
+                min: life("MIN_WORKLOAD_CERT_TTL", "1m")?,
                 max: life("MAX_WORKLOAD_CERT_TTL", "2160h")?,
             },
+            root_life: life("CITADEL_SELF_SIGNED_CA_CERT_TTL", "87600h")?,
+            grace_percent,
+            rate,
+            admin: parse("CA_ADMIN", get("CA_ADMIN", "127.0.0.1:15000"))?,
             listen: parse("CA_LISTEN", get("CA_LISTEN", "[::]:15012"))?,
             health: parse("CA_HEALTH", get("CA_HEALTH", "[::]:8080"))?,
             metrics: parse("CA_METRICS", get("CA_METRICS", "[::]:15014"))?,
             namespace,
         })
+    }
+
+    /// How everything is kept.
+    #[must_use]
+    pub fn keeper(&self) -> keeper::Settings {
+        keeper::Settings {
+            policy: self.policy(),
+            pilot: self.pilot.clone(),
+            federated: Vec::new(),
+            root_life: self.root_life,
+            grace_percent: self.grace_percent,
+            clock: keeper::Clock::default(),
+        }
     }
 
     /// What is signed for whom.
@@ -135,7 +177,7 @@ fn check_name(variable: &'static str, value: &str) -> Result<(), InvalidEnvironm
 
 /// A duration as Go writes it: `24h`, `1h30m`, `90s`.
 fn life(name: &'static str, value: &str) -> Result<Duration, InvalidEnvironment> {
-    let wrong = || invalid(name, value, "not a duration like 24h, 90m or 3600s between 1s and ten years");
+    let wrong = || invalid(name, value, "not a duration like 24h, 90m or 3600s between 1s and twenty years");
     let (mut seconds, mut number) = (0_u64, None::<u64>);
     for letter in value.trim().chars() {
         if let Some(digit) = letter.to_digit(10) {

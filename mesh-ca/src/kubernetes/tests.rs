@@ -10,15 +10,17 @@ use mesh_proto::runtime::testing::TestCa;
 use serde_json::{Value, json};
 
 use super::fake::Fake;
-use super::keeper::Keeper;
 use super::*;
 use crate::attest::{Attestor, Caller, Credentials, Denied, NotAttested, Tokens};
-use crate::authority::{Authority, material};
+use crate::authority::material;
+use crate::keeper::{Clock, Keeper, Request};
+use crate::rotation::{Phase, Report, Step};
 use review::{Rejected, Reviewer};
 
 const OWN: &str = "secrets/istio-ca-secret";
 const PLUGGED: &str = "secrets/cacerts";
 const ROOTS: &str = "configmaps/istio-ca-root-cert";
+const STATE: &str = "secrets/mesh-ca-state";
 
 fn settings() -> Settings {
     crypto::install_provider();
@@ -154,8 +156,22 @@ async fn a_crowd_is_told_to_come_again() {
     assert!(since.elapsed() <= Duration::from_secs(11), "{:?}", since.elapsed());
 }
 
-async fn opened(fake: &Fake) -> (Authority, Keeper) {
-    Keeper::new(fake.client(), &settings()).open(&admin::Ready::default()).await
+fn keeper_settings() -> (crate::keeper::Settings, Clock) {
+    let settings = settings().keeper();
+    let clock = settings.clock.clone();
+    (settings, clock)
+}
+
+async fn opened(fake: &Fake) -> (Arc<Keeper>, Clock) {
+    let (settings, clock) = keeper_settings();
+    let shelf = Shelf::Secrets(shelf::Secrets::new(fake.client(), "istio-system"));
+    (Arc::new(Keeper::open(shelf, settings, &admin::Ready::default()).await), clock)
+}
+
+/// The root that signs.
+fn root(keeper: &Keeper) -> String {
+    let authority = keeper.signing().load();
+    mesh_proto::runtime::identity::pem(&authority.root_certificates()[0])
 }
 
 fn root_in(fake: &Fake) -> String {
@@ -164,7 +180,8 @@ fn root_in(fake: &Fake) -> String {
 
 /// A Secret as an operator plugs one in: a self-signed root.
 fn secret() -> (Value, String) {
-    let (key, root) = material::self_signed(&"cluster.local".parse().unwrap()).unwrap();
+    let domain = "cluster.local".parse().unwrap();
+    let (key, root) = material::self_signed(&domain, material::ROOT_LIFE).unwrap();
     let encode = |text: &str| BASE64_STANDARD.encode(text);
     let object = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "x", "uid": "u" },
@@ -183,11 +200,11 @@ fn same(a: &str, b: &str) -> bool {
 #[tokio::test]
 async fn replicas_and_restarts_have_one_root() {
     let fake = Fake::default();
-    let (one, two) = tokio::join!(opened(&fake), opened(&fake));
-    let restarted = opened(&fake).await;
-    assert_eq!(one.0.root_pem(), two.0.root_pem());
-    assert_eq!(one.0.root_pem(), restarted.0.root_pem());
-    assert!(same(&root_in(&fake), &one.0.root_pem()));
+    let ((one, _), (two, _)) = tokio::join!(opened(&fake), opened(&fake));
+    let (restarted, _) = opened(&fake).await;
+    assert_eq!(root(&one), root(&two));
+    assert_eq!(root(&one), root(&restarted));
+    assert!(same(&root_in(&fake), &root(&one)));
     let secret = fake.get(OWN).unwrap();
     assert_eq!(secret["type"], "istio.io/ca-root");
     for key in ["ca-cert.pem", "ca-key.pem", "root-cert.pem", "cert-chain.pem"] {
@@ -198,89 +215,212 @@ async fn replicas_and_restarts_have_one_root() {
 #[tokio::test]
 async fn what_is_plugged_in_counts() {
     let fake = Fake::default();
-    let (plugged, root) = secret();
+    let (plugged, theirs) = secret();
     fake.put(PLUGGED, plugged);
-    let (authority, _) = opened(&fake).await;
-    assert!(same(&authority.root_pem(), &root));
+    let (keeper, _) = opened(&fake).await;
+    assert!(same(&root(&keeper), &theirs));
     assert!(fake.get(OWN).is_none(), "nothing else is created");
+    let prepare = Request::Rotate { step: Step::Prepare, force: true, automatic: false };
+    let refused = keeper.command(&prepare).await.unwrap_err().to_string();
+    assert!(refused.contains("plugged in"), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn garbage_in_the_secret_is_named_and_waited_out() {
     let fake = Fake::default();
-    let (mut plugged, root) = secret();
+    let (mut plugged, theirs) = secret();
     let good = plugged.clone();
     plugged["data"]["ca-key.pem"] = BASE64_STANDARD.encode("garbage").into();
     fake.put(PLUGGED, plugged);
     let ready = admin::Ready::default();
     let told = ready.clone();
     let opening = tokio::spawn({
-        let client = fake.client();
-        async move { Keeper::new(client, &settings()).open(&ready).await.0.root_pem() }
+        let shelf = Shelf::Secrets(shelf::Secrets::new(fake.client(), "istio-system"));
+        let (settings, _) = keeper_settings();
+        async move { root(&Keeper::open(shelf, settings, &ready).await) }
     });
     tokio::time::sleep(Duration::from_secs(60)).await;
     let why = told.why().unwrap();
     assert!(why.contains("Secret istio-system/cacerts, key ca-key.pem") && !why.contains("garbage"), "{why}");
     assert!(fake.get(OWN).is_none(), "a bad root is never replaced by another");
     fake.put(PLUGGED, good);
-    assert!(same(&opening.await.unwrap(), &root));
+    assert!(same(&opening.await.unwrap(), &theirs));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_new_root_is_known_before_it_signs() {
+#[tokio::test]
+async fn a_root_that_is_plugged_in_is_known_before_it_signs() {
     let fake = Fake::default();
-    let (authority, mut keeper) = opened(&fake).await;
-    let old = authority.root_pem();
-    let ca = Ca::new(authority, attestor(&fake)).unwrap();
-    let handle = ca.handle();
-    keeper.look(&handle).await.unwrap();
+    let (keeper, clock) = opened(&fake).await;
+    let old = root(&keeper);
+    keeper.look().await.unwrap();
     let (plugged, new) = secret();
     fake.put(PLUGGED, plugged);
-    keeper.look(&handle).await.unwrap();
+    keeper.look().await.unwrap();
     let published = root_in(&fake);
     assert!(published.contains(new.trim()) && published.contains(old.trim()), "{published}");
-    assert_eq!(handle.signing().root_pem(), old, "not yet");
-    tokio::time::advance(Duration::from_secs(119)).await;
-    keeper.look(&handle).await.unwrap();
-    assert_eq!(handle.signing().root_pem(), old, "not yet");
-    tokio::time::advance(Duration::from_secs(2)).await;
-    keeper.look(&handle).await.unwrap();
-    assert!(same(&handle.signing().root_pem(), &new));
+    assert_eq!(root(&keeper), old, "not yet");
+    clock.advance(119);
+    keeper.look().await.unwrap();
+    assert_eq!(root(&keeper), old, "not yet");
+    // A replica that is started meanwhile has not got the old key: it waits rather than sign with what few know.
+    let (settings, _) = keeper_settings();
+    let shelf = Shelf::Secrets(shelf::Secrets::new(fake.client(), "istio-system"));
+    let early = Keeper::open_once(shelf, settings).await.unwrap_err().to_string();
+    assert!(early.contains("signs when it has spread"), "{early}");
+    clock.advance(2);
+    keeper.look().await.unwrap();
+    assert!(same(&root(&keeper), &new));
     // The old one is still trusted, by a restarted authority too.
-    keeper.look(&handle).await.unwrap();
-    let (_, mut restarted) = opened(&fake).await;
-    restarted.look(&handle).await.unwrap();
-    assert!(root_in(&fake).contains(old.trim()));
+    keeper.look().await.unwrap();
+    let (restarted, _) = opened(&fake).await;
+    restarted.look().await.unwrap();
+    assert!(root_in(&fake).contains(old.trim()) && same(&root(&restarted), &new));
     // Somebody breaks the ConfigMap: it is put right.
+    let both = root_in(&fake);
     fake.put(
         ROOTS,
         json!({ "metadata": { "name": "istio-ca-root-cert" }, "data": { "root-cert.pem": "x" } }),
     );
-    keeper.look(&handle).await.unwrap();
-    assert!(same(&root_in(&fake), &new));
+    keeper.look().await.unwrap();
+    assert_eq!(root_in(&fake), both);
     fake.delete(ROOTS);
-    keeper.look(&handle).await.unwrap();
+    keeper.look().await.unwrap();
+    assert_eq!(root_in(&fake), both);
+    // The last certificate of the old one has ended.
+    clock.advance(86400 + 31);
+    keeper.look().await.unwrap();
     assert!(same(&root_in(&fake), &new));
 }
 
 #[tokio::test]
 async fn what_is_bad_or_gone_changes_nothing() {
     let fake = Fake::default();
-    let (authority, mut keeper) = opened(&fake).await;
-    let root = authority.root_pem();
-    let handle = Ca::new(authority, attestor(&fake)).unwrap().handle();
+    let (keeper, _) = opened(&fake).await;
+    let own = root(&keeper);
     let (mut other, _) = secret();
     other["data"]["ca-cert.pem"] = BASE64_STANDARD.encode(TestCa::new().root_pem()).into();
     fake.put(PLUGGED, other);
-    let error = keeper.look(&handle).await.unwrap_err().to_string();
+    let error = keeper.look().await.unwrap_err().to_string();
     assert!(error.contains("cacerts") && error.contains("not good"), "{error}");
-    assert_eq!(handle.signing().root_pem(), root);
+    assert_eq!(root(&keeper), own);
     fake.delete(PLUGGED);
     fake.delete(OWN);
-    let error = keeper.look(&handle).await.unwrap_err().to_string();
+    let error = keeper.look().await.unwrap_err().to_string();
     assert!(error.contains("gone"), "{error}");
-    assert_eq!(handle.signing().root_pem(), root);
+    assert_eq!(root(&keeper), own);
+    // The state is written again from memory, and read by who starts next; one of a newer version is not overwritten.
+    fake.delete(STATE);
+    assert!(keeper.look().await.is_err());
+    assert!(fake.get(STATE).is_some());
     fake.break_with(Some(503));
-    assert!(keeper.look(&handle).await.unwrap_err().to_string().contains("503"));
-    assert_eq!(handle.signing().root_pem(), root);
+    assert!(keeper.look().await.unwrap_err().to_string().contains("503"));
+    assert_eq!(root(&keeper), own);
+}
+
+fn rotate(step: Step) -> Request {
+    Request::Rotate { step, force: false, automatic: false }
+}
+
+/// Two replicas, a pilot that reports to one of them, and a restart at every step: all agree, and the root changes once.
+#[tokio::test]
+async fn replicas_rotate_together_and_a_restart_changes_nothing() {
+    let fake = Fake::default();
+    let (one, clock) = opened(&fake).await;
+    let (two, other_clock) = opened(&fake).await;
+    let old = root(&one);
+    one.command(&rotate(Step::Prepare)).await.unwrap();
+    assert!(same(&root_in(&fake), &old), "nobody has heard of it");
+    let (two_again, _) = opened(&fake).await;
+    assert_eq!(two_again.status().await.unwrap().rotation.unwrap().phase, Phase::Prepared);
+    // The other replica is asked for the next step.
+    let published = two.command(&rotate(Step::Publish)).await.unwrap();
+    assert_eq!(root_in(&fake).matches("BEGIN").count(), 2);
+    let refused = one.command(&rotate(Step::Activate)).await.unwrap_err().to_string();
+    assert!(refused.contains("no pilot has said"), "{refused}");
+    // The pilot talks to the second replica, and the first one is commanded.
+    let report = Report { sequence: published.sequence, proxies: 3, ..Report::default() };
+    two.report("mesh-pilot-a", report.clone());
+    two.look().await.unwrap();
+    one.look().await.unwrap();
+    assert_eq!(root(&one), old);
+    one.command(&rotate(Step::Activate)).await.unwrap();
+    let new = root(&one);
+    assert_ne!(new, old);
+    two.look().await.unwrap();
+    assert_eq!(root(&two), new, "the other replica follows at its next look");
+    let (restarted, _) = opened(&fake).await;
+    assert_eq!(root(&restarted), new);
+    assert_eq!(root_in(&fake).matches("BEGIN").count(), 2, "the old one is still trusted");
+    let key = fake.get(STATE).unwrap()["data"]["state.json"].as_str().unwrap().to_owned();
+    let text = String::from_utf8(BASE64_STANDARD.decode(key).unwrap()).unwrap();
+    assert!(!text.contains("PRIVATE"), "the key is in one place");
+    let refused = two.command(&rotate(Step::Retire)).await.unwrap_err().to_string();
+    assert!(refused.contains("are valid for up to"), "{refused}");
+    for clock in [&clock, &other_clock] {
+        clock.advance(86400 + 31);
+    }
+    let sequence = two.status().await.unwrap().sequence;
+    two.report("mesh-pilot-a", Report { sequence, ..report });
+    two.command(&rotate(Step::Retire)).await.unwrap();
+    assert!(same(&root_in(&fake), &new));
+    one.look().await.unwrap();
+    let (a, b) = (one.status().await.unwrap(), two.status().await.unwrap());
+    assert_eq!((a.sequence, a.roots.len(), a.rotation), (b.sequence, 1, None));
+}
+
+/// Ended between the two writes of an activation: who starts next goes on where it was.
+#[tokio::test]
+async fn half_an_activation_is_completed() {
+    let fake = Fake::default();
+    let (keeper, _) = opened(&fake).await;
+    keeper.command(&rotate(Step::Prepare)).await.unwrap();
+    keeper.command(&rotate(Step::Publish)).await.unwrap();
+    let state = fake.get(STATE).unwrap();
+    let old = root(&keeper);
+    keeper.command(&Request::Rotate { step: Step::Activate, force: true, automatic: false }).await.unwrap();
+    let new = root(&keeper);
+    // As if the state had not been written any more.
+    fake.put(STATE, state);
+    let (restarted, _) = opened(&fake).await;
+    assert_eq!(root(&restarted), new);
+    let status = restarted.status().await.unwrap();
+    assert_eq!(status.rotation.unwrap().phase, Phase::Activated);
+    assert!(root_in(&fake).contains(old.trim()));
+    keeper.look().await.unwrap();
+    assert_eq!(root(&keeper), new);
+}
+
+/// A taint is kept before it is told, and told by every replica.
+#[tokio::test]
+async fn a_taint_is_kept_and_shared() {
+    let fake = Fake::default();
+    let (one, _) = opened(&fake).await;
+    let (two, _) = opened(&fake).await;
+    let identity = "spiffe://cluster.local/ns/shop/sa/reviews";
+    let id: SpiffeId = identity.parse().unwrap();
+    let taint =
+        |identity: &str| Request::Taint { identity: identity.to_owned(), reason: "stolen".to_owned() };
+    one.command(&taint(identity)).await.unwrap();
+    assert!(one.told().borrow().is_tainted(&id) && one.identity().roots().is_tainted(&id));
+    two.look().await.unwrap();
+    assert!(two.told().borrow().is_tainted(&id));
+    let (restarted, _) = opened(&fake).await;
+    assert!(restarted.told().borrow().is_tainted(&id));
+    for (bad, why) in [
+        ("spiffe://cluster.local/ns/istio-system/sa/mesh-ca", "control plane"),
+        ("spiffe://cluster.local/ns/istio-system/sa/mesh-pilot", "control plane"),
+        ("spiffe://other/ns/a/sa/b", "nobody here trusts"),
+        ("reviews", "not a SPIFFE ID"),
+    ] {
+        let refused = one.command(&taint(bad)).await.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+    // What cannot be kept is not promised.
+    fake.break_with(Some(500));
+    assert!(one.command(&Request::Untaint { identity: identity.to_owned() }).await.is_err());
+    assert!(one.told().borrow().is_tainted(&id));
+    fake.break_with(None);
+    two.command(&Request::Untaint { identity: identity.to_owned() }).await.unwrap();
+    one.look().await.unwrap();
+    assert!(!one.told().borrow().is_tainted(&id));
 }

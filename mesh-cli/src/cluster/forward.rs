@@ -62,16 +62,24 @@ impl Target {
         self.send(Method::POST, path).await
     }
 
-    async fn send(&self, method: Method, path: &str) -> anyhow::Result<Answer> {
+    /// Sends a request; the answer, whatever it is.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn exchange(&self, request: Request<Bytes>) -> anyhow::Result<Answer> {
         let stream = self.connect().await?;
-        let request =
-            Request::builder().method(method).uri(path).header("host", "localhost").body(Bytes::new())?;
-        let answer = http::over(stream, request, PATIENCE).await.with_context(|| {
+        http::over(stream, request, PATIENCE).await.with_context(|| {
             format!(
                 "{self} does not answer (is the container running? `kubectl -n {} get pod {}`)",
                 self.namespace, self.pod
             )
-        })?;
+        })
+    }
+
+    async fn send(&self, method: Method, path: &str) -> anyhow::Result<Answer> {
+        let request =
+            Request::builder().method(method).uri(path).header("host", "localhost").body(Bytes::new())?;
+        let answer = self.exchange(request).await?;
         if !answer.status.is_success() {
             bail!("{self}{path} answered {}: {}", answer.status, answer.text().trim());
         }

@@ -130,7 +130,7 @@ fn plan(releases: &[String], args: &UninstallArgs) -> String {
     if !releases.is_empty() {
         lines.push(format!("removes: the releases {} in {}", releases.join(", "), args.target.namespace));
     }
-    let made = "the authority's key (Secret istio-ca-secret), the ConfigMaps istio-ca-root-cert and mesh-last-good, leases";
+    let made = "the authority's key (Secrets istio-ca-secret and mesh-ca-state), the ConfigMaps istio-ca-root-cert and mesh-last-good, leases";
     let crds = "the custom resources, with every VirtualService, DestinationRule, Gateway ... of the cluster";
     if args.revision.is_none() {
         lines.push(if args.purge {
@@ -181,6 +181,7 @@ fn confirmed() -> anyhow::Result<bool> {
 /// What the control plane made while it worked.
 async fn purge(client: &Client, namespace: &str) -> anyhow::Result<()> {
     remove(&Api::<Secret>::namespaced(client.clone(), namespace), "istio-ca-secret").await?;
+    remove(&Api::<Secret>::namespaced(client.clone(), namespace), "mesh-ca-state").await?;
     remove(&Api::<ConfigMap>::namespaced(client.clone(), namespace), "mesh-last-good").await?;
     remove(&Api::<Lease>::namespaced(client.clone(), namespace), "mesh-pilot-leader").await?;
     let everywhere: Api<ConfigMap> = Api::all(client.clone());

@@ -57,6 +57,12 @@ impl StateDir {
         self.root.join("control.sock")
     }
 
+    /// The socket that takes the authority's commands: shorter than [`Self::socket`], so that it fits too.
+    #[must_use]
+    pub fn authority_socket(&self) -> PathBuf {
+        self.root.join("ca.sock")
+    }
+
     /// Pod objects, one file each.
     #[must_use]
     pub fn pods(&self) -> PathBuf {

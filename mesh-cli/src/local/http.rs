@@ -156,7 +156,7 @@ async fn open(server: &Server, request: Request<Bytes>) -> anyhow::Result<Respon
         Server::Unix(path) => {
             let stream = UnixStream::connect(path)
                 .await
-                .with_context(|| format!("cannot reach the supervisor at {}", path.display()))?;
+                .with_context(|| format!("cannot reach {}", path.display()))?;
             exchange(stream, request).await
         }
     }

@@ -272,6 +272,7 @@ fn ca_config(context: &Context) -> serde_json::Value {
         "leaf_ttl_seconds": context.cert_ttl,
         "max_leaf_ttl_seconds": MAX_CERT_TTL.max(context.cert_ttl),
         "root_out": context.dir.roots(),
+        "admin_socket": context.dir.authority_socket(),
         "admin": format!("{ip}:{}", port::CONTROL_ADMIN),
         "parent_pid": std::process::id(),
     })

@@ -78,6 +78,15 @@ impl Pilot {
         let ca = TestCa::new();
         fs::write(dir.path().join("root.pem"), ca.root_pem()).unwrap();
         store_leaf(&ca, &dir.path().join("state/certificates"));
+        // The authority is away: what it said last is kept too.
+        let bundle = mesh_proto::wire::mesh::v1::TrustBundle {
+            trust_domain: "cluster.local".to_owned(),
+            roots: vec![ca.root_der().to_vec().into()],
+            ..Default::default()
+        };
+        let kept = mesh_proto::wire::mesh::v1::BundleState { sequence: 1, bundles: vec![bundle] };
+        let kept = prost::Message::encode_to_vec(&kept);
+        fs::write(dir.path().join("state/certificates").join(crate::trust::FILE), kept).unwrap();
         let mut pilot = Self { dir, ca, running: None };
         pilot.write("user/reviews.yaml", SERVICE);
         pilot.write("user/route.yaml", &route("v1"));

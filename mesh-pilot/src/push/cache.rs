@@ -71,6 +71,18 @@ impl Cache {
         self.fixed.insert(name, encoded).is_none_or(|old| old.version != version)
     }
 
+    /// Takes away what does not come from the snapshot and `keep` does not keep. Whether there was any.
+    pub fn unfix(&mut self, keep: impl Fn(&ResourceName) -> bool) -> bool {
+        let before = self.fixed.len();
+        self.fixed.retain(|name, _| keep(name));
+        self.fixed.len() != before
+    }
+
+    /// What does not come from the snapshot.
+    pub fn fixed(&self) -> impl Iterator<Item = &Arc<Encoded>> {
+        self.fixed.values()
+    }
+
     /// The resource as `subject` may see it, or `None` if it does not exist for it.
     pub fn resolve(
         &mut self,

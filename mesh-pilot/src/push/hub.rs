@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mesh_proto::discovery::TROUBLES_TYPE_URL;
-use mesh_proto::model::{Kind, ResourceName, SpiffeId, TrustDomain};
+use mesh_proto::model::{Kind, ResourceName, SpiffeId};
 use mesh_proto::wire::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use mesh_proto::wire::mesh::v1 as wire;
 use parking_lot::Mutex;
@@ -149,20 +149,51 @@ impl Hub {
         self.published.send_modify(|count| *count += 1);
     }
 
-    /// The roots of a trust domain, DER.
-    pub fn set_roots(&self, trust_domain: &TrustDomain, mut roots: Vec<Vec<u8>>) {
-        roots.sort();
-        roots.dedup();
-        let roots = roots.into_iter().map(bytes::Bytes::from).collect();
-        let bundle = wire::TrustBundle { trust_domain: trust_domain.to_string(), roots };
-        let name = ResourceName::new(Kind::TrustBundle, trust_domain.as_str());
+    /// Whom to trust, all of it: one bundle for each trust domain. Streams of identities that it refuses are closed.
+    pub fn set_trust(&self, bundles: Vec<wire::TrustBundle>) {
         let mut inner = self.inner.lock();
-        if inner.cache.fix(name, bundle.encode_to_vec()) {
-            for slot in inner.streams.values_mut() {
-                slot.stream.mark_all();
-                slot.woken();
-            }
+        let mut wanted = HashMap::new();
+        for mut bundle in bundles {
+            bundle.roots.sort();
+            bundle.roots.dedup();
+            bundle.tainted.sort();
+            bundle.tainted.dedup();
+            wanted.insert(ResourceName::new(Kind::TrustBundle, &bundle.trust_domain), bundle);
         }
+        let mut changed =
+            inner.cache.unfix(|name| name.kind != Kind::TrustBundle || wanted.contains_key(name));
+        let mut tainted = BTreeSet::new();
+        for (name, bundle) in wanted {
+            changed |= inner.cache.fix(name, bundle.encode_to_vec());
+            tainted.extend(bundle.tainted);
+        }
+        if !changed {
+            return;
+        }
+        let refused = |slot: &Slot| tainted.contains(slot.stream.subject().pod.identity.as_str());
+        let gone: Vec<_> =
+            inner.streams.iter().filter(|(_, slot)| refused(slot)).map(|(id, _)| *id).collect();
+        for id in gone {
+            inner.remove(id);
+            inner.pods.retain(|_, stream| *stream != id);
+        }
+        inner.gauge();
+        for slot in inner.streams.values_mut() {
+            slot.stream.mark_all();
+            slot.woken();
+        }
+    }
+
+    /// How many proxies are connected, and the names of those that have not acknowledged whom to trust.
+    pub fn trust_coverage(&self) -> (usize, Vec<String>) {
+        let inner = self.inner.lock();
+        let bundles: Vec<_> =
+            inner.cache.fixed().filter(|fixed| fixed.name.kind == Kind::TrustBundle).collect();
+        let lacks = |slot: &&Slot| !bundles.iter().all(|bundle| slot.stream.has_acked(bundle));
+        let mut behind: Vec<_> =
+            inner.streams.values().filter(lacks).map(|slot| slot.node.id.to_string()).collect();
+        behind.sort();
+        (inner.streams.len(), behind)
     }
 
     /// Counts the snapshots published: to wait for the next one.

@@ -219,6 +219,14 @@ impl Stream {
         })
     }
 
+    /// Whether the proxy has acknowledged just this version.
+    pub fn has_acked(&self, encoded: &Encoded) -> bool {
+        self.entries.get(&encoded.name).is_some_and(|entry| {
+            let told = matches!(&entry.told, Told::Version(version) if *version == encoded.version);
+            told && entry.answer == Answer::Acked
+        })
+    }
+
     /// For each name: the newest resource for this viewer, and whether the proxy has acknowledged just that.
     pub fn standing<'a>(
         &'a self,

@@ -10,7 +10,7 @@ use mesh_proto::discovery::REJECTED_TYPE_URL;
 use mesh_proto::model::{HostPort, Kind, ResourceName, SpiffeId, TrustDomain};
 use mesh_proto::wire::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use mesh_proto::wire::google::rpc::Status;
-use mesh_proto::wire::mesh::v1::Rejected;
+use mesh_proto::wire::mesh::v1::{self as wire, Rejected};
 use parking_lot::Mutex;
 use prost::Message as _;
 
@@ -475,9 +475,49 @@ fn a_changed_label_is_a_new_self_and_a_new_bundle_goes_to_everyone() {
     Arc::make_mut(&mut mesh.snapshot.pods).insert(key.clone(), Arc::new(pod));
     let changes = Changes { pods: BTreeSet::from([key]), ..Changes::default() };
     mesh.hub.publish(Arc::new(mesh.snapshot.clone()), &changes);
-    mesh.hub.set_roots(&trust_domain(), vec![vec![1, 2, 3]]);
+    mesh.hub.set_trust(vec![bundle(&[])]);
+    assert_eq!(mesh.hub.trust_coverage().1.len(), 1, "told, not acknowledged");
     let mut proxy = Proxy::new(&mesh, id, &[]);
     assert_eq!(proxy.settle().0, ["trust_bundle/cluster.local", "self/self"]);
+    assert_eq!(mesh.hub.trust_coverage(), (1, Vec::new()));
+}
+
+fn bundle(tainted: &[&str]) -> wire::TrustBundle {
+    wire::TrustBundle {
+        trust_domain: "cluster.local".into(),
+        roots: vec![bytes::Bytes::from_static(&[1, 2, 3])],
+        tainted: tainted.iter().map(|id| (*id).to_owned()).collect(),
+        ..wire::TrustBundle::default()
+    }
+}
+
+/// T11: who is revoked by name learns nothing more, and everybody else hears of it.
+#[test]
+fn a_tainted_identity_loses_its_stream_and_a_bundle_that_is_gone_is_taken_back() {
+    let mut mesh = Mesh::new(2);
+    let identity = SpiffeId::new(&trust_domain(), "default", "stolen").unwrap();
+    let stolen = Arc::new(Pod { identity: identity.clone(), ..(*pod("client-0", 0)).clone() });
+    let key = (stolen.namespace.clone(), stolen.name.clone());
+    Arc::make_mut(&mut mesh.snapshot.pods).insert(key.clone(), stolen);
+    let changes = Changes { pods: BTreeSet::from([key]), ..Changes::default() };
+    mesh.hub.publish(Arc::new(mesh.snapshot.clone()), &changes);
+    mesh.hub.set_trust(vec![bundle(&[])]);
+    let node = "sidecar~127.5.0.1~client-0.default~default.svc.cluster.local".parse().unwrap();
+    let Admission::Open(one, _) = mesh.hub.connect(node, &identity) else { panic!("its own pod") };
+    let other = mesh.open("sidecar", 1);
+    let foreign = wire::TrustBundle { trust_domain: "b.test".into(), ..bundle(&[]) };
+    mesh.hub.set_trust(vec![bundle(&["spiffe://cluster.local/ns/x/sa/y"]), foreign]);
+    assert!(mesh.hub.is_open(one) && mesh.hub.is_open(other));
+    let mut proxy = Proxy::new(&mesh, other, &[]);
+    proxy.start();
+    assert!(proxy.settle().0.contains(&"trust_bundle/b.test".to_owned()));
+    mesh.hub.set_trust(vec![bundle(&[identity.as_str()])]);
+    assert!(!mesh.hub.is_open(one), "its identity is refused");
+    let (changed, removed) = proxy.settle();
+    assert_eq!(
+        (changed, removed),
+        (vec!["trust_bundle/cluster.local".into()], vec!["trust_bundle/b.test".into()])
+    );
 }
 
 /// Design §8: 1,000 streams, 2 % subscribed, 10,000 endpoints: one flip is one encode and nothing to the other 98 %.

@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let protos = [
         "mesh/v1/resources.proto",
         "mesh/v1/replicas.proto",
+        "mesh/v1/authority.proto",
         "envoy/service/discovery/v3/discovery.proto",
         "istio/v1/auth/ca.proto",
         "mesh/app/v1/echo.proto",

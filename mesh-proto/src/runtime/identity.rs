@@ -3,7 +3,7 @@
 //! In: certificates, keys and roots as PEM or DER. Out: [`Identity`] and [`RootsHandle`], which [`super::tls`] reads at
 //! every handshake, and a generation that pools put in their keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -111,6 +111,18 @@ pub struct DomainRoots {
     pub store: Arc<RootCertStore>,
     /// As they came.
     pub certificates: Vec<CertificateDer<'static>>,
+    /// The one that signs now, where the authority has said so: a leaf of another one is renewed before its time.
+    pub signing: Option<CertificateDer<'static>>,
+    /// Identities that are refused although their certificates are good: revoked by name.
+    pub tainted: Arc<BTreeSet<SpiffeId>>,
+}
+
+impl DomainRoots {
+    /// Whether certificates of `id` count for nothing.
+    #[must_use]
+    pub fn is_tainted(&self, id: &SpiffeId) -> bool {
+        !self.tainted.is_empty() && self.tainted.contains(id)
+    }
 }
 
 /// Whom we trust: the roots of each trust domain. Immutable; a domain without roots is not trusted.
@@ -134,7 +146,7 @@ impl Roots {
         Self::none().with_domain(domain, read_certificates("root certificates", pem)?)
     }
 
-    /// These roots with those of `domain` replaced.
+    /// These roots with those of `domain` replaced. Whom they refuse by name they go on to refuse.
     ///
     /// # Errors
     /// When `certificates` is empty or has one that cannot be used: never silently less than asked for.
@@ -150,8 +162,39 @@ impl Roots {
         for certificate in &certificates {
             store.add(certificate.clone()).map_err(InvalidCertificate::Root)?;
         }
-        self.domains.insert(domain.clone(), DomainRoots { store: Arc::new(store), certificates });
+        let known = self.domains.get(domain);
+        let tainted = known.map(|known| known.tainted.clone()).unwrap_or_default();
+        let signing =
+            known.and_then(|known| known.signing.clone()).filter(|root| certificates.contains(root));
+        let roots = DomainRoots { store: Arc::new(store), certificates, signing, tainted };
+        self.domains.insert(domain.clone(), roots);
         Ok(self)
+    }
+
+    /// These roots, with that one of `domain` known to be the one that signs now. One that is not among them is none.
+    #[must_use]
+    pub fn with_signing(mut self, domain: &TrustDomain, root: Option<CertificateDer<'static>>) -> Self {
+        if let Some(roots) = self.domains.get_mut(domain) {
+            roots.signing = root.filter(|root| roots.certificates.contains(root));
+        }
+        self
+    }
+
+    /// These roots, refusing `tainted` of `domain` by name, and nobody else of it.
+    #[must_use]
+    pub fn with_tainted(mut self, domain: &TrustDomain, tainted: BTreeSet<SpiffeId>) -> Self {
+        if let Some(roots) = self.domains.get_mut(domain)
+            && *roots.tainted != tainted
+        {
+            roots.tainted = Arc::new(tainted);
+        }
+        self
+    }
+
+    /// Whether certificates of `id` count for nothing, however good they are.
+    #[must_use]
+    pub fn is_tainted(&self, id: &SpiffeId) -> bool {
+        self.domain(id.trust_domain()).is_some_and(|roots| roots.is_tainted(id))
     }
 
     /// The roots of `domain`.

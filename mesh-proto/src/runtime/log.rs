@@ -1,5 +1,6 @@
 //! Logs of a process: to stderr, as text or JSON, filtered. The filter can be changed while it runs.
 //!
+//! Lines of the target `audit` are written at every filter that does not name it.
 //! `MESH_LOG` is a filter of tracing-subscriber (`info`, `mesh_proxy::xds=debug,warn`), `MESH_LOG_FORMAT` is `text` (the
 //! default) or `json`.
 
@@ -54,7 +55,7 @@ pub fn set_filter(asked: &str) -> Result<(), InvalidFilter> {
     if asked.trim().is_empty() {
         return Err(form("empty".to_owned()));
     }
-    let new = EnvFilter::builder().parse(asked).map_err(|error| form(error.to_string()))?;
+    let new = parse(asked).map_err(|error| form(error.to_string()))?;
     let mut filter = control.filter.lock();
     if !(control.reload)(new) {
         return Err(InvalidFilter::NoLogs);
@@ -66,7 +67,7 @@ pub fn set_filter(asked: &str) -> Result<(), InvalidFilter> {
 /// Starts logging for the process `name`. Calling it again does nothing.
 pub fn init(name: &'static str) {
     let asked = std::env::var(FILTER).unwrap_or_default();
-    let (filter, bad) = match EnvFilter::builder().parse(&asked) {
+    let (filter, bad) = match parse(&asked) {
         Ok(filter) if !asked.trim().is_empty() => (filter, None),
         Ok(_) => (EnvFilter::new("info"), None),
         Err(error) => (EnvFilter::new("info"), Some(error)),
@@ -94,6 +95,15 @@ pub fn init(name: &'static str) {
     if !matches!(form.as_str(), "" | "text" | "json") {
         tracing::warn!("{FORMAT}={form:?} is neither text nor json: logging text");
     }
+}
+
+/// The filter, and the audit log whatever it says, unless it names that itself.
+fn parse(asked: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    let filter = EnvFilter::builder().parse(asked)?;
+    if asked.contains("audit") {
+        return Ok(filter);
+    }
+    Ok(filter.add_directive("audit=info".parse()?))
 }
 
 fn control(filter: String, reload: impl Fn(EnvFilter) -> bool + Send + Sync + 'static) -> Control {

@@ -88,6 +88,9 @@ pub enum InvalidSvid {
         /// The reason.
         why: String,
     },
+    /// The identity was revoked by name.
+    #[error("{0} is tainted: its certificates are refused until the authority takes that back")]
+    Tainted(SpiffeId),
     /// A valid peer, but not the one that should be there.
     #[error("peer is {peer}, expected {expected}")]
     Mismatch {

@@ -191,6 +191,9 @@ fn verify(
         let known: Vec<_> = roots.domains().map(|(domain, _)| domain.as_str()).collect();
         return Err(InvalidSvid::UnknownTrustDomain { id: svid.id, known: known.join(", ") });
     };
+    if domain.is_tainted(&svid.id) {
+        return Err(InvalidSvid::Tainted(svid.id));
+    }
     for certificate in intermediates {
         // A root that was sent along is no intermediate of the path.
         if !domain.certificates.contains(certificate) {

@@ -18,6 +18,7 @@ use crate::capture::vips::{self, Vip};
 use crate::capture::{accept_loop, bind, original};
 use crate::config::Capture;
 use crate::drain::{Closer, DrainWatch};
+use crate::revocation;
 use crate::worker::{Shared, Worker};
 use crate::{gateway, inbound, outbound};
 
@@ -238,6 +239,12 @@ async fn follow_policy(worker: &Rc<Worker>) {
             let ended = worker.live.revise(&config, handle);
             if ended > 0 {
                 tracing::info!(ended, "connections are not allowed any more");
+            }
+        }
+        if other {
+            let ended = revocation::end(&roots);
+            if ended > 0 {
+                tracing::info!(ended, "connections of identities that are tainted");
             }
         }
         let gone = tokio::select! {

@@ -30,6 +30,7 @@ use crate::io::Io;
 use crate::outbound::direct;
 use crate::outbound::tcp::{Told, refused, splice};
 use crate::respond::Failure;
+use crate::revocation;
 use crate::tcp::Copy;
 use crate::telemetry::{Party, Reporter};
 use crate::tls::{self, MeshAlpn};
@@ -141,7 +142,8 @@ impl Arrival {
         None
     }
 
-    async fn mtls(mut self, mut io: Io, chain: Chain, peer: Svid) {
+    async fn mtls(mut self, io: Io, chain: Chain, peer: Svid) {
+        let mut io = revocation::watched(io, Some(&peer.id));
         self.ends.mtls = true;
         self.ends.source = me::from_certificate(&peer.id);
         self.peer = Some(peer.id.clone());

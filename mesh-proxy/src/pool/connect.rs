@@ -11,6 +11,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::io::Io;
 use crate::pool::{SendErrorKind, Target};
+use crate::revocation;
 
 /// The mark of what the proxy itself sends under TPROXY (Istio's): the rules let it pass.
 pub const MARK: u32 = 1337;
@@ -44,7 +45,7 @@ async fn handshakes(target: &Target) -> Result<Io, SendErrorKind> {
     let Some((config, name)) = &target.tls else { return Ok(Io::Plain(tcp)) };
     let connector = TlsConnector::from(config.clone());
     match connector.connect(name.clone(), tcp).await {
-        Ok(tls) => Ok(Io::Client(Box::new(tls))),
+        Ok(tls) => Ok(revocation::watched(Io::Client(Box::new(tls)), target.key.identity())),
         Err(error) => Err(SendErrorKind::Tls(tls_text(&error))),
     }
 }

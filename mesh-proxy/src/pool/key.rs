@@ -65,6 +65,12 @@ impl PoolKey {
         self.parts.protocol
     }
 
+    /// Who is expected at the other end.
+    #[must_use]
+    pub fn identity(&self) -> Option<&SpiffeId> {
+        self.parts.identity.as_ref()
+    }
+
     /// The endpoint's uid.
     #[must_use]
     pub fn endpoint(&self) -> &Arc<str> {

@@ -150,5 +150,8 @@ pub(crate) fn catalogue(namespace: &str, services: &[(&str, &str, u32)]) -> Inco
 
 pub(crate) fn bundle(ca: &TestCa) -> Incoming {
     let roots = vec![Bytes::from(ca.root_der().to_vec())];
-    resource("trust_bundle/cluster.local", &wire::TrustBundle { trust_domain: "cluster.local".into(), roots })
+    resource(
+        "trust_bundle/cluster.local",
+        &wire::TrustBundle { trust_domain: "cluster.local".into(), roots, ..Default::default() },
+    )
 }

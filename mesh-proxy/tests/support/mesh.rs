@@ -97,6 +97,7 @@ impl Mesh {
         let bundle = wire::TrustBundle {
             trust_domain: "cluster.local".into(),
             roots: vec![ca.root_der().to_vec().into()],
+            ..wire::TrustBundle::default()
         };
         pilot.publish(Kind::TrustBundle, "cluster.local", &bundle);
         pilot.publish(Kind::Catalogue, "default", &wire::Catalogue::default());

@@ -4,12 +4,14 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rand::RngExt;
+use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::client::{self, Issued, ObtainError};
 use super::{CaConfig, disk};
 use crate::runtime::identity::{Identity, Leaf, Roots, RootsHandle, read_certificates};
+use crate::runtime::tls::{Role, verify_chain};
 
 /// How often the roots file is looked at, and the clock: a machine that slept has missed its timers.
 const TICK: Duration = Duration::from_secs(15);
@@ -19,6 +21,8 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// The longest wait while there is no certificate at all: the application waits for it too.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// Within how long those renew whose root no longer signs: not all at once.
+const OUTDATED: Duration = Duration::from_secs(30);
 /// The longest wait for a file that somebody is about to mount: looking costs nothing.
 const FILE_WAIT: Duration = Duration::from_secs(1);
 
@@ -148,14 +152,27 @@ async fn rotate(
     status: watch::Sender<RotationStatus>,
 ) {
     let mut backoff = Backoff::new();
+    let mut changes = identity.changed();
+    // What is there at the start counts too: a stored leaf may be of a root that signs no more.
+    let mut changed = true;
     loop {
+        if std::mem::take(&mut changed)
+            && let Some(sooner) = sooner(&identity)
+        {
+            status.send_if_modified(|s| {
+                let earlier = sooner < s.renew_at;
+                s.renew_at = s.renew_at.min(sooner);
+                earlier
+            });
+        }
         let due = status.borrow().renew_at;
         if let Ok(left) = due.duration_since(SystemTime::now())
             && !left.is_zero()
         {
-            tokio::time::sleep(left.min(TICK)).await;
-            if refresh(&config, &identity, &mut file).await {
-                status.send_modify(|s| s.renew_at = SystemTime::now());
+            tokio::select! {
+                () = tokio::time::sleep(left.min(TICK)) => changed = refresh(&config, &identity, &mut file).await,
+                // The sender is in `identity`, which we hold.
+                _ = changes.changed() => changed = true,
             }
             continue;
         }
@@ -184,20 +201,32 @@ async fn rotate(
     }
 }
 
-/// Looks at the roots file. True if new roots no longer vouch for our leaf: peers will refuse it as soon as they have
-/// read the same file.
+/// Looks at the roots file. True if there are new roots.
 async fn refresh(config: &CaConfig, identity: &Identity, file: &mut RootsFile) -> bool {
-    match file.refresh(config, identity.roots_handle()).await {
-        Ok(false) => false,
-        Ok(true) => {
-            let untrusted = client::trusted(&identity.leaf(), identity.roots_handle(), identity.id());
-            untrusted.inspect_err(|error| tracing::warn!(%error, "renewing before its time")).is_err()
-        }
-        Err(error) => {
-            tracing::warn!(%error, "cannot read the roots again");
-            false
-        }
+    file.refresh(config, identity.roots_handle()).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot read the roots again");
+        false
+    })
+}
+
+/// When to renew before half of the life, if there is a reason: at once where our roots no longer vouch for our leaf
+/// (peers will refuse it as soon as they have heard the same), soon where its root no longer signs (it will be retired).
+fn sooner(identity: &Identity) -> Option<SystemTime> {
+    let (leaf, now) = (identity.leaf(), SystemTime::now());
+    if let Err(error) = client::trusted(&leaf, identity.roots_handle(), identity.id()) {
+        tracing::warn!(%error, "renewing before its time");
+        return Some(now);
     }
+    let (roots, domain) = (identity.roots(), identity.id().trust_domain());
+    let signing = roots.domain(domain)?.signing.clone()?;
+    let signing = RootsHandle::new(Roots::none().with_domain(domain, vec![signing]).ok()?);
+    if verify_chain(&leaf.certified_key.cert, &signing, Role::Client, UnixTime::now()).is_ok() {
+        return None;
+    }
+    let left = leaf.not_after.duration_since(now).unwrap_or_default();
+    let wait = OUTDATED.min(left / 8).mul_f64(rand::rng().random_range(0.0..1.0));
+    tracing::info!(seconds = wait.as_secs(), "renewing before its time: another root signs now");
+    Some(now + wait)
 }
 
 /// One renewal; when the next one is due.

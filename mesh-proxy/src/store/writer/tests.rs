@@ -383,7 +383,7 @@ fn bundles_become_the_roots() {
     let generation = roots.generation();
     writer.apply(Origin::Stream, vec![bundle(&new)], &[]);
     assert_eq!(roots.generation(), generation, "no change, no new handshakes");
-    let empty = wire::TrustBundle { trust_domain: "cluster.local".into(), roots: Vec::new() };
+    let empty = wire::TrustBundle { trust_domain: "cluster.local".into(), ..Default::default() };
     let rejected = writer.apply(Origin::Stream, vec![resource("trust_bundle/cluster.local", &empty)], &[]);
     assert_eq!(rejected.len(), 1, "nobody trusted is not what anybody meant");
     assert_eq!(now(&roots), [new.root_der()]);

@@ -45,10 +45,13 @@ async fn new_roots_that_do_not_vouch_for_us_ask_for_a_renewal() {
     let mut file = RootsFile::default();
     assert!(!refresh(&config, &identity, &mut file).await, "a missing file changes nothing");
     std::fs::write(&config.roots, old.root_pem()).unwrap();
-    assert!(!refresh(&config, &identity, &mut file).await);
+    assert!(refresh(&config, &identity, &mut file).await);
+    assert!(!refresh(&config, &identity, &mut file).await, "told once");
+    assert_eq!(sooner(&identity), None);
     // Both: the new root is known before it signs.
     std::fs::write(&config.roots, old.root_pem() + &new.root_pem()).unwrap();
-    assert!(!refresh(&config, &identity, &mut file).await);
+    assert!(refresh(&config, &identity, &mut file).await);
+    assert_eq!(sooner(&identity), None);
     let count = |identity: &Identity| {
         identity.roots().domain(identity.id().trust_domain()).map(|domain| domain.certificates.len())
     };
@@ -58,11 +61,28 @@ async fn new_roots_that_do_not_vouch_for_us_ask_for_a_renewal() {
     assert_eq!(count(&identity), Some(2), "what cannot be read changes nothing");
     std::fs::write(&config.roots, new.root_pem()).unwrap();
     assert!(refresh(&config, &identity, &mut file).await);
-    // Told once; and what another source has put there since stays.
+    assert!(sooner(&identity).unwrap() <= SystemTime::now());
+    // What another source has put there since stays.
     identity.swap_roots(old.roots());
     assert!(!refresh(&config, &identity, &mut file).await);
     assert_eq!(
         *identity.roots().domain(identity.id().trust_domain()).unwrap().certificates,
         [old.root_der()]
     );
+}
+
+#[test]
+fn a_leaf_whose_root_signs_no_more_is_renewed_soon_but_not_by_all_at_once() {
+    let (old, new) = (TestCa::new(), TestCa::new());
+    let identity = old.identity("default", "a");
+    let domain = identity.id().trust_domain().clone();
+    let both = || Roots::none().with_domain(&domain, vec![old.root_der(), new.root_der()]).unwrap();
+    identity.swap_roots(both().with_signing(&domain, Some(old.root_der())));
+    assert_eq!(sooner(&identity), None);
+    identity.swap_roots(both().with_signing(&domain, Some(new.root_der())));
+    let dues: std::collections::BTreeSet<_> = (0..20).map(|_| sooner(&identity).unwrap()).collect();
+    assert!(dues.len() > 10 && *dues.last().unwrap() <= SystemTime::now() + OUTDATED);
+    // A root that is not trusted cannot be the one that signs: nothing is known.
+    identity.swap_roots(old.roots().with_signing(&domain, Some(new.root_der())));
+    assert_eq!(sooner(&identity), None);
 }

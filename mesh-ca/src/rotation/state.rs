@@ -1,0 +1,200 @@
+//! The state itself, as it is kept: JSON, in one piece. It may hold the key of a root that is prepared.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// More pilots than that are not remembered.
+const MAX_PILOTS: usize = 64;
+/// More names of proxies that wait are not kept.
+const MAX_NAMES: usize = 5;
+/// What a pilot says is kept again after that many seconds, though it says the same.
+const REPORTED: u64 = 10;
+/// The longest name that is kept.
+const MAX_NAME: usize = 253;
+
+/// What an authority remembers. A field that is not known is one of a newer authority: then nothing is read, rather than
+/// lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct State {
+    /// Of the bundle: grows with every change of it.
+    pub sequence: u64,
+    /// The hash of that bundle.
+    pub bundle: String,
+    /// The root that signs now, PEM.
+    pub root: String,
+    /// The longest life, in seconds, that a certificate of the root that signs now was given.
+    pub longest: u64,
+    /// The rotation that is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
+    /// Whose certificates are refused.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tainted: BTreeMap<String, Taint>,
+    /// The roots of other trust domains, PEM.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub foreign: BTreeMap<String, Vec<String>>,
+    /// What each pilot said last.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub reports: BTreeMap<String, Report>,
+}
+
+/// How far a rotation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// The new root is made.
+    Prepared,
+    /// It is trusted.
+    Published,
+    /// It signs.
+    Activated,
+}
+
+/// A root that takes another one's place.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// How far it is.
+    pub phase: Phase,
+    /// It goes on by itself.
+    pub automatic: bool,
+    /// The root that signed before, PEM.
+    pub old: String,
+    /// The root that signs afterwards, PEM.
+    pub new: String,
+    /// Its key, until it signs; never there for one that the operator plugged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Unix seconds: when this phase began.
+    pub since: u64,
+    /// The bundle that proxies must have before the next step.
+    pub sequence: u64,
+    /// The longest life, in seconds, that a certificate of the old root was given; known from activation on.
+    pub longest: u64,
+}
+
+impl std::fmt::Debug for Rotation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rotation")
+            .field("phase", &self.phase)
+            .field("since", &self.since)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An identity that is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Taint {
+    /// Unix seconds.
+    pub since: u64,
+    /// The operator's words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The first bundle that said so.
+    #[serde(default)]
+    pub sequence: u64,
+}
+
+/// How the proxies of one pilot stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// The bundle that it is about.
+    pub sequence: u64,
+    /// Connected.
+    pub proxies: u32,
+    /// Of those, which have not acknowledged it.
+    pub behind: u32,
+    /// Some of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<String>,
+    /// Unix seconds: when it came.
+    pub at: u64,
+}
+
+impl Report {
+    /// The same without what is too much.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        self.waiting.truncate(MAX_NAMES);
+        for name in &mut self.waiting {
+            *name = name.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
+        }
+        self
+    }
+}
+
+impl State {
+    /// Takes what pilots said, where it is newer; forgets those that were not heard of for long.
+    pub fn hear(&mut self, reports: &BTreeMap<String, Report>, now: u64) {
+        for (pilot, report) in reports {
+            let known = self.reports.get(pilot);
+            if known.is_none_or(|known| known.at < report.at) {
+                self.reports.insert(pilot.clone(), report.clone());
+            }
+        }
+        self.reports.retain(|_, report| now.saturating_sub(report.at) < super::GONE.as_secs());
+        while self.reports.len() > MAX_PILOTS {
+            self.reports.pop_last();
+        }
+    }
+
+    /// The bundle has `hash`: if that is another one, it gets the next number, and what waits for a number gets this one.
+    pub fn settle(&mut self, hash: String) {
+        if self.bundle != hash {
+            self.bundle = hash;
+            self.sequence += 1;
+        }
+        let sequence = self.sequence;
+        if let Some(rotation) = &mut self.rotation
+            && rotation.sequence == 0
+            && rotation.phase != Phase::Prepared
+        {
+            rotation.sequence = sequence;
+        }
+        for taint in self.tainted.values_mut().filter(|taint| taint.sequence == 0) {
+            taint.sequence = sequence;
+        }
+    }
+
+    /// The roots that a rotation has trusted, PEM: those of before and after it, whichever signs.
+    pub fn other_roots(&self) -> impl Iterator<Item = &str> {
+        let known = |rotation: &&Rotation| rotation.phase != Phase::Prepared;
+        let rotation = self.rotation.as_ref().filter(known);
+        rotation.into_iter().flat_map(|rotation| [rotation.old.as_str(), rotation.new.as_str()])
+    }
+
+    /// The operator has put `new` into the place of the root that signed: everybody is told before it signs. A rotation
+    /// that was under way is given up: its new root has never signed, or signs no more.
+    pub fn plugged_in(&mut self, new: &str, now: u64) {
+        self.rotation = Some(Rotation {
+            phase: Phase::Published,
+            automatic: true,
+            old: self.root.clone(),
+            new: new.to_owned(),
+            key: None,
+            since: now,
+            sequence: 0,
+            longest: 0,
+        });
+    }
+
+    /// Whether `self` is news over `kept`, which `shared` replicas read. What pilots said is news only where replicas need
+    /// it: while a rotation waits for it, and not each time.
+    #[must_use]
+    pub fn is_news(&self, kept: &Self, shared: bool) -> bool {
+        let silent = |state: &Self| Self { reports: BTreeMap::new(), ..state.clone() };
+        if silent(self) != silent(kept) {
+            return true;
+        }
+        let said = |report: &Report| Report { at: 0, ..report.clone() };
+        let changed = |(pilot, report): (&String, &Report)| {
+            let known = kept.reports.get(pilot);
+            known.is_none_or(|known| said(known) != said(report) || report.at >= known.at + REPORTED)
+        };
+        shared && self.rotation.is_some() && self.reports.iter().any(changed)
+    }
+}

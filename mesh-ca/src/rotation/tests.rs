@@ -1,0 +1,195 @@
+//! Stories of rotations, on the state alone.
+
+use super::*;
+
+const OLD: &str = "old";
+const NOW: u64 = 1_000_000;
+
+fn facts(now: u64) -> Facts<'static> {
+    Facts { now, signing_root: OLD, plugged: false, automatic: false, force: false }
+}
+
+fn new() -> (String, String) {
+    ("new".to_owned(), "key".to_owned())
+}
+
+fn report(sequence: u64, behind: u32, at: u64) -> Report {
+    Report { sequence, proxies: 10, behind, waiting: vec!["shop/reviews-0".to_owned()], at }
+}
+
+/// A state whose bundle has the number 1, with the longest life of an hour.
+fn steady() -> State {
+    let mut state = State { root: OLD.to_owned(), longest: 3600, ..State::default() };
+    state.settle("1".to_owned());
+    state
+}
+
+fn step(state: &State, step: Step, facts: Facts<'_>) -> Result<State, Refused> {
+    let mut next = state.step(&step, facts, new)?;
+    // What the bundle is made of.
+    let roots: Vec<_> = next.other_roots().collect();
+    let hash = format!("{roots:?}");
+    next.settle(hash);
+    Ok(next)
+}
+
+fn heard(state: &State, report: Report) -> State {
+    let mut state = state.clone();
+    let at = report.at;
+    state.hear(&[("pilot-1".to_owned(), report)].into(), at);
+    state
+}
+
+#[test]
+fn the_whole_way() {
+    let prepared = step(&steady(), Step::Prepare, facts(NOW)).unwrap();
+    assert_eq!(prepared.other_roots().count(), 0, "nobody has heard of it");
+    let published = step(&prepared, Step::Publish, facts(NOW)).unwrap();
+    assert_eq!(published.other_roots().collect::<Vec<_>>(), [OLD, "new"]);
+    assert_eq!(published.rotation.as_ref().unwrap().sequence, published.sequence);
+    assert!(published.sequence > prepared.sequence);
+    let published = heard(&published, report(published.sequence, 0, NOW + 5));
+    let activated = step(&published, Step::Activate, facts(NOW + 6)).unwrap();
+    let rotation = activated.rotation.as_ref().unwrap();
+    assert_eq!((rotation.key.as_ref(), rotation.longest, activated.longest), (None, 3600, 0));
+    assert_eq!(activated.other_roots().count(), 2, "the old one is still trusted");
+    let end = NOW + 6 + 3600 + LAG.as_secs();
+    let early = heard(&activated, report(activated.sequence, 0, end - 1));
+    assert_eq!(step(&early, Step::Retire, facts(end - 1)), Err(Refused::InUse { left: 1 }));
+    let late = heard(&activated, report(activated.sequence, 0, end));
+    let retired = step(&late, Step::Retire, facts(end)).unwrap();
+    assert_eq!((retired.rotation, retired.sequence > activated.sequence), (None, true));
+}
+
+#[test]
+fn every_other_order_is_refused_and_says_what_comes_next() {
+    let steady = steady();
+    let prepared = step(&steady, Step::Prepare, facts(NOW)).unwrap();
+    let published = step(&prepared, Step::Publish, facts(NOW)).unwrap();
+    let forced = Facts { force: true, ..facts(NOW) };
+    let activated = step(&published, Step::Activate, forced).unwrap();
+    for (state, good, next) in [
+        (&steady, &[Step::Prepare][..], "prepare begins one"),
+        (&prepared, &[Step::Publish, Step::Cancel], "publish has it trusted"),
+        (&published, &[Step::Activate, Step::Cancel], "activate makes it sign"),
+        (&activated, &[Step::Retire], "retire ends the trust"),
+    ] {
+        for one in [Step::Prepare, Step::Publish, Step::Activate, Step::Retire, Step::Cancel] {
+            // Force does not change the order.
+            match step(state, one.clone(), forced) {
+                Ok(_) => assert!(good.contains(&one), "{one:?}"),
+                Err(refused @ Refused::Order { .. }) => {
+                    assert!(!good.contains(&one), "{one:?}");
+                    assert!(refused.to_string().contains(next), "{refused}");
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+    let cancelled = step(&published, Step::Cancel, facts(NOW)).unwrap();
+    assert_eq!((cancelled.rotation, cancelled.sequence), (None, published.sequence + 1));
+}
+
+/// Each thing that could make somebody refuse what the new root signs.
+#[test]
+fn activation_waits_for_every_proxy() {
+    let prepared = step(&steady(), Step::Prepare, facts(NOW)).unwrap();
+    let published = step(&prepared, Step::Publish, facts(NOW)).unwrap();
+    let sequence = published.sequence;
+    let refused = |state: &State, now| match step(state, Step::Activate, facts(now)) {
+        Err(Refused::Behind(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    assert!(refused(&published, NOW).contains("no pilot has said"));
+    assert!(
+        refused(&heard(&published, report(sequence - 1, 0, NOW)), NOW).contains("has not heard of it yet")
+    );
+    let behind = refused(&heard(&published, report(sequence, 3, NOW)), NOW);
+    assert_eq!(behind, "3 of 10 proxies have not got it: shop/reviews-0");
+    let silent = heard(&published, report(sequence, 0, NOW));
+    assert!(refused(&silent, NOW + 31).contains("for 31 s"));
+    assert!(step(&silent, Step::Activate, facts(NOW + 30)).is_ok());
+    // One of two pilots is enough to wait for.
+    let mut two = silent;
+    two.hear(&[("pilot-2".to_owned(), report(sequence, 1, NOW))].into(), NOW);
+    assert!(refused(&two, NOW).contains("1 of 10"));
+    assert!(step(&two, Step::Activate, Facts { force: true, ..facts(NOW) }).is_ok());
+    // A pilot that is gone for long counts no more.
+    two.hear(&[("pilot-1".to_owned(), report(sequence, 0, NOW + 300))].into(), NOW + 300);
+    assert!(step(&two, Step::Activate, facts(NOW + 300)).is_ok());
+}
+
+#[test]
+fn a_rotation_by_itself_takes_each_step_when_it_is_safe() {
+    let automatic = Facts { automatic: true, ..facts(NOW) };
+    let prepared = step(&steady(), Step::Prepare, automatic).unwrap();
+    assert_eq!(prepared.due(NOW), Some(Step::Publish));
+    let published = step(&prepared, Step::Publish, facts(NOW)).unwrap();
+    assert_eq!(published.due(NOW), None);
+    let behind = heard(&published, report(published.sequence, 1, NOW));
+    assert_eq!(behind.due(NOW), None);
+    assert_eq!(heard(&behind, report(published.sequence, 0, NOW + 1)).due(NOW + 1), Some(Step::Activate));
+    // Nobody says anything: after the time that files need to spread.
+    assert_eq!(published.due(NOW + SPREAD.as_secs() - 1), None);
+    assert_eq!(published.due(NOW + SPREAD.as_secs()), Some(Step::Activate));
+    let mut activated = published;
+    activated.activated(NOW);
+    assert_eq!(activated.due(NOW + 3600 + LAG.as_secs() - 1), None);
+    assert_eq!(activated.due(NOW + 3600 + LAG.as_secs()), Some(Step::Retire));
+    // By hand, nothing is due.
+    let by_hand = step(&steady(), Step::Prepare, facts(NOW)).unwrap();
+    assert_eq!(by_hand.due(NOW), None);
+}
+
+#[test]
+fn what_is_plugged_in_is_not_ours_to_replace() {
+    let plugged = Facts { plugged: true, ..facts(NOW) };
+    assert_eq!(step(&steady(), Step::Prepare, plugged), Err(Refused::PluggedIn));
+    let mut state = steady();
+    state.plugged_in("theirs", NOW);
+    assert_eq!(state.other_roots().collect::<Vec<_>>(), [OLD, "theirs"]);
+    assert_eq!(state.due(NOW + SPREAD.as_secs()), Some(Step::Activate));
+}
+
+#[test]
+fn tainted_identities_are_bounded_and_numbered() {
+    let taint = |reason: &str| Some(Taint { since: NOW, reason: reason.to_owned(), sequence: 0 });
+    let mut state = steady();
+    for i in 0..MAX_TAINTED {
+        state = state.taint(&format!("spiffe://td/ns/a/sa/b{i}"), taint("")).unwrap();
+    }
+    assert_eq!(state.taint("spiffe://td/ns/a/sa/c", taint("")), Err(Refused::TooMany));
+    state = state.taint("spiffe://td/ns/a/sa/b0", taint("again")).unwrap();
+    state.settle("2".to_owned());
+    assert!(state.tainted.values().all(|taint| taint.sequence == 2));
+    assert_eq!(state.taint("spiffe://td/ns/a/sa/b0", None).unwrap().tainted.len(), MAX_TAINTED - 1);
+    assert!(state.waiting_for(2, NOW).is_some(), "no pilot has said anything");
+    assert_eq!(heard(&state, report(2, 0, NOW)).waiting_for(2, NOW), None);
+}
+
+#[test]
+fn what_is_kept_is_read_and_what_a_newer_one_kept_is_not_lost() {
+    let prepared = step(&steady(), Step::Prepare, facts(NOW)).unwrap();
+    let text = serde_json::to_string(&prepared).unwrap();
+    assert_eq!(serde_json::from_str::<State>(&text).unwrap(), prepared);
+    assert!(!format!("{prepared:?}").contains("key"), "a key is never printed");
+    assert!(serde_json::from_str::<State>(&text.replacen("sequence", "newer", 1)).is_err());
+    assert_eq!(serde_json::from_str::<State>("{}").unwrap(), State::default());
+}
+
+#[test]
+fn what_pilots_say_is_kept_only_where_replicas_need_it() {
+    let steady = steady();
+    let said = heard(&steady, report(1, 0, NOW));
+    assert!(!said.is_news(&steady, true), "no rotation waits for it");
+    let prepared = step(&steady, Step::Prepare, facts(NOW)).unwrap();
+    assert!(prepared.is_news(&steady, false));
+    let first = heard(&prepared, report(1, 0, NOW));
+    assert!(first.is_news(&prepared, true) && !first.is_news(&prepared, false));
+    assert!(!heard(&first, report(1, 0, NOW + 9)).is_news(&first, true), "the same again");
+    assert!(heard(&first, report(1, 0, NOW + 10)).is_news(&first, true));
+    assert!(heard(&first, report(1, 1, NOW + 1)).is_news(&first, true));
+    // What is too long or too much is cut.
+    let long = Report { waiting: vec!["x\n".repeat(1000); 50], ..report(1, 1, NOW) }.bounded();
+    assert!(long.waiting.len() == 5 && long.waiting[0].len() == 253 && !long.waiting[0].contains('\n'));
+}
