@@ -12,11 +12,10 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::admin;
 use crate::admin::commands::{self, Door};
 use crate::attest::{Attestor, Tokens};
 use crate::authority::{Limits, Policy};
-use crate::config::Config;
+use crate::config::{BundleEndpoint, Config};
 use crate::follow::Follow;
 use crate::keeper::{Clock, Keeper, Settings};
 use crate::limit::Rate;
@@ -24,6 +23,7 @@ use crate::server::{Service, counters};
 use crate::shelf::Shelf;
 use crate::shelf::files::Files;
 use crate::token::TokenKey;
+use crate::{admin, bundle, federation};
 
 /// How long open calls get at the end.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -60,6 +60,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if let Some(path) = &config.admin_socket {
         let door = Door::socket(path).with_context(|| format!("listening on {}", path.display()))?;
         tokio::spawn(commands::serve(door, ca.keeper(), watch.clone()));
+    }
+    if let Some(BundleEndpoint { listen, web }) = config.bundle_endpoint {
+        tokio::spawn(bundle::serve::serve(bind(listen).await?, ca.keeper(), web, watch.clone()));
+    }
+    for federated in config.federation {
+        tokio::spawn(federation::keep(federated, ca.keeper()));
     }
     tracing::info!(listen = %config.listen, trust_domain = %config.trust_domain, "signing");
     let serving = tokio::spawn(ca.serve(listener, watch.clone()));
@@ -113,7 +119,8 @@ impl Ca {
         let settings = Settings {
             policy: Policy { own: own.clone(), limits, dns: None },
             pilot: pilot_id(&config.trust_domain),
-            federated: Vec::new(),
+            federated: federation::domains(&config.federation, &config.trust_domain)
+                .map_err(anyhow::Error::msg)?,
             root_life: config.root_ttl,
             grace_percent: config.root_grace_percent,
             clock: Clock::default(),

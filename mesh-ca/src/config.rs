@@ -8,6 +8,8 @@ use mesh_proto::model::TrustDomain;
 use serde::{Deserialize, Deserializer};
 
 use crate::authority::material::ROOT_LIFE;
+use crate::bundle::serve::WebCertificate;
+use crate::federation::Federated;
 use crate::limit::Rate;
 
 /// Why a configuration cannot be used. The fault is with whoever wrote it.
@@ -66,6 +68,12 @@ pub struct Config {
     /// The socket that takes an operator's commands; only its owner can open it. Without it none are taken.
     #[serde(default)]
     pub admin_socket: Option<PathBuf>,
+    /// Where other trust domains read our bundle.
+    #[serde(default)]
+    pub bundle_endpoint: Option<BundleEndpoint>,
+    /// Other trust domains whose identities are believed.
+    #[serde(default)]
+    pub federation: Vec<Federated>,
     /// Where to write the roots for everyone to read.
     pub root_out: PathBuf,
     /// Where `/metrics` and `/healthz/ready` are served.
@@ -73,6 +81,17 @@ pub struct Config {
     /// The process whose end is also ours.
     #[serde(default)]
     pub parent_pid: Option<u32>,
+}
+
+/// The endpoint of our bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleEndpoint {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// A certificate of the Web's (profile `https_web`); without it the authority's own (`https_spiffe`).
+    #[serde(default)]
+    pub web: Option<WebCertificate>,
 }
 
 impl Config {

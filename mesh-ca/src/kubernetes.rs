@@ -44,6 +44,10 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (listener, health, numbers) =
         (bind(settings.listen).await?, bind(settings.health).await?, bind(settings.metrics).await?);
     let commands = Door::loopback(bind(settings.admin).await?).context("CA_ADMIN")?;
+    let bundle = match settings.bundle {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
     let (drain, watch) = drain::channel();
     let ready = admin::Ready::default();
     ready.not_yet("no signing certificate yet");
@@ -57,6 +61,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         };
         let attestor = Attestor::new(settings.own.clone(), Tokens::Reviewed(review::Reviewer::new(client)));
         tokio::spawn(commands::serve(commands, keeper.clone(), watch.clone()));
+        if let Some(listener) = bundle {
+            tokio::spawn(crate::bundle::serve::serve(listener, keeper.clone(), None, watch.clone()));
+        }
+        for federated in settings.federation {
+            tokio::spawn(crate::federation::keep(federated, keeper.clone()));
+        }
         ready.now();
         tracing::info!(listen = %settings.listen, identity = %settings.own, "signing");
         Ca::new(keeper, attestor, settings.rate, settings.pilot).serve(listener, watch).await;

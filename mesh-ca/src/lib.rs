@@ -10,8 +10,10 @@ pub mod app;
 pub mod attest;
 pub mod audit;
 pub mod authority;
+pub mod bundle;
 pub mod config;
 pub mod csr;
+pub mod federation;
 pub mod follow;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;

@@ -2,6 +2,7 @@
 //! `::certificates` against the real thing).
 
 mod calls;
+mod federation;
 mod follow;
 mod rotation;
 
@@ -79,6 +80,8 @@ impl Running {
             root_grace_percent: 20,
             rate_limit,
             admin_socket: None,
+            bundle_endpoint: None,
+            federation: Vec::new(),
             root_out: dir.join("root.pem"),
             admin: "127.0.0.1:0".parse().unwrap(),
             parent_pid: None,

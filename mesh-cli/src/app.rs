@@ -5,7 +5,6 @@
 //! and calls to the URLs in `CALLS`.
 
 mod answer;
-mod authorizer;
 mod calls;
 mod grpc;
 mod http;
@@ -59,9 +58,6 @@ pub struct AppArgs {
     /// A TCP address that is told the `x-tally-id` of each request as it begins, one a line
     #[arg(long, env = "TALLY", value_name = "HOST:PORT")]
     tally: Option<String>,
-    /// Answer as an external authorizer (AuthorizationPolicy CUSTOM), by HTTP and gRPC: `x-ext-authz: allow` may pass
-    #[arg(long, env = "EXT_AUTHZ")]
-    ext_authz: bool,
 }
 
 /// In a container that names nothing else, the container's.
@@ -89,7 +85,6 @@ pub struct App {
     calls: calls::Calls,
     greeting: Option<String>,
     tally: tally::Tally,
-    authorizer: bool,
 }
 
 impl App {
@@ -106,7 +101,6 @@ impl App {
             calls: calls::Calls::new(&args.calls, args.http_proxy.as_deref())?,
             greeting: args.tcp_greeting.clone(),
             tally,
-            authorizer: args.ext_authz,
         })
     }
 }
@@ -197,7 +191,6 @@ pub mod testing {
             calls,
             greeting: greeting.map(str::to_owned),
             tally: tally::Tally::default(),
-            authorizer: false,
         };
         let app = Arc::new(app);
         let (stop, stopping) = tokio::sync::watch::channel(false);

@@ -15,7 +15,6 @@ mod charts;
 mod contract;
 mod discovery;
 mod egress;
-mod external;
 mod failover;
 mod gateway;
 mod identity;

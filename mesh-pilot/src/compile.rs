@@ -10,7 +10,6 @@ pub mod catalogue;
 pub mod cluster;
 pub mod destination;
 pub mod endpoints;
-pub mod external;
 #[cfg(test)]
 mod fixture;
 mod host;

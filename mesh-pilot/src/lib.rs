@@ -9,7 +9,6 @@ pub mod config;
 pub mod fuzz;
 pub mod index;
 pub mod keys;
-pub mod mesh_config;
 pub mod push;
 pub mod snapshot;
 pub mod source;

@@ -204,3 +204,6 @@ fn read(file: &Path) -> Option<BundleState> {
         )
         .ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,10 +5,9 @@
 //!                                          ├─► each request: allowed, or denied by which rule
 //!                                          └─► bytes: once, and again when policies change
 //! ```
-//! What CUSTOM selects is asked about before that ([`external`]). Any DENY that matches denies; where there is an ALLOW, one has to match. Source: Istio's AuthorizationPolicy reference;
+//! Any DENY that matches denies; where there is an ALLOW, one has to match. Source: Istio's AuthorizationPolicy reference;
 //! where it leaves open what a text with several readings means, the reading that lets less through counts.
 
-pub mod external;
 pub mod gate;
 mod guard;
 mod request;

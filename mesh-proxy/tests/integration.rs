@@ -10,8 +10,6 @@ mod capture;
 mod drain;
 mod egress;
 mod environment;
-mod external;
-mod external_grpc;
 mod failover;
 mod gateway;
 mod grpc;

@@ -1,6 +1,5 @@
 //! What the tests share: a mesh of proxies in this process, applications, clients.
 
-pub mod authorizer;
 pub mod client;
 pub mod dns;
 pub mod fake_ca;

@@ -12,6 +12,8 @@
 //! | `CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE` | `20` | the share of it that is left when another root takes its place; 0: never |
 //! | `CA_RATE_LIMIT`, `CA_RATE_BURST` | `20`, `2000` | certificates for one identity: a second, and at once |
 //! | `CA_LISTEN`, `CA_HEALTH`, `CA_METRICS` | `[::]:15012`, `[::]:8080`, `[::]:15014` | addresses |
+//! | `CA_BUNDLE` | | where other trust domains read our bundle (`https_spiffe`); without it nowhere |
+//! | `CA_FEDERATION` | `[]` | other trust domains: JSON, as in the configuration of a local mesh |
 //! | `CA_ADMIN` | `127.0.0.1:15000` | where an operator's commands come in: loopback, `meshctl ca` forwards a port to it |
 
 use std::net::SocketAddr;
@@ -21,6 +23,7 @@ use mesh_proto::model::identity::is_kubernetes_name;
 use mesh_proto::model::{InvalidIdentity, SpiffeId, TrustDomain};
 
 use crate::authority::{Limits, Policy};
+use crate::federation::{self, Federated};
 use crate::keeper;
 use crate::limit::Rate;
 
@@ -61,6 +64,10 @@ pub struct Settings {
     pub grace_percent: u8,
     /// The certificates that one identity may have.
     pub rate: Rate,
+    /// Where other trust domains read our bundle.
+    pub bundle: Option<SocketAddr>,
+    /// Other trust domains whose identities are believed.
+    pub federation: Vec<Federated>,
     /// Where an operator's commands come in.
     pub admin: SocketAddr,
     /// Where the certificate service listens.
@@ -97,26 +104,15 @@ impl Settings {
                 .map_err(|e: InvalidIdentity| invalid("POD_NAMESPACE", &namespace, e))
         };
         let (own, pilot) = (account(AUTHORITY)?, account(PILOT)?);
-        let revisions = get("REVISION", "default");
-        let mut pilot_names = Vec::new();
-        for revision in revisions.split(',').map(str::trim) {
-            if !is_kubernetes_name(revision) {
-                return Err(invalid("REVISION", &revisions, "not names, separated by commas"));
-            }
-            let service =
-                if revision == "default" { PILOT.to_owned() } else { format!("{PILOT}-{revision}") };
-            pilot_names.extend(names_of(&service, &namespace, &cluster_domain));
-        }
-        // A revision's pilot is reached by the plain name too, once it is the default.
-        for name in names_of(PILOT, &namespace, &cluster_domain) {
-            if !pilot_names.contains(&name) {
-                pilot_names.push(name);
-            }
-        }
+        let pilot_names = pilot_names(&get("REVISION", "default"), &namespace, &cluster_domain)?;
         let life = |name, default| life(name, &get(name, default));
         let number = |name: &'static str, default| parse::<f64>(name, get(name, default));
         let rate = Rate::new(number("CA_RATE_LIMIT", "20")?, number("CA_RATE_BURST", "2000")?)
             .map_err(|why| invalid("CA_RATE_LIMIT", &get("CA_RATE_LIMIT", "20"), why))?;
+        let text = get("CA_FEDERATION", "[]");
+        let federation: Vec<Federated> =
+            serde_json::from_str(&text).map_err(|e| invalid("CA_FEDERATION", &text, e))?;
+        federation::domains(&federation, &trust_domain).map_err(|e| invalid("CA_FEDERATION", &text, e))?;
         let grace_percent = parse(GRACE, get(GRACE, "20"))?;
         if grace_percent > 90 {
             return Err(invalid(GRACE, &get(GRACE, "20"), "more than 90: a root would always be replaced"));
@@ -133,6 +129,11 @@ impl Settings {
             root_life: life("CITADEL_SELF_SIGNED_CA_CERT_TTL", "87600h")?,
             grace_percent,
             rate,
+            bundle: lookup("CA_BUNDLE")
+                .filter(|text| !text.trim().is_empty())
+                .map(|text| parse("CA_BUNDLE", text))
+                .transpose()?,
+            federation,
             admin: parse("CA_ADMIN", get("CA_ADMIN", "127.0.0.1:15000"))?,
             listen: parse("CA_LISTEN", get("CA_LISTEN", "[::]:15012"))?,
             health: parse("CA_HEALTH", get("CA_HEALTH", "[::]:8080"))?,
@@ -147,7 +148,7 @@ impl Settings {
         keeper::Settings {
             policy: self.policy(),
             pilot: self.pilot.clone(),
-            federated: Vec::new(),
+            federated: self.federation.iter().map(|one| one.trust_domain.clone()).collect(),
             root_life: self.root_life,
             grace_percent: self.grace_percent,
             clock: keeper::Clock::default(),
@@ -163,6 +164,29 @@ impl Settings {
             dns: Some((self.pilot.clone(), self.pilot_names.clone())),
         }
     }
+}
+
+/// The names of the pilots of all revisions.
+fn pilot_names(
+    revisions: &str,
+    namespace: &str,
+    cluster_domain: &str,
+) -> Result<Vec<String>, InvalidEnvironment> {
+    let mut pilot_names = Vec::new();
+    for revision in revisions.split(',').map(str::trim) {
+        if !is_kubernetes_name(revision) {
+            return Err(invalid("REVISION", revisions, "not names, separated by commas"));
+        }
+        let service = if revision == "default" { PILOT.to_owned() } else { format!("{PILOT}-{revision}") };
+        pilot_names.extend(names_of(&service, namespace, cluster_domain));
+    }
+    // A revision's pilot is reached by the plain name too, once it is the default.
+    for name in names_of(PILOT, namespace, cluster_domain) {
+        if !pilot_names.contains(&name) {
+            pilot_names.push(name);
+        }
+    }
+    Ok(pilot_names)
 }
 
 /// The names under which a Service is called.
@@ -267,6 +291,8 @@ mod tests {
             ("MAX_WORKLOAD_CERT_TTL", "99999999999999999999h"),
             ("MAX_WORKLOAD_CERT_TTL", "-1h"),
             ("CA_LISTEN", "nowhere"),
+            ("CA_FEDERATION", "{}"),
+            ("CA_BUNDLE", "nowhere"),
         ] {
             let error = settings(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");

@@ -1,7 +1,6 @@
 //! Stories: what a configuration compiles to. Cases differ in the one field that they are about.
 
 mod entries;
-mod external;
 mod gateways;
 mod policies;
 mod routes;

@@ -196,6 +196,17 @@ impl Hub {
         (inner.streams.len(), behind)
     }
 
+    /// Whom to trust, as it is told.
+    #[cfg(test)]
+    pub fn trust(&self) -> Vec<wire::TrustBundle> {
+        let inner = self.inner.lock();
+        let bundles = inner.cache.fixed().filter(|fixed| fixed.name.kind == Kind::TrustBundle);
+        let mut bundles: Vec<_> =
+            bundles.map(|fixed| wire::TrustBundle::decode(fixed.bytes.clone()).expect("ours")).collect();
+        bundles.sort_by(|a, b| a.trust_domain.cmp(&b.trust_domain));
+        bundles
+    }
+
     /// Counts the snapshots published: to wait for the next one.
     pub fn published(&self) -> watch::Receiver<u64> {
         self.published.subscribe()

@@ -17,9 +17,7 @@ impl Compiler for Rules {
         let viewer = &subject.viewer;
         match name.kind {
             Kind::SelfConfig if name.name() == "self" => {
-                let made = compile::self_config(config, &subject.pod)?;
-                let asked = compile::external::cluster_of(&made.message);
-                Some(encode(made, asked.into_iter().collect()))
+                compile::self_config(config, &subject.pod).map(|made| encode(made, Vec::new()))
             }
             Kind::Catalogue => {
                 compile::catalogue(config, viewer, name.name()).map(|made| encode(made, Vec::new()))

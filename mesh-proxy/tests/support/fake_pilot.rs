@@ -247,9 +247,7 @@ impl Follower {
                 _ => {}
             }
         }
-        let own = held.selves.get(&self.pod).map(|own| wire::SelfConfig::decode(&own[..]).unwrap());
-        let asked = own.and_then(|own| own.external_authorization?.cluster);
-        let names = backends.into_iter().filter_map(|b| b.cluster).chain(asked);
+        let names = backends.into_iter().filter_map(|b| b.cluster);
         names.map(|c| format!("{}:{}", c.host, c.port)).collect()
     }
 }

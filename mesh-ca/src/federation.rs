@@ -1,0 +1,189 @@
+//! Other trust domains: their bundles, fetched from their endpoints or read from files, for as long as the process lives.
+//!
+//! In: [`Federated`]. Out: roots for [`Keeper::federate`], which tells them to everybody, for identities of that trust
+//! domain alone. A bundle that cannot be had changes nothing: the last one stays. Source: the SPIFFE Federation
+//! specification §5 (profiles `https_web` and `https_spiffe`).
+
+mod fetch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_proto::model::{SpiffeId, TrustDomain};
+use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Deserializer};
+
+use crate::bundle::{Document, InvalidBundle};
+use crate::keeper::Keeper;
+
+/// How often to ask where the document does not say.
+const REFRESH: Duration = Duration::from_secs(300);
+/// The bounds of what it may say.
+const REFRESH_WITHIN: (u64, u64) = (5, 3600);
+/// The wait after a failure; twice as long after each further one, up to [`REFRESH`].
+const RETRY: Duration = Duration::from_secs(2);
+/// More trust domains than that are not federated with.
+pub const MAX_DOMAINS: usize = 100;
+
+/// Another trust domain, and where its bundle is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Federated {
+    /// Whose identities it vouches for, and nobody else's.
+    #[serde(deserialize_with = "parsed")]
+    pub trust_domain: TrustDomain,
+    /// Where it is.
+    pub bundle: Source,
+}
+
+/// Where a bundle is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A file with a bundle document, or with PEM roots.
+    File(PathBuf),
+    /// An endpoint whose certificate is one of the Web's.
+    HttpsWeb(Web),
+    /// An endpoint that has a SPIFFE identity.
+    HttpsSpiffe(Spiffe),
+}
+
+/// An `https_web` endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Web {
+    /// `https://...`.
+    pub url: String,
+    /// PEM file with the roots of its certificate; the machine's if absent.
+    #[serde(default)]
+    pub roots: Option<PathBuf>,
+}
+
+/// An `https_spiffe` endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spiffe {
+    /// `https://...`.
+    pub url: String,
+    /// Who serves it.
+    #[serde(deserialize_with = "parsed")]
+    pub endpoint_spiffe_id: SpiffeId,
+    /// The bundle to begin with: a document or PEM roots of the endpoint's trust domain.
+    pub bundle: PathBuf,
+}
+
+/// Why there is no bundle now.
+#[derive(Debug, thiserror::Error)]
+pub enum NoBundle {
+    /// A file cannot be read.
+    #[error("{path}: {why}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// What is there is none.
+    #[error("{place}: {source}")]
+    Invalid {
+        /// Where.
+        place: String,
+        /// Why.
+        source: InvalidBundle,
+    },
+    /// The endpoint does not answer as it should.
+    #[error("{url}: {why}")]
+    Endpoint {
+        /// Which.
+        url: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// The trust domains of `all`, if they can be meant beside our own.
+///
+/// # Errors
+/// When one is our own, or there twice, or there are too many.
+pub fn domains(all: &[Federated], own: &TrustDomain) -> Result<Vec<TrustDomain>, String> {
+    let mut domains = Vec::new();
+    for Federated { trust_domain, .. } in all {
+        if trust_domain == own {
+            return Err(format!("federation with {own}, which is our own trust domain"));
+        }
+        if domains.contains(trust_domain) {
+            return Err(format!("federation with {trust_domain} twice"));
+        }
+        domains.push(trust_domain.clone());
+    }
+    match domains.len() > MAX_DOMAINS {
+        true => Err(format!("federation with more than {MAX_DOMAINS} trust domains")),
+        false => Ok(domains),
+    }
+}
+
+/// Keeps the roots of one other trust domain; never ends.
+pub async fn keep(federated: Federated, keeper: Arc<Keeper>) {
+    let Federated { trust_domain, bundle: source } = federated;
+    let mut known: Option<Document> = None;
+    let mut told = String::new();
+    let mut retry = RETRY;
+    loop {
+        // What was fetched before a restart vouches for the endpoint too.
+        let roots = keeper.told().borrow().bundles.get(&trust_domain).map(|bundle| bundle.roots.clone());
+        let wait = match source.get(&roots.unwrap_or_default()).await {
+            Ok(document) => {
+                retry = RETRY;
+                told.clear();
+                if known.as_ref() != Some(&document) && is_newer(known.as_ref(), &document) {
+                    tracing::info!(%trust_domain, roots = document.roots.len(), "the bundle of another trust domain");
+                    keeper.federate(&trust_domain, &document.roots);
+                    known = Some(document.clone());
+                }
+                let (least, most) = REFRESH_WITHIN;
+                let hint = document.refresh.map(|seconds| Duration::from_secs(seconds.clamp(least, most)));
+                match &source {
+                    Source::File(_) => Duration::from_secs(least),
+                    _ => hint.unwrap_or(REFRESH),
+                }
+            }
+            Err(error) => {
+                let why = error.to_string();
+                if why != told {
+                    tracing::warn!(%trust_domain, why, "no bundle: the last one stays in force");
+                    told = why;
+                }
+                let wait = retry;
+                retry = (retry * 2).min(REFRESH);
+                wait
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// A document with a lower number is an old one, whoever served it.
+fn is_newer(known: Option<&Document>, document: &Document) -> bool {
+    match (known.and_then(|known| known.sequence), document.sequence) {
+        (Some(known), Some(now)) => now >= known,
+        _ => true,
+    }
+}
+
+impl Source {
+    /// The bundle of now. `known`: the newest roots of that trust domain, where its endpoint is of it.
+    pub(crate) async fn get(&self, known: &[CertificateDer<'static>]) -> Result<Document, NoBundle> {
+        match self {
+            Self::File(path) => fetch::file(path).await,
+            Self::HttpsWeb(web) => fetch::web(web).await,
+            Self::HttpsSpiffe(spiffe) => fetch::spiffe(spiffe, known).await,
+        }
+    }
+}
+
+fn parsed<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display>>(
+    from: D,
+) -> Result<T, D::Error> {
+    String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+}
