@@ -4,6 +4,7 @@
 mod calls;
 mod federation;
 mod follow;
+mod plugged;
 mod rotation;
 
 use std::net::SocketAddr;
