@@ -39,9 +39,9 @@ fn item_5_doubtful_with_a_warning() {
 #[test]
 fn item_5_what_is_not_in_force_yet_is_refused() {
     test("item_5_what_is_not_in_force_yet_is_refused", Company::Welcome, async |ns| {
-        let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: web}\nspec:\n  action: CUSTOM\n  provider: {name: elsewhere}\n  rules: [{from: [{source: {namespaces: [a]}}]}]\n";
+        let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: web}\nspec:\n  action: CUSTOM\n  provider: {name: elsewhere}\n  rules: [{from: [{source: {requestPrincipals: ['*']}}]}]\n";
         let said = ns.refused(policy).await?;
-        ensure!(said.contains("CUSTOM is not in force yet"), "{said}");
+        ensure!(said.contains("requestPrincipals with CUSTOM"), "{said}");
         let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: partner}\nspec: {hosts: ['*.example.com'], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DYNAMIC_DNS}\n";
         let said = ns.refused(entry).await?;
         ensure!(said.contains("DYNAMIC_DNS is not in force yet"), "{said}");

@@ -6,6 +6,7 @@ mod admission;
 mod authority;
 mod authorization;
 mod bad_days;
+mod external;
 mod failover;
 mod gateways;
 mod helm;

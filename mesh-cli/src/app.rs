@@ -5,6 +5,7 @@
 //! and calls to the URLs in `CALLS`.
 
 mod answer;
+mod authorizer;
 mod calls;
 mod grpc;
 mod http;
@@ -58,6 +59,9 @@ pub struct AppArgs {
     /// A TCP address that is told the `x-tally-id` of each request as it begins, one a line
     #[arg(long, env = "TALLY", value_name = "HOST:PORT")]
     tally: Option<String>,
+    /// Answer as an external authorizer (AuthorizationPolicy CUSTOM), by HTTP and gRPC: `x-ext-authz: allow` may pass
+    #[arg(long, env = "EXT_AUTHZ")]
+    ext_authz: bool,
 }
 
 /// In a container that names nothing else, the container's.
@@ -85,6 +89,7 @@ pub struct App {
     calls: calls::Calls,
     greeting: Option<String>,
     tally: tally::Tally,
+    authorizer: bool,
 }
 
 impl App {
@@ -101,6 +106,7 @@ impl App {
             calls: calls::Calls::new(&args.calls, args.http_proxy.as_deref())?,
             greeting: args.tcp_greeting.clone(),
             tally,
+            authorizer: args.ext_authz,
         })
     }
 }
@@ -191,6 +197,7 @@ pub mod testing {
             calls,
             greeting: greeting.map(str::to_owned),
             tally: tally::Tally::default(),
+            authorizer: false,
         };
         let app = Arc::new(app);
         let (stop, stopping) = tokio::sync::watch::channel(false);

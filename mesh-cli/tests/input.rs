@@ -80,7 +80,7 @@ fn the_users_gateway() {
 fn an_unenforceable_policy_closes_its_targets() {
     let mesh = Mesh::up(&[("base.yaml", BASE)], &[]);
     assert_eq!(mesh.one(&["http://api:8080/"])["status"], 200);
-    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: { name: api-readers }\nspec:\n  action: CUSTOM\n  provider: { name: elsewhere }\n  selector: { matchLabels: { app: api } }\n  rules: [{ to: [{ operation: { methods: [GET] } }] }]\n";
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: { name: api-readers }\nspec:\n  action: DENY\n  selector: { matchLabels: { app: api } }\n  rules: [{ when: [{ key: source.colour, values: [red] }] }]\n";
     mesh.write("policy.yaml", policy);
     mesh.until("api lets nothing in", &["http://api:8080/"], |answer| {
         answer["status"] == 403 || answer["status"] == 503

@@ -15,6 +15,7 @@ mod charts;
 mod contract;
 mod discovery;
 mod egress;
+mod external;
 mod failover;
 mod gateway;
 mod identity;

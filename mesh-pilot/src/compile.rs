@@ -10,6 +10,7 @@ pub mod catalogue;
 pub mod cluster;
 pub mod destination;
 pub mod endpoints;
+pub mod external;
 #[cfg(test)]
 mod fixture;
 mod host;

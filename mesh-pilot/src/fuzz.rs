@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::cluster::mesh_config;
+use crate::mesh_config;
 use crate::push::node::Node;
 use crate::webhook::review::{injection, validation};
 use crate::webhook::{ControlPlane, Settings};

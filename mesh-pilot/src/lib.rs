@@ -9,6 +9,7 @@ pub mod config;
 pub mod fuzz;
 pub mod index;
 pub mod keys;
+pub mod mesh_config;
 pub mod push;
 pub mod snapshot;
 pub mod source;

@@ -9,6 +9,8 @@
 //! `self_config(&Config, &Pod)`; each gives `Option<Compiled<wire type>>`, where `None` is "does not exist for this viewer".
 //! `notes(&Config) -> Vec<Note>` says what is wrong or ineffective between objects, once a configuration change.
 
+mod provider;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -18,6 +20,7 @@ use mesh_proto::model::{HostPort, Protocol, SpiffeId, TrustDomain};
 
 use crate::keys::{KeySource, Keys};
 
+pub use self::provider::{Authorizer, ExtensionProvider, Provider, Speaks};
 /// Labels or annotations; sorted, so that equal maps encode equally.
 pub use mesh_proto::crd::Labels;
 pub use mesh_proto::wire::mesh::v1::Addresses;
@@ -90,6 +93,8 @@ pub struct MeshOptions {
     pub path_normalization: mesh_proto::wire::mesh::v1::PathNormalization,
     /// How long connecting may take, for rules that don't say; the default if `None`.
     pub connect_timeout: Option<std::time::Duration>,
+    /// Who may be asked about requests, by name; each name once.
+    pub extension_providers: Vec<ExtensionProvider>,
 }
 
 /// `outboundTrafficPolicy.mode`.

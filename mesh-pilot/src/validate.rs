@@ -10,6 +10,7 @@ use mesh_proto::crd::{Document, ObjectRef, Origin, Problem, Severity};
 
 use crate::compile;
 use crate::index::Index;
+use crate::mesh_config::in_files;
 use crate::snapshot::{MeshSettings, Note};
 use crate::source::{Event, Refusal};
 
@@ -18,11 +19,16 @@ use crate::source::{Event, Refusal};
 pub fn between(documents: &[Document], mesh: MeshSettings) -> Vec<Problem> {
     let mut index = Index::new(mesh);
     let mut origins: BTreeMap<ObjectRef, Origin> = BTreeMap::new();
+    let mut problems = Vec::new();
     index.apply(Event::Init);
     for document in documents {
         match document {
             Document::Accepted(resource) => {
                 origins.insert(resource.reference.clone(), resource.origin.clone());
+                if let Some((options, wrong)) = in_files::said(resource) {
+                    problems.extend(wrong);
+                    index.apply(Event::Options(options.unwrap_or_default()));
+                }
                 index.apply(Event::Apply(Box::new(resource.clone())));
             }
             Document::Refused(refused) => {
@@ -37,7 +43,8 @@ pub fn between(documents: &[Document], mesh: MeshSettings) -> Vec<Problem> {
     }
     index.apply(Event::InitDone);
     let (snapshot, _) = index.snapshot();
-    compile::notes(&snapshot.config).into_iter().map(|note| problem(note, &origins)).collect()
+    problems.extend(compile::notes(&snapshot.config).into_iter().map(|note| problem(note, &origins)));
+    problems
 }
 
 fn problem(note: Note, origins: &BTreeMap<ObjectRef, Origin>) -> Problem {

@@ -12,8 +12,9 @@
 //! 3. Sent without being asked: `self/self`, `trust_bundle/*`, every visible `catalogue/<namespace>`; for gateways every
 //!    `listener/<port>` bound to them too, and the `secret/<namespace>/<name>` of their own namespace that these name. Everything that these imply (rule 4) as well.
 //! 4. **A subscription implies its dependents.** A subscription to `destination/H:P`, and a listener, imply
-//!    `cluster/C:Q` and `endpoints/C:Q` for each backend `C:Q` in its rules. They come in the same response or an earlier
-//!    one. When nothing implies a resource any more both sides forget it, without a message.
+//!    `cluster/C:Q` and `endpoints/C:Q` for each backend `C:Q` in its rules; so does `self/self` for whoever is asked in
+//!    `external_authorization`. They come in the same response or an earlier one. When nothing implies a resource any
+//!    more both sides forget it, without a message.
 //! 5. A subscribed name, or a dependent, that does not exist is answered in `removed_resources`; so is one that is
 //!    deleted. When it comes to exist later it is sent.
 //! 6. A proxy applies additions in the order of [`crate::model::Kind::ALL`], then removals. It publishes a route table only
@@ -36,4 +37,7 @@ pub const REJECTED_TYPE_URL: &str = "type.googleapis.com/mesh.v1.Rejected";
 pub const TROUBLES_TYPE_URL: &str = "type.googleapis.com/mesh.v1.Troubles";
 
 /// Features that this build understands in a resource's `requires`. A resource that names another is refused.
-pub const FEATURES: &[&str] = &[];
+pub const FEATURES: &[&str] = &[EXTERNAL_AUTHORIZATION];
+
+/// `self/self` names somebody who has to be asked: a proxy that knows nothing of it would let everything in.
+pub const EXTERNAL_AUTHORIZATION: &str = "external_authorization";

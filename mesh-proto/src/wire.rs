@@ -52,7 +52,7 @@ pub mod mesh {
     }
 }
 
-/// Envoy's discovery protocol (a subset).
+/// Envoy's discovery and external authorization (subsets).
 pub mod envoy {
     pub mod config {
         pub mod core {
@@ -61,7 +61,17 @@ pub mod envoy {
             }
         }
     }
+    pub mod r#type {
+        pub mod v3 {
+            include!("wire/envoy.r#type.v3.rs");
+        }
+    }
     pub mod service {
+        pub mod auth {
+            pub mod v3 {
+                include!("wire/envoy.service.auth.v3.rs");
+            }
+        }
         pub mod discovery {
             pub mod v3 {
                 include!("wire/envoy.service.discovery.v3.rs");

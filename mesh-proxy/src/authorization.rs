@@ -5,9 +5,10 @@
 //!                                          ├─► each request: allowed, or denied by which rule
 //!                                          └─► bytes: once, and again when policies change
 //! ```
-//! Any DENY that matches denies; where there is an ALLOW, one has to match. Source: Istio's AuthorizationPolicy reference;
+//! What CUSTOM selects is asked about before that ([`external`]). Any DENY that matches denies; where there is an ALLOW, one has to match. Source: Istio's AuthorizationPolicy reference;
 //! where it leaves open what a text with several readings means, the reading that lets less through counts.
 
+pub mod external;
 pub mod gate;
 mod guard;
 mod request;

@@ -53,7 +53,13 @@ impl Ends {
     /// The client's address, as hashing takes it.
     #[must_use]
     pub fn source_ip(&self) -> IpAddr {
-        self.remote.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |a| a.ip())
+        self.source().ip()
+    }
+
+    /// The client's end.
+    #[must_use]
+    pub fn source(&self) -> SocketAddr {
+        self.remote.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0))
     }
 }
 

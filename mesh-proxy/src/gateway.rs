@@ -35,7 +35,7 @@ use crate::outbound::forward::Onward;
 use crate::outbound::headers::{self, CLIENT_CERT};
 use crate::outbound::tcp;
 use crate::respond::Failure;
-use crate::route::{Action, TcpRule};
+use crate::route::{Action, Rule, TcpRule};
 use crate::store::VirtualHost;
 use crate::store::listener::{Hosts, Inside, Listener, TlsAction};
 use crate::telemetry::{self, Party, Reporter};
@@ -138,9 +138,13 @@ async fn bytes_to(
         through: Through::Gateway,
         chain: Vec::new(),
         closer: closer.clone(),
+        asked: worker.store.self_config().and_then(|config| config.external.clone()),
     });
-    let config = worker.store.self_config().ok_or(Failure::NotReady);
-    let upstream = match (config.and_then(|config| gate::bytes(&config, connection)), rules.first()) {
+    let admitted = match worker.store.self_config() {
+        None => Err(Failure::NotReady),
+        Some(config) => gate::bytes_of(worker, &config, connection, ends.source()).await,
+    };
+    let upstream = match (admitted, rules.first()) {
         (Err(failure), _) => Err(failure),
         (Ok(()), Some(rule)) => tcp::routed(worker, rule, &tcp::Client::at(ends.source_ip())).await,
         (Ok(()), None) => Err(Failure::NoRoute),
@@ -172,7 +176,7 @@ impl Gateway {
     async fn answer(
         &self,
         mut head: Parts,
-        body: Body,
+        mut body: Body,
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, Failure> {
         headers::strip_outsider(&mut head.headers);
@@ -183,13 +187,40 @@ impl Gateway {
         }
         let known = self.find(&head)?;
         let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
+        self.gate.begin(&config, &mut head)?;
+        let Some(external) = &config.external else {
+            self.gate.admit(&self.worker, &config, &mut head)?;
+            let rule = known.virtual_host.table.find(&head);
+            return self.route((head, body), &known, rule, exchange).await;
+        };
+        // As in Envoy: unless it is said otherwise, what a provider changes chooses no other route (tokens may).
+        let early = !external.clears_route() && config.jwt_rules.is_empty();
+        let before = early.then(|| known.virtual_host.table.find(&head));
+        let asked = self.gate.ask(&self.worker, &config, self.ends.source(), (&mut head, &mut body)).await?;
+        // What is in force now, not what was when the answer was waited for.
+        let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
+        self.gate.begin(&config, &mut head)?;
         self.gate.admit(&self.worker, &config, &mut head)?;
+        let rule = before.filter(|_| asked.asked).unwrap_or_else(|| known.virtual_host.table.find(&head));
+        let mut answer = self.route((head, body), &known, rule, exchange).await?;
+        asked.to_response(answer.headers_mut());
+        Ok(answer)
+    }
+
+    /// Sends an admitted request where its rule says.
+    async fn route(
+        &self,
+        (head, body): (Parts, Body),
+        known: &Known,
+        rule: Option<&Rule>,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Body>, Failure> {
         if known.virtual_host.https_redirect && self.secure.is_none() {
             let response = to_https(&head).ok_or(Failure::NoRoute)?;
             exchange.direct(response.status().as_u16());
             return Ok(response);
         }
-        let rule = known.virtual_host.table.find(&head).ok_or(Failure::NoRoute)?;
+        let rule = rule.ok_or(Failure::NoRoute)?;
         exchange.route(&rule.name);
         match &*rule.action {
             Action::Respond(direct) => {

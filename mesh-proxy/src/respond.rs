@@ -18,8 +18,11 @@ use crate::pool::SendErrorKind;
 use crate::store::Demand;
 use crate::telemetry::Flags;
 
+mod external;
 #[cfg(test)]
 mod tests;
+
+pub use self::external::{Denial, External};
 
 /// What Envoy says of each request that a policy denies: which policy is nobody's business but the access log's.
 const DENIED: &str = "RBAC: access denied";
@@ -92,6 +95,9 @@ pub enum Failure {
         /// The DENY rule; none: there are ALLOW policies, and none of them matches.
         rule: Option<Arc<str>>,
     },
+    /// Somebody else who is asked has not let it pass.
+    #[error("external authorization: {0}")]
+    External(External),
     /// A token that is not valid, in Envoy's words.
     #[error("{0}")]
     Unauthenticated(String),
@@ -188,6 +194,7 @@ impl Failure {
                 told(StatusCode::FORBIDDEN, Flags::NONE, format!("policy: {self}"), Fault::Policy)
             }
             Self::Denied { rule } => Self::denied(rule.as_deref()),
+            Self::External(why) => why.verdict(),
             Self::Unauthenticated(_) => self.token(StatusCode::UNAUTHORIZED),
             Self::Audience => self.token(StatusCode::FORBIDDEN),
             Self::BadPath(_) => {
@@ -331,8 +338,13 @@ impl Failure {
     #[must_use]
     pub fn response(&self, grpc: bool, open: bool) -> Response<Body> {
         let verdict = self.verdict();
+        if let Self::External(External::Denied { denial, .. }) = self {
+            return denial.response(grpc);
+        }
         let text = match self {
             Self::Denied { .. } => DENIED.to_owned(),
+            // Nor who was asked, and how that went.
+            Self::External(_) => short(&verdict.details).to_owned(),
             Self::Unauthenticated(_) | Self::Audience => self.to_string(),
             _ if open => self.text(&verdict),
             _ => short(&verdict.details).to_owned(),

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::support::mesh::{Pair, ServiceSpec};
 
 /// Echoes each DATA frame as it comes, then sends trailers.
-async fn echo() -> SocketAddr {
+pub async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -41,14 +41,14 @@ async fn echo() -> SocketAddr {
     address
 }
 
-async fn client(at: SocketAddr) -> h2::client::SendRequest<Bytes> {
+pub async fn client(at: SocketAddr) -> h2::client::SendRequest<Bytes> {
     let stream = TcpStream::connect(at).await.unwrap();
     let (send, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);
     send.ready().await.unwrap()
 }
 
-fn call(authority: &str) -> Request<()> {
+pub fn call(authority: &str) -> Request<()> {
     Request::post(format!("http://{authority}/echo.Echo/Stream"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")

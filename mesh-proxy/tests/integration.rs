@@ -10,6 +10,8 @@ mod capture;
 mod drain;
 mod egress;
 mod environment;
+mod external;
+mod external_grpc;
 mod failover;
 mod gateway;
 mod grpc;

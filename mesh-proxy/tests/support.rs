@@ -1,5 +1,6 @@
 //! What the tests share: a mesh of proxies in this process, applications, clients.
 
+pub mod authorizer;
 pub mod client;
 pub mod dns;
 pub mod fake_ca;

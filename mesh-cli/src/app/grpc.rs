@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_proto::wire::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use mesh_proto::wire::mesh::app::v1 as wire;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::service::Routes;
@@ -11,6 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::echo_server::{Echo, EchoServer};
 use wire::{EchoRequest, EchoResponse};
 
+use super::authorizer::ByGrpc;
 use super::{App, answer};
 
 /// The most answers that one Count gives.
@@ -29,11 +31,13 @@ pub async fn routes(app: Arc<App>) -> Routes {
     };
     let v1 = reflection().build_v1().expect("the descriptors are generated");
     let v1alpha = reflection().build_v1alpha().expect("the descriptors are generated");
-    Routes::new(EchoServer::new(Service(app)))
-        .add_service(health)
-        .add_service(v1)
-        .add_service(v1alpha)
-        .prepare()
+    let asked = app.authorizer.then(|| AuthorizationServer::new(ByGrpc));
+    let routes = Routes::new(EchoServer::new(Service(app)));
+    let routes = match asked {
+        Some(authorizer) => routes.add_service(authorizer),
+        None => routes,
+    };
+    routes.add_service(health).add_service(v1).add_service(v1alpha).prepare()
 }
 
 /// The echo service of one application.

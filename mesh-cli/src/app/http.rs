@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 
 use super::switch::{Fault, Then};
-use super::{App, answer, grpc, websocket};
+use super::{App, answer, authorizer, grpc, websocket};
 
 /// Any answer's body.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -107,6 +107,9 @@ async fn handle(request: Request<Incoming>, app: Arc<App>, routes: Routes) -> Re
     if is_grpc(&request) {
         let response = tower_call(routes, request).await;
         return Ok(signed(&app, response));
+    }
+    if app.authorizer {
+        return Ok(signed(&app, authorizer::by_http(request).await));
     }
     if websocket::is_upgrade(request.headers()) {
         return Ok(signed(&app, websocket::accept(request)));

@@ -73,6 +73,11 @@ pub async fn documents(cluster: &Cluster, namespace: Option<&str>) -> anyhow::Re
             documents.push(document(kind.0, value));
         }
     }
+    // Who may be asked (CUSTOM) stands in MeshConfig. Whoever may not read that is told nothing about it.
+    let maps =
+        list(cluster, (Kind::ConfigMap, "configmaps"), Some(&cluster.system)).await.unwrap_or_default();
+    let mesh_config = maps.into_iter().filter(|map| map["metadata"]["name"] == "istio");
+    documents.extend(mesh_config.map(|map| document(Kind::ConfigMap, map)));
     Ok(documents)
 }
 

@@ -28,8 +28,10 @@ pub async fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
         add(&mut report, there, &cluster.system);
     } else {
         let mut problems = between(&report.documents, SYSTEM);
-        // Other objects may well be about what is in other files.
-        problems.retain(|problem| problem.object.as_ref().is_some_and(|object| object.kind == Kind::Gateway));
+        // Other objects may well be about what is in other files; who may be asked (CUSTOM) is all in one.
+        let complete = whole_kinds(&report.documents);
+        problems
+            .retain(|problem| problem.object.as_ref().is_some_and(|object| complete.contains(&object.kind)));
         report.problems.extend(problems);
     }
     let errors = report.problems.iter().filter(|p| p.is_error()).count();
@@ -53,6 +55,13 @@ pub async fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
     Ok(if errors > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// The kinds of which files alone tell everything.
+fn whole_kinds(documents: &[Document]) -> Vec<Kind> {
+    let more: &[Kind] =
+        if has_mesh_config(documents) { &[Kind::ConfigMap, Kind::AuthorizationPolicy] } else { &[] };
+    [&[Kind::Gateway][..], more].concat()
+}
+
 /// Adds what a cluster has, and what is wrong between everything.
 fn add(report: &mut Report, there: Vec<Document>, system: &str) {
     let in_files: BTreeSet<ObjectRef> =
@@ -65,7 +74,18 @@ fn add(report: &mut Report, there: Vec<Document>, system: &str) {
         report.documents.push(document);
     }
     let problems = between(&report.documents, system);
-    report.problems.extend(problems);
+    let told = problems.into_iter().filter(|problem| !is_unsure(problem, &report.documents));
+    report.problems.extend(told.collect::<Vec<_>>());
+}
+
+/// Whether a problem may only be that MeshConfig is not among the documents.
+fn is_unsure(problem: &Problem, documents: &[Document]) -> bool {
+    problem.message.contains("extensionProvider") && !has_mesh_config(documents)
+}
+
+fn has_mesh_config(documents: &[Document]) -> bool {
+    let mesh_config = ObjectRef::new(Kind::ConfigMap, SYSTEM, "istio");
+    documents.iter().any(|document| document.reference() == Some(&mesh_config))
 }
 
 /// What is wrong between all of them.

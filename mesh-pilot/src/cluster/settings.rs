@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mesh_proto::model::SpiffeId;
 use mesh_proto::runtime::certificates::CaConfig;
 
-use super::mesh_config::MeshConfig;
+use crate::mesh_config::MeshConfig;
 use crate::snapshot::MeshSettings;
 use crate::webhook::ControlPlane;
 

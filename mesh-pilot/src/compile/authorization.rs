@@ -31,7 +31,8 @@ pub(super) fn policies(config: &Config, pod: &Pod) -> (Vec<wire::AuthorizationPo
     (compiled, found.iter().map(|policy| policy.revision).collect())
 }
 
-fn is_for(config: &Config, policy: &Policy, pod: &Pod) -> bool {
+/// Whether a policy is for a pod.
+pub(super) fn is_for(config: &Config, policy: &Policy, pod: &Pod) -> bool {
     let selector = policy.spec.spec.selector.as_ref();
     policy::is_for(config, &policy.reference.namespace, selector, pod)
 }
@@ -43,7 +44,7 @@ fn compile(config: &Config, policy: &Policy) -> Option<wire::AuthorizationPolicy
     let action = match policy.spec.spec.action {
         Action::Allow => wire::AuthorizationAction::AuthorizationAllow,
         Action::Deny => wire::AuthorizationAction::AuthorizationDeny,
-        // AUDIT decides nothing; CUSTOM is refused before it comes here.
+        // AUDIT decides nothing; of CUSTOM another one is asked.
         Action::Audit | Action::Custom => return None,
     };
     Some(wire::AuthorizationPolicy {
@@ -51,6 +52,15 @@ fn compile(config: &Config, policy: &Policy) -> Option<wire::AuthorizationPolicy
         action: action.into(),
         rules: policy.spec.spec.rules.iter().map(|wanted| rule(config, wanted)).collect(),
     })
+}
+
+/// The rules of a policy by which another one is asked: about what a DENY with these rules would match.
+pub(super) fn asking(config: &Config, policy: &Policy) -> wire::AuthorizationPolicy {
+    wire::AuthorizationPolicy {
+        origin: Some(origin(policy, "spec", None)),
+        action: wire::AuthorizationAction::AuthorizationDeny.into(),
+        rules: policy.spec.spec.rules.iter().map(|wanted| rule(config, wanted)).collect(),
+    }
 }
 
 fn rule(config: &Config, rule: &Rule) -> wire::AuthorizationRule {

@@ -37,6 +37,9 @@ pub fn notes(config: &Config) -> Vec<Note> {
         peer_authentication(config, policy, older.iter().map(AsRef::as_ref), &mut notes);
     }
     issuers(config, &mut notes);
+    for (policy, text) in super::external::troubles(config) {
+        notes.add(policy, text);
+    }
     gateways(config, &mut notes);
     shadowed(config, &mut notes);
     closed(config, &mut notes);

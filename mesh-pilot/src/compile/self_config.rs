@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use mesh_proto::discovery::EXTERNAL_AUTHORIZATION;
 use mesh_proto::wire::mesh::v1 as wire;
 
 use super::endpoints::{PodPort, facts, ports};
+use super::external::external;
 use super::policy::{deny_all, peer_policy};
 use super::{authentication, authorization, holds, on_wire};
 use crate::snapshot::{Compiled, Config, Outbound, Pod};
@@ -28,6 +30,9 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
         services: port.services,
     };
     let (authorization, of_policies) = authorization::policies(config, pod);
+    let external_authorization = external(config, pod);
+    // Who knows nothing of it would let everything in.
+    let needs = external_authorization.as_ref().map(|_| EXTERNAL_AUTHORIZATION.to_owned());
     let (jwt_rules, of_tokens) = authentication::jwt_rules(config, pod);
     let message = wire::SelfConfig {
         identity: pod.identity.to_string(),
@@ -45,12 +50,13 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
         // MeshConfig's accessLogFile is empty by default; who starts a proxy may switch its log on (the local mesh does).
         access_log: config.options.access_log,
         cluster_domain: config.mesh.cluster_domain.to_string(),
-        requires: Vec::new(),
+        requires: needs.into_iter().collect(),
         deny_all: deny_all(config, pod),
         locality: pod.locality.to_string(),
         authorization,
         path_normalization: config.options.path_normalization.into(),
         jwt_rules,
+        external_authorization,
     };
     Some(Compiled { message, holds: holds(policy.revisions.into_iter().chain(of_policies).chain(of_tokens)) })
 }

@@ -1,6 +1,7 @@
 //! Stories: what a configuration compiles to. Cases differ in the one field that they are about.
 
 mod entries;
+mod external;
 mod gateways;
 mod policies;
 mod routes;

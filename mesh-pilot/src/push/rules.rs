@@ -17,7 +17,9 @@ impl Compiler for Rules {
         let viewer = &subject.viewer;
         match name.kind {
             Kind::SelfConfig if name.name() == "self" => {
-                compile::self_config(config, &subject.pod).map(|made| encode(made, Vec::new()))
+                let made = compile::self_config(config, &subject.pod)?;
+                let asked = compile::external::cluster_of(&made.message);
+                Some(encode(made, asked.into_iter().collect()))
             }
             Kind::Catalogue => {
                 compile::catalogue(config, viewer, name.name()).map(|made| encode(made, Vec::new()))

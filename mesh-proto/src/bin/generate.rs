@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "mesh/v1/replicas.proto",
         "mesh/v1/authority.proto",
         "envoy/service/discovery/v3/discovery.proto",
+        "envoy/service/auth/v3/external_auth.proto",
         "istio/v1/auth/ca.proto",
         "mesh/app/v1/echo.proto",
     ];

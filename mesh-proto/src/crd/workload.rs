@@ -399,6 +399,15 @@ impl Pod {
     }
 }
 
+impl ConfigMap {
+    /// Istio's own settings (MeshConfig, as YAML), where this is the ConfigMap that they are read from.
+    #[must_use]
+    pub fn mesh_config(&self) -> Option<&str> {
+        let named = self.metadata.name == "istio" && self.metadata.namespace == "istio-system";
+        self.data.get("mesh").filter(|_| named).map(String::as_str)
+    }
+}
+
 impl Service {
     /// Has no address of its own.
     #[must_use]

@@ -96,6 +96,79 @@ pub struct SelfConfig {
     /// Tokens: one that is there must be valid. By issuer.
     #[prost(message, repeated, tag = "18")]
     pub jwt_rules: ::prost::alloc::vec::Vec<JwtRule>,
+    /// Who is asked about some requests, before policies and tokens (CUSTOM). Named in `requires`.
+    #[prost(message, optional, tag = "30")]
+    pub external_authorization: ::core::option::Option<ExternalAuthorization>,
+}
+/// What is asked about: whatever one of the policies would deny if it were a DENY.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExternalAuthorization {
+    #[prost(message, repeated, tag = "1")]
+    pub policies: ::prost::alloc::vec::Vec<AuthorizationPolicy>,
+    /// its name in MeshConfig
+    #[prost(string, tag = "2")]
+    pub provider: ::prost::alloc::string::String,
+    /// Set: it cannot be asked, and why; what would be asked about is denied.
+    #[prost(string, tag = "3")]
+    pub trouble: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub cluster: ::core::option::Option<HostPort>,
+    #[prost(message, optional, tag = "5")]
+    pub timeout: ::core::option::Option<::prost_types::Duration>,
+    #[prost(bool, tag = "6")]
+    pub fail_open: bool,
+    #[prost(uint32, tag = "7")]
+    pub status_on_error: u32,
+    /// Absent: no body is shown.
+    #[prost(message, optional, tag = "8")]
+    pub body: ::core::option::Option<CheckedBody>,
+    /// Routes are chosen after it has answered, not before.
+    #[prost(bool, tag = "9")]
+    pub clear_route_cache: bool,
+    #[prost(oneof = "external_authorization::Protocol", tags = "10, 11")]
+    pub protocol: ::core::option::Option<external_authorization::Protocol>,
+}
+/// Nested message and enum types in `ExternalAuthorization`.
+pub mod external_authorization {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Protocol {
+        /// envoy.service.auth.v3
+        #[prost(message, tag = "10")]
+        Grpc(super::Empty),
+        #[prost(message, tag = "11")]
+        Http(super::HttpAuthorization),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckedBody {
+    #[prost(uint32, tag = "1")]
+    pub max_bytes: u32,
+    /// the beginning of a longer one; otherwise that is refused (413)
+    #[prost(bool, tag = "2")]
+    pub allow_partial: bool,
+    /// of gRPC: in raw_body
+    #[prost(bool, tag = "3")]
+    pub as_bytes: bool,
+}
+/// Names of header fields: exact, `x*`, `*x`; without case.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HttpAuthorization {
+    #[prost(string, tag = "1")]
+    pub path_prefix: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub request_headers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub additional_headers: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, repeated, tag = "4")]
+    pub to_upstream_on_allow: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "5")]
+    pub to_downstream_on_allow: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// none: all
+    #[prost(string, repeated, tag = "6")]
+    pub to_downstream_on_deny: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// An issuer of tokens, and where they are in a request.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -2,7 +2,7 @@
 //! that says which policy.
 
 use std::cell::RefCell;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,8 +10,9 @@ use std::time::SystemTime;
 use http::HeaderName;
 use http::request::Parts;
 
+use super::external::{self, Asked, External, Whom};
 use super::{Connection, Guard, RequestFacts, Token, Verdict};
-use crate::http::path;
+use crate::http::{Body, path};
 use crate::inbound::decide;
 use crate::respond::Failure;
 use crate::store::SelfConfig;
@@ -23,25 +24,54 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub struct Gate {
     connection: Connection,
     known: RefCell<Option<(Arc<SelfConfig>, Rc<Guard>)>>,
+    /// What somebody else is asked about.
+    asking: RefCell<Option<(Arc<External>, Rc<Guard>)>>,
 }
 
 impl Gate {
     /// Of a connection.
     #[must_use]
     pub fn new(connection: Connection) -> Self {
-        Self { connection, known: RefCell::default() }
+        Self { connection, known: RefCell::default(), asking: RefCell::default() }
     }
 
-    /// Lets a request in: its path is put right, its token verified, its policies asked. What they have looked at is what
-    /// goes on.
+    /// Puts a request's path right. What policies look at from here on is what goes on.
     ///
     /// # Errors
-    /// What keeps it out.
-    pub fn admit(&self, worker: &Worker, config: &Arc<SelfConfig>, head: &mut Parts) -> Result<(), Failure> {
+    /// Nothing is let in, or the path is none.
+    pub fn begin(&self, config: &SelfConfig, head: &mut Parts) -> Result<(), Failure> {
         if let Some(failure) = decide::closed(config) {
             return Err(failure);
         }
         path::normalise(&mut head.uri, config.path_normalization)?;
+        Ok(())
+    }
+
+    /// Asks whoever is to be asked about a request (CUSTOM), before tokens and policies: they see what comes of it.
+    ///
+    /// # Errors
+    /// What keeps it out.
+    pub async fn ask(
+        &self,
+        worker: &Rc<Worker>,
+        config: &SelfConfig,
+        source: SocketAddr,
+        (head, body): (&mut Parts, &mut Body),
+    ) -> Result<Asked, Failure> {
+        let Some(external) = &config.external else { return Ok(Asked::default()) };
+        let facts = RequestFacts::new(head, self.remote(head), None);
+        let Verdict::Denied(rule) = self.asking(external).decide(&facts) else { return Ok(Asked::default()) };
+        let rule = rule.unwrap_or_else(|| Arc::from("none"));
+        let whom = Whom { connection: &self.connection, source };
+        // Boxed: who is not asked about does not pay for it.
+        Box::pin(external.request(worker, whom, &rule, head, body)).await
+    }
+
+    /// Lets a request in: its token is verified, its policies asked.
+    ///
+    /// # Errors
+    /// What keeps it out.
+    pub fn admit(&self, worker: &Worker, config: &Arc<SelfConfig>, head: &mut Parts) -> Result<(), Failure> {
         let tokens = &config.jwt_rules;
         let verified = match tokens.is_empty() {
             true => None,
@@ -61,6 +91,17 @@ impl Gate {
             _ => {
                 let guard = Rc::new(Guard::of_requests(&config.authorization, &self.connection));
                 known.insert((config.clone(), guard)).1.clone()
+            }
+        }
+    }
+
+    fn asking(&self, external: &Arc<External>) -> Rc<Guard> {
+        let mut asking = self.asking.borrow_mut();
+        match &*asking {
+            Some((of, guard)) if Arc::ptr_eq(of, external) => guard.clone(),
+            _ => {
+                let guard = Rc::new(external.guard(&self.connection));
+                asking.insert((external.clone(), guard)).1.clone()
             }
         }
     }
@@ -86,6 +127,25 @@ pub fn bytes(config: &SelfConfig, connection: &Connection) -> Result<(), Failure
         Some(failure) => Err(failure),
         None => told(config.authorization.of_bytes(connection)),
     }
+}
+
+/// The same, and whoever is to be asked about it (CUSTOM) lets them pass. `source`: the client's end.
+///
+/// # Errors
+/// What keeps it out.
+pub async fn bytes_of(
+    worker: &Rc<Worker>,
+    config: &SelfConfig,
+    connection: &Connection,
+    source: SocketAddr,
+) -> Result<(), Failure> {
+    if config.external.is_some() {
+        if let Some(failure) = decide::closed(config) {
+            return Err(failure);
+        }
+        external::bytes(worker, config, Whom { connection, source }).await?;
+    }
+    bytes(config, connection)
 }
 
 /// Whether nothing that could be asked for on a connection would be let in.

@@ -210,7 +210,8 @@ impl Arrival {
 
     fn admitted(&self, io: &Io, chain: Chain, bytes: bool) -> Admitted {
         let through = if io.is_tls() { Through::Mtls } else { Through::Plain };
-        Admitted { connection: self.connection(), bytes, through, chain, closer: self.closer.clone() }
+        let asked = self.worker.store.self_config().and_then(|config| config.external.clone());
+        Admitted { connection: self.connection(), bytes, through, chain, closer: self.closer.clone(), asked }
     }
 
     async fn http(self, io: Io, first: Bytes, protocol: Protocol, peer: Option<Peer>, chain: Chain) {
@@ -226,11 +227,16 @@ impl Arrival {
         // Requests are told in words; bytes cannot be, and what policy forbids may have become known during a handshake.
         let config = self.worker.store.self_config();
         let admitted = self.admitted(&io, chain, true);
-        let allowed = config.ok_or(Failure::NotReady).and_then(|c| gate::bytes(&c, &admitted.connection));
+        let connection = admitted.connection.clone();
+        // Before anybody is asked: what changes meanwhile counts too.
+        let _entry = self.worker.live.admit(admitted);
+        let allowed = match config {
+            None => Err(Failure::NotReady),
+            Some(config) => gate::bytes_of(&self.worker, &config, &connection, self.ends.source()).await,
+        };
         if let Err(failure) = allowed {
             return refused(&self.worker, &self.ends, &failure);
         }
-        let _entry = self.worker.live.admit(admitted);
         let target = direct::application(&self.worker.targets, self.port, MeshAlpn::Tcp);
         match self.worker.pool.connect_raw(&target).await {
             Ok(app) => {

@@ -12,6 +12,7 @@ use http::{HeaderMap, Request, Response};
 use mesh_proto::model::{Protocol as Declared, SpiffeId};
 
 use crate::authorization::Gate;
+use crate::authorization::external::Asked;
 use crate::capture::Application;
 use crate::drain::Closer;
 use crate::exchange::{Ends, Exchange, reply};
@@ -65,26 +66,39 @@ impl Inbound {
     async fn answer(
         &self,
         mut head: Parts,
-        body: Body,
+        mut body: Body,
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, Failure> {
         // First what was verified: policies see what the application gets.
         self.tell_client_cert(&mut head.headers);
-        self.authorize(&mut head)?;
         headers::complete(&self.worker, &mut head.headers, "http");
         if let Some(id) = head.headers.get(&crate::exchange::REQUEST_ID) {
             exchange.request_id(id);
         }
+        let asked = self.authorize(&mut head, &mut body).await?;
         let target = self.target(&head);
         exchange.upstream(None, target.address, false);
-        send_direct(&self.worker, target, Request::from_parts(head, body), exchange).await
+        let mut answer = send_direct(&self.worker, target, Request::from_parts(head, body), exchange).await?;
+        asked.to_response(answer.headers_mut());
+        Ok(answer)
     }
 
     /// The place of authorization: nothing reaches the application before it has said yes. What it has looked at is what
     /// goes on.
-    fn authorize(&self, head: &mut Parts) -> Result<(), Failure> {
+    async fn authorize(&self, head: &mut Parts, body: &mut Body) -> Result<Asked, Failure> {
         let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
-        self.gate.admit(&self.worker, &config, head)
+        self.gate.begin(&config, head)?;
+        if config.external.is_none() {
+            self.gate.admit(&self.worker, &config, head)?;
+            return Ok(Asked::default());
+        }
+        let source = self.ends.borrow().source();
+        let asked = self.gate.ask(&self.worker, &config, source, (head, body)).await?;
+        // What is in force now, not what was when the answer was waited for.
+        let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
+        self.gate.begin(&config, head)?;
+        self.gate.admit(&self.worker, &config, head)?;
+        Ok(asked)
     }
 
     /// The application's protocol is kept, except where its port declares HTTP/2.

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use mesh_proto::runtime::identity::RootsHandle;
@@ -13,6 +14,7 @@ use mesh_proto::runtime::tls::{Role, verify_chain};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::decide::{Through, still_allowed};
+use crate::authorization::external::External;
 use crate::authorization::{Connection, gate};
 use crate::drain::Closer;
 use crate::store::SelfConfig;
@@ -29,6 +31,8 @@ pub struct Admitted {
     pub chain: Vec<CertificateDer<'static>>,
     /// Ends it.
     pub closer: Closer,
+    /// Who was to be asked about connections when it was let in.
+    pub asked: Option<Arc<External>>,
 }
 
 /// All of them.
@@ -68,7 +72,7 @@ impl Live {
         };
         // Each request is asked for; a connection that none can pass on any more has no use.
         let permitted = |c: &Admitted| match c.bytes {
-            true => gate::bytes(config, &c.connection).is_ok(),
+            true => gate::bytes(config, &c.connection).is_ok() && was_asked(config, c),
             false => !gate::is_shut(config, &c.connection),
         };
         let refused = connections.values().filter(|c| {
@@ -88,6 +92,12 @@ impl Live {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Whether whoever is to be asked about a connection now was asked when it began.
+fn was_asked(config: &SelfConfig, admitted: &Admitted) -> bool {
+    let before = admitted.asked.as_deref();
+    config.external.as_ref().is_none_or(|now| now.still_holds(before, &admitted.connection))
 }
 
 impl Drop for Entry {

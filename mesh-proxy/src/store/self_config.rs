@@ -13,6 +13,7 @@ pub use wire::MtlsMode;
 
 use super::workload;
 use crate::authentication::{InvalidJwtRule, JwtRules};
+use crate::authorization::external::{External, InvalidExternal};
 use crate::authorization::{InvalidPolicy, Policies};
 use crate::cluster::Locality;
 use crate::destination::Services;
@@ -45,6 +46,9 @@ pub enum InvalidSelf {
     /// Field `authorization`.
     #[error("authorization: {0}")]
     Authorization(#[from] InvalidPolicy),
+    /// Field `external_authorization`.
+    #[error("external_authorization: {0}")]
+    External(#[from] InvalidExternal),
     /// Field `jwt_rules`.
     #[error("jwt_rules: {0}")]
     Jwt(#[from] InvalidJwtRule),
@@ -86,6 +90,8 @@ pub struct SelfConfig {
     pub locality: Locality,
     /// Who may do what here.
     pub authorization: Policies,
+    /// Who is asked about requests before that.
+    pub external: Option<Arc<External>>,
     /// Which tokens are valid here.
     pub jwt_rules: JwtRules,
     /// What is done to a request's path before anybody looks at it.
@@ -150,6 +156,7 @@ impl TryFrom<wire::SelfConfig> for SelfConfig {
             cluster_domain: wire.cluster_domain,
             locality: Locality::new(&wire.locality),
             authorization: Policies::parse(&wire.authorization)?,
+            external: wire.external_authorization.as_ref().map(External::parse).transpose()?.map(Arc::new),
             jwt_rules: JwtRules::parse(&wire.jwt_rules)?,
             path_normalization: wire::PathNormalization::try_from(wire.path_normalization)
                 .map_err(|e| InvalidSelf::Unknown { field: "path_normalization", value: e.0 })?,

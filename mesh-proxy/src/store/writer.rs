@@ -249,7 +249,9 @@ impl Writer {
 
     /// Both sides forget what no route names any more, without a message (rule 4).
     fn forget_unnamed(&mut self) {
-        let wanted = self.routes.values().flat_map(Routes::clusters).collect();
+        let own = self.store.self_config();
+        let asked = own.as_ref().and_then(|own| own.external.as_ref()?.cluster());
+        let wanted = self.routes.values().flat_map(Routes::clusters).chain(asked).collect();
         for name in self.clusters.retain(&wanted) {
             for kind in [Kind::Endpoints, Kind::Cluster] {
                 self.drop_held(&ResourceName::new(kind, &name.to_string()));
@@ -271,6 +273,9 @@ impl Writer {
         let has = |kind| held.keys().any(|name| name.kind == kind);
         let missing = self.waiting.iter().filter_map(|name| self.routes.get(name));
         let missing: usize = missing.map(|routes| routes.missing(&self.clusters)).sum();
+        let own = self.store.self_config();
+        let asked = own.as_ref().and_then(|own| own.external.as_ref()?.cluster().cloned());
+        let missing = missing + self.clusters.unsettled(&asked.into_iter().collect(), true);
         self.store.readiness.send_if_modified(|readiness| {
             let before = readiness.clone();
             readiness.self_config = has(Kind::SelfConfig);

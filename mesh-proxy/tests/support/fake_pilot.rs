@@ -247,7 +247,9 @@ impl Follower {
                 _ => {}
             }
         }
-        let names = backends.into_iter().filter_map(|b| b.cluster);
+        let own = held.selves.get(&self.pod).map(|own| wire::SelfConfig::decode(&own[..]).unwrap());
+        let asked = own.and_then(|own| own.external_authorization?.cluster);
+        let names = backends.into_iter().filter_map(|b| b.cluster).chain(asked);
         names.map(|c| format!("{}:{}", c.host, c.port)).collect()
     }
 }

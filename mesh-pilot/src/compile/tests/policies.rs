@@ -89,12 +89,12 @@ fn a_refused_peer_authentication_is_strict() {
     );
 }
 
-/// Kinds that restrict and are not in force: their targets let nothing in.
+/// What restricts and is refused: its targets let nothing in.
 #[test]
 fn a_policy_that_cannot_be_enforced_denies_all() {
     let policy = |namespace: &str, label: &str| {
         format!(
-            "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p, namespace: {namespace}}}, spec: {{action: CUSTOM, provider: {{name: p}}, selector: {{matchLabels: {{version: {label}}}}}}}}}\n"
+            "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p, namespace: {namespace}}}, spec: {{action: CUSTOM, selector: {{matchLabels: {{version: {label}}}}}}}}}\n"
         )
     };
     let denied = |yaml: &str| of(yaml).deny_all.map(|origin| (origin.kind, origin.name));
@@ -134,10 +134,10 @@ fn what_is_closed_is_told() {
         told(&bad("istio-system/a", "selector: {matchLabels: {app: x}}, ")),
         ["a: until it is put right, workloads of the mesh with app=x take mTLS only"]
     );
-    let authorization = "---\n{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p}, spec: {action: ACTION, provider: {name: p}}}\n";
+    let authorization = "---\n{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p}, spec: {action: ACTION}}\n";
     let closed = "p: as long as it is there, all workloads of default let nothing in";
     assert_eq!(told(&authorization.replace("ACTION", "CUSTOM")), [closed]);
-    assert_eq!(told(&authorization.replace("ACTION", "AUDIT")), [""; 0]);
+    assert_eq!(told(&authorization.replace("ACTION", "DENY")), [""; 0]);
 }
 
 /// The names of a pod's policies, with their actions and rules.

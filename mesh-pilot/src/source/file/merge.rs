@@ -16,6 +16,8 @@ use tokio::time::Instant;
 use super::last_good::LastGood;
 use super::scan::{Content, Listing};
 use super::vips::Vips;
+use crate::mesh_config::in_files;
+use crate::snapshot::MeshOptions;
 use crate::source::{Event, Refusal};
 
 /// An object that is missing from the user's files is deleted only when it is still missing after this time: editors
@@ -56,6 +58,8 @@ pub struct Files {
     file_problems: BTreeMap<PathBuf, Vec<Problem>>,
     last_good: LastGood,
     vips: Vips,
+    /// MeshConfig in force.
+    options: MeshOptions,
     started: bool,
 }
 
@@ -82,6 +86,7 @@ impl Files {
             file_problems: BTreeMap::new(),
             last_good,
             vips,
+            options: MeshOptions::default(),
             started: false,
         }
     }
@@ -89,7 +94,7 @@ impl Files {
     /// Compares the listings with what was told before. Also when to look again even if nothing happens.
     pub fn update(&mut self, user: Listing, state: Listing, now: Instant) -> (Vec<Event>, Option<Instant>) {
         self.read(user, state);
-        let wanted = self.wanted();
+        let mut wanted = self.wanted();
         let mut events = Vec::new();
         let mut recheck = None;
         if !self.started {
@@ -103,13 +108,35 @@ impl Files {
         for reference in gone {
             self.tell_gone(&reference, &opaque, now, &mut recheck, &mut events);
         }
-        self.tell_problems(wanted.problems, &mut events);
-        if !self.started {
-            self.started = true;
+        let first = !std::mem::replace(&mut self.started, true);
+        if first {
             self.restore(&opaque, &mut events);
+        }
+        self.tell_options(&mut wanted.problems, &mut events);
+        self.tell_problems(wanted.problems, &mut events);
+        if first {
             events.push(Event::InitDone);
         }
         (events, recheck)
+    }
+
+    /// What the ConfigMap in force says of the whole mesh; without one, what is the default.
+    fn tell_options(&mut self, problems: &mut BTreeMap<PathBuf, Vec<Problem>>, events: &mut Vec<Event>) {
+        let told = self.told.get(&ObjectRef::new(Kind::ConfigMap, "istio-system", "istio"));
+        let map = told.and_then(|told| Some((told.applied.as_ref()?, told.file.as_ref()?)));
+        let mut options = Some(MeshOptions::default());
+        if let Some((map, file)) = map
+            && let Some((said, wrong)) = in_files::said(map)
+        {
+            options = said;
+            if !wrong.is_empty() {
+                problems.entry(file.clone()).or_default().extend(wrong);
+            }
+        }
+        if let Some(options) = options.filter(|options| *options != self.options) {
+            self.options = options.clone();
+            events.push(Event::Options(options));
+        }
     }
 
     /// Parses what is new.

@@ -49,10 +49,7 @@ fn targets(spec: &AuthorizationPolicySpec, findings: &mut Findings) {
 fn action(policy: &AuthorizationPolicy, findings: &mut Findings) {
     let spec = &policy.spec;
     match spec.action {
-        Action::Custom => {
-            let known = "ALLOW or DENY by what the request says of itself";
-            findings.error("spec.action", "CUSTOM is not in force yet", known);
-        }
+        Action::Custom => custom(spec, findings),
         Action::Audit => tell_yet(findings, true, "spec", "action AUDIT"),
         Action::Allow | Action::Deny => {}
     }
@@ -64,6 +61,41 @@ fn action(policy: &AuthorizationPolicy, findings: &mut Findings) {
     }
     if spec.action == Action::Deny && spec.rules.is_empty() {
         findings.warning("spec", "DENY without rules denies nothing", "rules: [{}] denies everything");
+    }
+}
+
+/// A provider is asked before tokens are looked at: it may be the one who brings them.
+fn custom(spec: &AuthorizationPolicySpec, findings: &mut Findings) {
+    if spec.provider.as_ref().is_none_or(|provider| provider.name.is_empty()) {
+        findings.error(
+            "spec.provider.name",
+            "CUSTOM needs a provider",
+            "one of MeshConfig's extensionProviders",
+        );
+    }
+    if spec.rules.is_empty() {
+        findings.error(
+            "spec.rules",
+            "CUSTOM without rules asks about nothing",
+            "rules: [{}] asks about everything",
+        );
+    }
+    let mut refuse = |path: String, what: &str| {
+        let message = format!("{what} with CUSTOM: tokens are verified after the provider has answered");
+        findings.error(path, message, "DENY or ALLOW, beside the CUSTOM policy");
+    };
+    for (index, rule) in spec.rules.iter().enumerate() {
+        for (at, from) in rule.from.iter().flatten().enumerate() {
+            let source = from.source.clone().unwrap_or_default();
+            if source.request_principals.is_some() || source.not_request_principals.is_some() {
+                refuse(format!("spec.rules[{index}].from[{at}].source"), "requestPrincipals");
+            }
+        }
+        for (at, condition) in rule.when.iter().flatten().enumerate() {
+            if condition.key.starts_with("request.auth.") {
+                refuse(format!("spec.rules[{index}].when[{at}].key"), &condition.key);
+            }
+        }
     }
 }
 

@@ -71,11 +71,16 @@ pub(super) fn service(service: &Service, findings: &mut Findings) {
     }
 }
 
-/// Istio's own settings lie in a ConfigMap `istio` (or `istio-<revision>`).
+/// Istio's own settings lie in the ConfigMap `istio` of its own namespace; those of a revision in `istio-<revision>`.
 pub(super) fn config_map(map: &ConfigMap, findings: &mut Findings) {
     let name = &map.metadata.name;
-    if (name == "istio" || name.starts_with("istio-")) && map.data.contains_key("mesh") {
-        findings.warning("data.mesh", "Istio's mesh configuration is not in force yet", "");
+    let named = name == "istio" || name.starts_with("istio-");
+    if named && map.data.contains_key("mesh") && map.mesh_config().is_none() {
+        findings.warning(
+            "data.mesh",
+            "Istio's mesh configuration is read from another ConfigMap",
+            "the ConfigMap istio of istio-system",
+        );
     }
 }
 

@@ -618,7 +618,17 @@ fn authorization_policies() {
         ("{action: DENY, rules: [{}]}".into(), vec![]),
         ("{action: DENY}".into(), vec!["warning spec: DENY without rules denies nothing"]),
         ("{action: AUDIT}".into(), vec!["warning spec.action AUDIT: action AUDIT is accepted"]),
-        ("{action: CUSTOM, provider: {name: a}}".into(), vec!["error spec.action: CUSTOM is not in force"]),
+        ("{action: CUSTOM, provider: {name: a}, rules: [{}]}".into(), vec![]),
+        ("{action: CUSTOM, rules: [{}]}".into(), vec!["error spec.provider.name: CUSTOM needs a provider"]),
+        ("{action: CUSTOM, provider: {name: a}}".into(), vec!["error spec.rules: CUSTOM without rules asks"]),
+        (
+            "{action: CUSTOM, provider: {name: a}, rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}".into(),
+            vec!["error spec.rules[0].from[0].source: requestPrincipals with CUSTOM"],
+        ),
+        (
+            "{action: CUSTOM, provider: {name: a}, rules: [{when: [{key: 'request.auth.claims[a]', values: [b]}]}]}".into(),
+            vec!["error spec.rules[0].when[0].key: request.auth.claims[a] with CUSTOM"],
+        ),
         ("{provider: {name: a}}".into(), vec!["error spec.provider: only CUSTOM"]),
         ("{action: LOG}".into(), vec!["error spec.action: unknown variant"]),
         (

@@ -142,8 +142,9 @@ fn settings_of_a_whole_mesh_are_told() {
     let map = |name: &str, key: &str| {
         told(&format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{{key}: x}}\n"))
     };
-    let line = "a.yaml:4:14: warning: ConfigMap default/istio: data.mesh: Istio's mesh configuration is not in force yet";
+    let line = "a.yaml:4:14: warning: ConfigMap default/istio: data.mesh: Istio's mesh configuration is read from another ConfigMap (expected the ConfigMap istio of istio-system)";
     assert_eq!(map("istio", "mesh"), [line]);
+    assert_eq!(map("istio, namespace: istio-system", "mesh"), [""; 0]);
     assert_eq!(map("istio", "other"), [""; 0]);
     assert_eq!(map("shop", "mesh"), [""; 0]);
 }

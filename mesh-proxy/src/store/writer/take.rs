@@ -51,6 +51,11 @@ impl Writer {
         if let Some(before) = self.store.self_config() {
             own.jwt_rules.keep(&before.jwt_rules);
         }
+        if let Some(external) = own.external.as_mut().and_then(Arc::get_mut) {
+            external.connect(|name| self.clusters.handle(name));
+        }
+        // Who was asked before may be nobody's cluster any more.
+        round.implied = true;
         let before = self.store.self_config.swap(Some(Arc::new(own)));
         let labels = self.store.self_config().map(|own| own.labels.clone());
         round.source |= before.map(|own| own.labels.clone()) != labels;

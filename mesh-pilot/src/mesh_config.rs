@@ -1,5 +1,9 @@
-//! Istio's MeshConfig: the mounted file, as far as this mesh acts on it. In: YAML. Out: [`MeshConfig`], and for each field
-//! that has no effect here a sentence that says so. Nothing is ignored in silence.
+//! Istio's MeshConfig: the mounted file (of a mesh of files, the ConfigMap `istio` among them), as far as this mesh acts on
+//! it. In: YAML. Out: [`MeshConfig`], and for each field that has no effect here a sentence that says so. Nothing is ignored
+//! in silence.
+
+pub mod in_files;
+mod providers;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,7 +51,7 @@ pub struct Told {
     pub path: String,
     /// What about it.
     pub message: String,
-    /// The file cannot be used at all.
+    /// It cannot be used at all.
     pub is_error: bool,
 }
 
@@ -69,6 +73,11 @@ pub fn parse(text: &str) -> Result<(MeshConfig, Vec<Told>), Told> {
     };
     let (mut config, mut told) = (MeshConfig::default(), Vec::new());
     for (name, value) in &fields {
+        if name == "extensionProviders" {
+            let read = providers::read(value, &mut told);
+            config.options.extension_providers = read.map_err(|message| wrong(name, message))?;
+            continue;
+        }
         field(&mut config, &mut told, name, value).map_err(|message| wrong(name, message))?;
     }
     Ok((config, told))
@@ -122,7 +131,7 @@ fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Valu
         }
         // What other parts of the control plane read, and what is as Istio's default has it.
         "ingressControllerMode" if value == "OFF" => {}
-        "enablePrometheusMerge" | "defaultProviders" | "extensionProviders" | "dnsRefreshRate" => {
+        "enablePrometheusMerge" | "defaultProviders" | "dnsRefreshRate" => {
             tell(name, "has no effect here");
         }
         _ => tell(name, "has no effect here, or is no field of MeshConfig"),
@@ -271,6 +280,7 @@ mod tests {
             }),
             connect_timeout: Some(Duration::from_secs(3)),
             path_normalization: PathNormalization::PathMergeSlashes,
+            extension_providers: Vec::new(),
         };
         assert_eq!(config.options, options);
         let paths: Vec<_> = told.iter().map(|told| told.path.as_str()).collect();
@@ -288,6 +298,7 @@ mod tests {
             ("pathNormalization: {normalization: SOME}", "pathNormalization"),
             ("localityLbSetting: {distribute: [{from: a, to: {b: 80}}]}", "localityLbSetting"),
             ("localityLbSetting: {failovr: []}", "localityLbSetting"),
+            ("extensionProviders: {a: b}", "extensionProviders"),
             ("- a", ""),
             ("a: [", ""),
         ] {
