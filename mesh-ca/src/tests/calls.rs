@@ -144,3 +144,36 @@ async fn lives_are_bounded() {
         assert!((given - 3..=given).contains(&left), "{asked}: {left}");
     }
 }
+
+/// What Istio's agents send along (a header `clusterid`, a Struct that names a signer for other issuers), and what they make of
+/// the answer: the leaf first, each signed by the next, a root last.
+#[tokio::test]
+async fn a_stock_client_gets_a_chain_from_leaf_to_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(dir.path(), 3600).await;
+    let caller = Caller::new(dir.path(), running.address);
+    let expect = Expect::Exactly(authority_id(&"cluster.local".parse().unwrap()));
+    let tls = client_config(ClientIdentity::None, caller.roots.clone(), expect, &[b"h2"]);
+    let mut client = IstioCertificateServiceClient::new(channel(&caller.address, tls).unwrap());
+    let mut request = tonic::Request::new(IstioCertificateRequest {
+        csr: caller.csr.clone(),
+        validity_duration: 86400,
+        metadata: Some(Default::default()),
+    });
+    let bearer = format!("Bearer {}", token("reviews", HOUR));
+    request.metadata_mut().insert("authorization", bearer.parse().unwrap());
+    request.metadata_mut().insert("clusterid", "Kubernetes".parse().unwrap());
+    let chain = client.create_certificate(request).await.unwrap().into_inner().cert_chain;
+    assert!(chain.iter().all(|one| one.matches("BEGIN CERTIFICATE").count() == 1), "one certificate each");
+    assert_eq!(caller.leaf(&chain[..1]).id, id("reviews"));
+    let root = std::fs::read_to_string(dir.path().join("root.pem")).unwrap();
+    assert!(chain.last().unwrap().split_whitespace().eq(root.split_whitespace()));
+    let names = chain.iter().map(|one| {
+        let der =
+            mesh_proto::runtime::identity::read_certificates("chain", one.as_bytes()).unwrap().remove(0);
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
+        (parsed.subject().to_string(), parsed.issuer().to_string())
+    });
+    let names: Vec<_> = names.collect();
+    assert!(names.windows(2).all(|pair| pair[0].1 == pair[1].0), "{names:?}");
+}
