@@ -192,6 +192,19 @@ mod tests {
         assert_eq!(SpiffeId::new(id.trust_domain(), "default", "reviews").unwrap(), id);
     }
 
+    #[test]
+    fn trust_domains_are_bounded() {
+        let domain = |text: &str| text.parse::<TrustDomain>().map(|domain| domain.to_string());
+        let longest = "a".repeat(255);
+        assert_eq!(domain(&longest), Ok(longest.clone()));
+        assert!(domain(&format!("{longest}a")).is_err() && domain("").is_err());
+        let id = SpiffeId::new(&longest.parse().unwrap(), &longest[..253], &longest[..253]).unwrap();
+        assert_eq!((id.namespace(), id.service_account()), (&longest[..253], &longest[..253]));
+        assert_eq!(id.as_str().parse::<SpiffeId>().unwrap(), id);
+        assert_eq!(format!("{id} {id:?} {:?}", id.trust_domain()), format!("{0} {0} {longest}", id.as_str()));
+        assert!(SpiffeId::new(id.trust_domain(), &longest[..254], "a").is_err());
+    }
+
     /// reliability-security.md T7: everything that two readers could take differently.
     #[test]
     fn refuses_odd_ones() {

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use super::*;
 
+mod edges;
+
 #[test]
 fn texts() {
     let fits = |pattern: &str, text: &str| TextPattern::parse(pattern).unwrap().matches(text.as_bytes());

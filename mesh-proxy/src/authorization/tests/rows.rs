@@ -59,3 +59,31 @@ fn p8_addresses_in_brackets() {
         assert!(!denied(value, "[fd00::2]:80"), "{value}");
     }
 }
+
+/// When there is nothing to decide, and when it is decided before anything is asked for: what ends a waiting connection.
+#[test]
+fn what_is_decided_for_all_requests() {
+    let web: Match<'_> = ("source.namespace", &["shop"], &[]);
+    let other: Match<'_> = ("source.namespace", &["other"], &[]);
+    let get: Match<'_> = ("request.method", &["GET"], &[]);
+    let when = |matches: &[Match<'_>]| vec![rule(&[], &[], matches)];
+    let cases = [
+        (vec![], true, Some(Verdict::Allowed)),
+        (vec![deny(vec![])], true, Some(Verdict::Allowed)),
+        (vec![allow(vec![])], false, Some(Verdict::Denied(None))),
+        (vec![deny(when(&[web]))], false, Some(denied_by("ns[shop]-policy[deny]-rule[0]"))),
+        (vec![deny(when(&[other]))], false, Some(Verdict::Allowed)),
+        (vec![deny(when(&[web, get]))], false, None),
+        (vec![allow(when(&[web]))], false, Some(Verdict::Allowed)),
+        (vec![allow(when(&[other]))], false, Some(Verdict::Denied(None))),
+        (vec![allow(when(&[web, get]))], false, None),
+        (vec![allow(when(&[web])), deny(when(&[get]))], false, None),
+        (vec![allow(when(&[other])), deny(when(&[get]))], false, Some(Verdict::Denied(None))),
+    ];
+    for (policies, nothing, whole) in cases {
+        let parsed = Policies::parse(&policies).unwrap();
+        assert_eq!(parsed.is_empty(), nothing, "{policies:?}");
+        let told = Guard::of_requests(&parsed, &connection(WEB)).whole();
+        assert_eq!(told, whole, "{policies:?}");
+    }
+}

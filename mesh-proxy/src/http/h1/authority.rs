@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn what_is_an_authority() {
-        for good in ["a", "a.b-c_d", "a:80", "10.0.0.1:8080", "[::1]", "[::1]:80", "a.", "A.B"] {
+        for good in ["a", "a.b-c_d", "a:80", "10.0.0.1:8080", "[::1]", "[::1]:80", "[fe80::]:80", "a.", "A.B"]
+        {
             assert!(is_valid(good.as_bytes()), "{good}");
         }
         for bad in [
