@@ -82,7 +82,7 @@ spec:
 }
 
 /// Creates or changes a TLS Secret.
-async fn secret(ns: &Namespace, name: &str, leaf: &Leaf, ca: Option<&str>) -> anyhow::Result<()> {
+pub async fn secret(ns: &Namespace, name: &str, leaf: &Leaf, ca: Option<&str>) -> anyhow::Result<()> {
     let indent = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
     let ca = ca.map(|pem| format!("  ca.crt: |\n{}", indent(pem))).unwrap_or_default();
     let yaml = format!(

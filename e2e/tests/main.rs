@@ -6,6 +6,7 @@ mod admission;
 mod authority;
 mod authorization;
 mod bad_days;
+mod egress;
 mod external;
 mod failover;
 mod gateways;

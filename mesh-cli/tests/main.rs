@@ -12,6 +12,7 @@ mod advisories;
 mod authorization;
 mod ca;
 mod charts;
+mod circuit_breaking;
 mod contract;
 mod discovery;
 mod egress;

@@ -1,6 +1,6 @@
 //! `mesh-proxy wait`: holds the application until its sidecar is ready. In: an address. Out: the end, or why there is none.
 //!
-//! The postStart hook of a classic sidecar runs it: the kubelet starts no further container before it has ended.
+//! The postStart hook of a sidecar runs it: the kubelet starts no further container before it has ended.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -11,7 +11,7 @@ use anyhow::bail;
 /// Where the sidecar of this pod tells whether it is ready.
 pub const STATUS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15021);
 /// Between two questions.
-const PERIOD: Duration = Duration::from_millis(100);
+const PERIOD: Duration = Duration::from_millis(20);
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 

@@ -90,28 +90,40 @@ pub fn proxy(wishes: &Wishes, settings: &Settings, particular: &Particular<'_>) 
         "resources": wishes.resources,
         "readinessProbe": {"httpGet": {"path": "/healthz/ready", "port": 15021},
             "periodSeconds": 15, "timeoutSeconds": 3, "failureThreshold": 4},
-        // The sidecar answers as soon as it is ready: the application is not held for a whole period.
-        "startupProbe": {"httpGet": {"path": "/healthz/ready?wait=2", "port": 15021},
-            "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 600},
         "securityContext": security(wishes),
         "volumeMounts": mounts,
     });
     pull_policy(&mut container, settings);
-    if !wishes.gateway {
-        if wishes.native {
-            container["restartPolicy"] = "Always".into();
-        } else {
-            // Both ends come at the same time: the sidecar's waits for what the application still serves.
-            let mut lifecycle = json!({"preStop": drain(particular.drain_token)});
-            if wishes.hold {
-                lifecycle["postStart"] = json!({"exec": {"command": [BINARY, "wait"]}});
-            }
-            container["lifecycle"] = lifecycle;
-        }
-    }
+    start_and_end(&mut container, wishes, particular);
     match container {
         Value::Object(container) => container,
         _ => Map::new(),
+    }
+}
+
+/// When the kubelet goes on to the next container, and what a classic sidecar's end waits for.
+fn start_and_end(container: &mut Value, wishes: &Wishes, particular: &Particular<'_>) {
+    let mut lifecycle = json!({});
+    if wishes.hold && !wishes.gateway {
+        // A hook holds the containers after it just as a startup probe does, and sooner lets them go: a probe's answer waits
+        // for the prober's next second and then for the kubelet's next look at its containers.
+        lifecycle["postStart"] = json!({"exec": {"command": [BINARY, "wait"]}});
+    } else {
+        // The proxy answers as soon as it is ready: nothing is held for a whole period.
+        container["startupProbe"] = json!({"httpGet": {"path": "/healthz/ready?wait=2", "port": 15021},
+            "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 600});
+    }
+    if wishes.gateway {
+        return;
+    }
+    if wishes.native {
+        container["restartPolicy"] = "Always".into();
+    } else {
+        // Both ends come at the same time: the sidecar's waits for what the application still serves.
+        lifecycle["preStop"] = drain(particular.drain_token);
+    }
+    if lifecycle.as_object().is_some_and(|hooks| !hooks.is_empty()) {
+        container["lifecycle"] = lifecycle;
     }
 }
 

@@ -70,8 +70,12 @@ fn a_native_sidecar() {
     assert_eq!(proxy["restartPolicy"], "Always");
     assert_eq!(proxy["args"], json!(["sidecar"]));
     assert_eq!(proxy["image"], format!("mesh/proxy:{}", env!("CARGO_PKG_VERSION")));
-    assert!(proxy.get("lifecycle").is_none());
-    assert_eq!(proxy["startupProbe"]["httpGet"], json!({"path": "/healthz/ready?wait=2", "port": 15021}));
+    assert_eq!(
+        proxy["lifecycle"],
+        json!({"postStart": {"exec": {"command": ["/usr/local/bin/mesh-proxy", "wait"]}}}),
+        "it holds the application"
+    );
+    assert!(proxy.get("startupProbe").is_none(), "which would hold it for seconds");
     let security = &proxy["securityContext"];
     assert_eq!((&security["runAsUser"], &security["runAsGroup"]), (&json!(1337), &json!(1337)));
     assert_eq!(security["capabilities"], json!({"drop": ["ALL"]}));
@@ -183,6 +187,17 @@ fn a_classic_sidecar() {
     let free = injected_with(&simple(), free);
     assert_eq!(names(&free, "containers"), ["app", PROXY]);
     assert!(container(&free, PROXY)["lifecycle"].get("postStart").is_none());
+    let probe = json!({"path": "/healthz/ready?wait=2", "port": 15021});
+    assert_eq!(container(&free, PROXY)["startupProbe"]["httpGet"], probe);
+}
+
+#[test]
+fn a_native_sidecar_that_holds_nothing_by_hook() {
+    let pod =
+        injected_with(&simple(), json!({"global": {"proxy": {"holdApplicationUntilProxyStarts": false}}}));
+    let proxy = container(&pod, PROXY);
+    assert!(proxy.get("lifecycle").is_none());
+    assert_eq!(proxy["startupProbe"]["httpGet"]["path"], "/healthz/ready?wait=2");
 }
 
 #[test]

@@ -159,5 +159,8 @@ fn is_range(text: &str) -> bool {
         Ok(IpAddr::V6(_)) => 128,
         Err(_) => return false,
     };
-    bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most))
+    // Digits as everybody writes them: who reads ranges later takes neither `+8` nor `08`.
+    let plain =
+        |bits: &str| bits.bytes().all(|b| b.is_ascii_digit()) && (bits == "0" || !bits.starts_with('0'));
+    bits.is_none_or(|bits| plain(bits) && bits.parse::<u8>().is_ok_and(|bits| bits <= most))
 }

@@ -44,6 +44,10 @@ fn service_entries() {
             with("addresses: [192.0.2.1/33]"),
             vec!["error spec.addresses[0]: \"192.0.2.1/33\" is not an address"],
         ),
+        (
+            with("addresses: [192.0.2.1/08]"),
+            vec!["error spec.addresses[0]: \"192.0.2.1/08\" is not an address"],
+        ),
         (with("addresses: [a.example]"), vec!["error spec.addresses[0]"]),
         (with(&format!("resolution: NONE, {address}")), vec!["error spec.resolution: with resolution NONE"]),
         (with(address), vec!["error spec.resolution: with resolution NONE"]),
