@@ -27,6 +27,7 @@ mod my_service;
 mod netns;
 mod protocols;
 mod routing;
+mod scan;
 mod secure_gateway;
 mod survival;
 mod telemetry;

@@ -12,10 +12,10 @@ const DESTINATION_RULE: &str = include_str!("../examples/my-service/destinationr
 const GATEWAY: &str = include_str!("../examples/my-service/gateway.yaml");
 
 /// Signs certificates of servers and clients.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
@@ -28,7 +28,13 @@ impl Authority {
         (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
     }
 
-    fn write(&self, dir: &Path, name: &str, files: [&str; 2]) {
+    /// What clients trust, PEM.
+    pub fn root(&self) -> String {
+        self.0.pem()
+    }
+
+    /// Writes a certificate and its key.
+    pub fn write(&self, dir: &Path, name: &str, files: [&str; 2]) {
         let (certificate, key) = self.leaf(name);
         std::fs::write(dir.join(files[0]), certificate).unwrap();
         std::fs::write(dir.join(files[1]), key).unwrap();

@@ -26,6 +26,7 @@ mod traffic;
 use std::time::Duration;
 
 use mesh_proto::crd::ObjectRef;
+use mesh_proto::model::{TlsParameters, TrustDomain};
 use mesh_proto::wire::mesh::v1 as wire;
 
 pub use authentication::key_sources;
@@ -38,7 +39,7 @@ pub use listener::{listener, listener_ports};
 pub use notes::notes;
 pub use self_config::self_config;
 
-use crate::snapshot::Held;
+use crate::snapshot::{Config, Held};
 
 /// Where a compiled rule comes from. `path`: of the field in the object.
 fn origin<T>(held: &Held<T>, path: &str, rule: Option<usize>) -> wire::Origin {
@@ -53,6 +54,18 @@ fn origin_of(reference: &ObjectRef, location: String, rule: Option<usize>) -> wi
         rule: rule.and_then(|rule| u32::try_from(rule).ok()),
         location,
     }
+}
+
+/// The names of our trust domain: its own, then its aliases.
+fn trust_domains(config: &Config) -> impl Iterator<Item = &TrustDomain> {
+    let own = &config.mesh.trust_domain;
+    let aliases = config.options.trust_domain_aliases.iter().filter(move |alias| *alias != own);
+    std::iter::once(own).chain(aliases)
+}
+
+/// How TLS is spoken, for the wire, where something is said of it.
+fn spoken(parameters: &TlsParameters) -> Option<wire::TlsParameters> {
+    (*parameters != TlsParameters::default()).then(|| parameters.into())
 }
 
 /// A duration for the wire. Those of resources are at most 100 years, so nothing overflows.

@@ -4,6 +4,7 @@
 
 pub mod in_files;
 mod providers;
+mod tls;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,6 +118,9 @@ fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Valu
             config.options.connect_timeout = Some(timeout.0);
         }
         "pathNormalization" => config.options.path_normalization = path_normalization(value)?,
+        "meshMTLS" => config.options.mesh_tls = tls::parameters(value)?,
+        "tlsDefaults" => config.options.tls_defaults = tls::parameters(value)?,
+        "trustDomainAliases" => config.options.trust_domain_aliases = tls::aliases(value)?,
         "localityLbSetting" => config.options.locality = Some(locality(value)?),
         "enableAutoMtls" if value == true => {}
         "enableAutoMtls" => tell(
@@ -256,6 +260,8 @@ fn event(path: &Path, told: &[Told]) -> Event {
 #[cfg(test)]
 mod tests {
     use mesh_proto::crd::destination_rule::Failover;
+    use mesh_proto::model::TlsParameters;
+    use mesh_proto::model::tls::{CipherSuite, Group};
 
     use super::*;
 
@@ -264,7 +270,9 @@ mod tests {
         let text = "trustDomain: td\nrootNamespace: root\naccessLogFile: /dev/stdout\n\
             outboundTrafficPolicy: {mode: REGISTRY_ONLY}\nprotocolDetectionTimeout: 500ms\nenableAutoMtls: true\n\
             defaultConfig: {concurrency: 2, tracing: {}}\nlocalityLbSetting: {failover: [{from: a, to: b}]}\n\
-            connectTimeout: 3s\npathNormalization: {normalization: MERGE_SLASHES}\naccessLogEncoding: JSON\n";
+            connectTimeout: 3s\npathNormalization: {normalization: MERGE_SLASHES}\naccessLogEncoding: JSON\n\
+            meshMTLS: {minProtocolVersion: TLSV1_3}\ntrustDomainAliases: [old, older]\n\
+            tlsDefaults: {cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256], ecdhCurves: [P-256, X25519]}\n";
         let (config, told) = parse(text).unwrap();
         assert_eq!(
             (config.trust_domain.as_deref(), config.root_namespace.as_deref()),
@@ -281,6 +289,13 @@ mod tests {
             connect_timeout: Some(Duration::from_secs(3)),
             path_normalization: PathNormalization::PathMergeSlashes,
             extension_providers: Vec::new(),
+            mesh_tls: TlsParameters { tls12: false, ..TlsParameters::default() },
+            tls_defaults: TlsParameters {
+                cipher_suites: vec![CipherSuite::EcdheRsaAes128Gcm],
+                groups: vec![Group::P256, Group::X25519],
+                ..TlsParameters::default()
+            },
+            trust_domain_aliases: vec!["old".parse().unwrap(), "older".parse().unwrap()],
         };
         assert_eq!(config.options, options);
         let paths: Vec<_> = told.iter().map(|told| told.path.as_str()).collect();
@@ -299,6 +314,12 @@ mod tests {
             ("localityLbSetting: {distribute: [{from: a, to: {b: 80}}]}", "localityLbSetting"),
             ("localityLbSetting: {failovr: []}", "localityLbSetting"),
             ("extensionProviders: {a: b}", "extensionProviders"),
+            ("meshMTLS: {minProtocolVersion: TLSV1_1}", "meshMTLS"),
+            ("meshMTLS: {maxProtocolVersion: TLSV1_2}", "meshMTLS"),
+            ("meshMTLS: {cipherSuites: [AES128-SHA]}", "meshMTLS"),
+            ("tlsDefaults: {ecdhCurves: [P-224]}", "tlsDefaults"),
+            ("tlsDefaults: TLSV1_3", "tlsDefaults"),
+            ("trustDomainAliases: [A B]", "trustDomainAliases"),
             ("- a", ""),
             ("a: [", ""),
         ] {

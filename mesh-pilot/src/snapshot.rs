@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use mesh_proto::crd::{self, ObjectRef, Origin, Restriction};
-use mesh_proto::model::{HostPort, Protocol, SpiffeId, TrustDomain};
+use mesh_proto::model::{HostPort, Protocol, SpiffeId, TlsParameters, TrustDomain};
 
 use crate::keys::{KeySource, Keys};
 
@@ -95,6 +95,12 @@ pub struct MeshOptions {
     pub connect_timeout: Option<std::time::Duration>,
     /// Who may be asked about requests, by name; each name once.
     pub extension_providers: Vec<ExtensionProvider>,
+    /// How mTLS between members of the mesh is spoken.
+    pub mesh_tls: TlsParameters,
+    /// How all other TLS is spoken: gateways' servers that don't say, and TLS to the outside.
+    pub tls_defaults: TlsParameters,
+    /// Other names of our trust domain.
+    pub trust_domain_aliases: Vec<TrustDomain>,
 }
 
 /// `outboundTrafficPolicy.mode`.

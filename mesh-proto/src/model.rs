@@ -6,8 +6,10 @@ pub mod identity;
 pub mod jwks;
 pub mod protocol;
 pub mod resource;
+pub mod tls;
 
 pub use host_port::HostPort;
 pub use identity::{InvalidIdentity, SpiffeId, TrustDomain};
 pub use protocol::Protocol;
 pub use resource::{Kind, ResourceName};
+pub use tls::TlsParameters;

@@ -119,7 +119,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(wiring: Wiring) -> anyhow::Result<()> {
     let name: HostPort = "bench.local:80".parse()?;
-    let key = PoolKey::new(name, Arc::from("backend"), wiring.upstream_protocol, 0, None);
+    let key = PoolKey::new(name, Arc::from("backend"), wiring.upstream_protocol, 0, &[]);
     let tls =
         wiring.connect.clone().map(|config| Ok::<_, anyhow::Error>((config, "bench.local".try_into()?)));
     let target = Target {

@@ -132,6 +132,8 @@ pub struct TcpRule {
     pub backends: Backends,
     /// What the user wrote it in.
     pub origin: Option<Arc<wire::Origin>>,
+    /// The bytes are mTLS of the mesh between others.
+    pub mesh_tls: bool,
 }
 
 impl RouteTable {
@@ -274,6 +276,7 @@ impl TcpRule {
                 Ok(Self {
                     backends: Backends::new(&rule.backends, &format!("tcp[{index}].backends"), &mut resolve)?,
                     origin: rule.origin.clone().map(Arc::new),
+                    mesh_tls: rule.mesh_tls,
                 })
             })
             .collect()

@@ -3,7 +3,9 @@
 //! The configurations themselves, with their verifiers, are `mesh_proto::runtime::tls`.
 
 pub mod client_hello;
+pub mod client_rules;
 pub mod files;
+pub mod names;
 pub mod originate;
 pub mod pem;
 

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mesh_proto::runtime::identity::Identity;
+use mesh_proto::runtime::identity::{Identity, MeshTls};
 use mesh_proto::runtime::tls::{ClientAuth, server_config};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -79,12 +79,11 @@ pub struct Worker {
     pub outbound: DrainWatch,
     /// Inbound connections that were let in.
     pub live: Live,
-    /// How inbound mTLS is terminated; reads leaf and roots anew at each handshake.
-    pub server_tls: Arc<rustls::ServerConfig>,
     /// Tokens that this thread has verified.
     pub tokens: RefCell<Cache>,
     rng: RefCell<SmallRng>,
     me: RefCell<Option<Rc<Me>>>,
+    server_tls: RefCell<Option<(Arc<MeshTls>, Arc<rustls::ServerConfig>)>>,
 }
 
 impl Worker {
@@ -104,11 +103,26 @@ impl Worker {
             inbound: shared.inbound.clone(),
             outbound: shared.outbound.clone(),
             live: Live::default(),
-            server_tls: server_config(&shared.identity, ClientAuth::Required, &ACCEPTED),
             tokens: RefCell::new(Cache::new()),
             rng: RefCell::new(SmallRng::seed_from_u64(rand::random())),
             me: RefCell::new(None),
+            server_tls: RefCell::new(None),
         })
+    }
+
+    /// How inbound mTLS is terminated: made anew when the mesh speaks it in another way; reads leaf and roots at each
+    /// handshake.
+    #[must_use]
+    pub fn server_tls(&self) -> Arc<rustls::ServerConfig> {
+        let now = self.identity.roots_handle().tls();
+        let mut made = self.server_tls.borrow_mut();
+        match &*made {
+            Some((of, config)) if Arc::ptr_eq(of, &now) => config.clone(),
+            _ => {
+                let config = server_config(&self.identity, ClientAuth::Required, &ACCEPTED);
+                made.insert((now, config)).1.clone()
+            }
+        }
     }
 
     /// Runs `f` with this thread's generator. Not for secrets.

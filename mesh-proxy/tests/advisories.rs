@@ -151,7 +151,7 @@ fn mesh_hello(pair: &Pair) -> Vec<u8> {
 async fn t13_outsiders_name_no_internal_service() {
     let app = Origin::start("ratings").await;
     let pair = Pair::start(app.address, Protocol::Tcp, MtlsMode::MtlsStrict).await;
-    let rule = wire::TcpRule { backends: vec![backend("ratings", PORT)], origin: None };
+    let rule = wire::TcpRule { backends: vec![backend("ratings", PORT)], ..Default::default() };
     let passed = wire::TlsServer {
         hosts: vec!["open.example".into()],
         origin: None,

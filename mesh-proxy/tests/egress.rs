@@ -62,7 +62,7 @@ pub(crate) fn publish(mesh: &Mesh, host: &str, outside: Outside) {
     let destination = wire::Destination {
         name: cluster,
         http: Some(route(wire::RouteAction { backends: vec![backend.clone()], timeout: None, retry: None })),
-        tcp: vec![wire::TcpRule { backends: vec![backend], origin: None }],
+        tcp: vec![wire::TcpRule { backends: vec![backend], ..Default::default() }],
         protocol: protocol.into(),
         ..Default::default()
     };
@@ -184,7 +184,7 @@ async fn tls_of_the_applications_own_goes_where_its_server_name_says() {
     let name = |host: &str| Some(wire::HostPort { host: host.into(), port: 443 });
     let rule = |host: &str| {
         let backend = wire::WeightedBackend { cluster: name(host), weight: 1, ..Default::default() };
-        wire::TcpRule { backends: vec![backend], origin: None }
+        wire::TcpRule { backends: vec![backend], ..Default::default() }
     };
     let routed = |tls: Vec<wire::TlsRule>| wire::Destination {
         name: name("api.example.com"),

@@ -15,27 +15,20 @@ use crate::support::mesh::{PORT, Pair as Pods, Pod, Spec, backend, default_route
 use crate::support::origin::Origin;
 use crate::support::tls::{Authority, Client, Pair};
 
-fn from_secret(name: &str) -> wire::KeyPair {
+pub(crate) fn from_secret(name: &str) -> wire::KeyPair {
     wire::KeyPair { source: Some(wire::key_pair::Source::Secret(name.into())) }
 }
 
-fn settings(
+pub(crate) fn settings(
     pair: wire::KeyPair,
     clients: ClientCertificates,
     ca: Option<wire::CaCertificates>,
 ) -> wire::TlsSettings {
-    wire::TlsSettings {
-        key_pairs: vec![pair],
-        clients: clients.into(),
-        ca,
-        tls12: true,
-        tls13: true,
-        cipher_suites: vec![],
-    }
+    wire::TlsSettings { key_pairs: vec![pair], clients: clients.into(), ca, ..Default::default() }
 }
 
 /// A server of some names; each of `hosts` is routed to `ratings`.
-fn server(names: &[&str], hosts: &[&str], settings: wire::TlsSettings) -> wire::TlsServer {
+pub(crate) fn server(names: &[&str], hosts: &[&str], settings: wire::TlsSettings) -> wire::TlsServer {
     let table = || Some(default_route("ratings", PORT));
     let host = |host: &&str| wire::VirtualHost {
         domains: vec![(*host).to_owned()],
@@ -53,26 +46,27 @@ fn server(names: &[&str], hosts: &[&str], settings: wire::TlsSettings) -> wire::
     }
 }
 
-fn listener(servers: Vec<wire::TlsServer>) -> wire::Listener {
+pub(crate) fn listener(servers: Vec<wire::TlsServer>) -> wire::Listener {
     wire::Listener { port: 443, protocol: Protocol::Tls.into(), tls_servers: servers, ..Default::default() }
 }
 
-fn secret(pair: &Pair, ca: &str) -> wire::Secret {
+pub(crate) fn secret(pair: &Pair, ca: &str) -> wire::Secret {
     wire::Secret {
         certificate_chain: pair.chain.clone().into(),
         private_key: pair.key.clone().into(),
         ca_certificates: ca.to_owned().into(),
+        ..Default::default()
     }
 }
 
-struct Edge {
-    pods: Pods,
-    gateway: Pod,
-    at: SocketAddr,
+pub(crate) struct Edge {
+    pub(crate) pods: Pods,
+    pub(crate) gateway: Pod,
+    pub(crate) at: SocketAddr,
 }
 
 /// A gateway in front of `ratings` with a listener on 443.
-async fn edge(app: &Origin, listener: &wire::Listener, secrets: &[(&str, wire::Secret)]) -> Edge {
+pub(crate) async fn edge(app: &Origin, listener: &wire::Listener, secrets: &[(&str, wire::Secret)]) -> Edge {
     let pods = Pods::start(app.address, Protocol::Http, wire::MtlsMode::MtlsStrict).await;
     for (name, secret) in secrets {
         pods.mesh.pilot.publish(Kind::Secret, name, secret);
@@ -130,7 +124,7 @@ async fn only_versions_that_are_wanted() {
     let app = Origin::start("ratings").await;
     let authority = Authority::new("one");
     let mut newest = settings(from_secret("ns/a"), ClientCertificates::None, None);
-    newest.tls12 = false;
+    newest.parameters = Some(wire::TlsParameters { tls13: true, ..Default::default() });
     let listener = listener(vec![server(&["a.example"], &["a.example"], newest)]);
     let edge = edge(&app, &listener, &[("ns/a", secret(&authority.leaf(&["a.example"]), ""))]).await;
     let client = Client::new(&authority);
@@ -288,7 +282,7 @@ async fn plaintext_is_sent_to_https() {
 async fn tls_is_passed_on_by_name() {
     let app = Origin::start("ratings").await;
     let authority = Authority::new("one");
-    let rule = wire::TcpRule { backends: vec![backend("ratings", PORT)], origin: None };
+    let rule = wire::TcpRule { backends: vec![backend("ratings", PORT)], ..Default::default() };
     let passed = wire::TlsServer {
         hosts: vec!["a.example".into()],
         origin: None,

@@ -4,16 +4,18 @@
 //! Istio's semantics: those of its namespace and of the root namespace count, each with its selector; all of them together.
 //! A dry run and AUDIT decide nothing, so proxies are not told of them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mesh_proto::crd;
 use mesh_proto::crd::authorization_policy::{Action, Field, Rule};
+use mesh_proto::model::TrustDomain;
 use mesh_proto::wire::mesh::v1 as wire;
 
-use super::{origin, policy};
+use super::{origin, policy, trust_domains};
 use crate::snapshot::{Config, Held, Pod};
 
-/// What principals may be written with, whatever the trust domain is called: Istio's alias.
+/// What our trust domain may be written as, whatever it is called: Istio's alias.
 const LOCAL: &str = "cluster.local";
 
 type Policy = Held<Arc<crd::AuthorizationPolicy>>;
@@ -91,13 +93,42 @@ fn clause(config: &Config, fields: &[Field<'_>]) -> wire::AuthorizationClause {
     wire::AuthorizationClause { matches: matches.collect() }
 }
 
-/// As they are written; of a trust domain's alias its name.
+/// As they are written; a name of our trust domain stands for all of them (Istio's trust domain migration).
 fn values(config: &Config, attribute: &str, written: Option<&[String]>) -> Vec<String> {
-    let domain = config.mesh.trust_domain.as_str();
-    let named = |text: &String| match (attribute, text.strip_prefix(LOCAL)) {
-        ("source.principal", Some(rest)) if rest.starts_with('/') => format!("{domain}{rest}"),
-        ("source.trustDomain", Some("")) => domain.to_owned(),
-        _ => text.clone(),
+    let all = || written.unwrap_or_default().iter();
+    let mut values: Vec<String> = match attribute {
+        "source.principal" => all().flat_map(|text| principals(config, text)).collect(),
+        "source.trustDomain" => all().flat_map(|text| domains(config, text)).collect(),
+        _ => return all().cloned().collect(),
     };
-    written.unwrap_or_default().iter().map(named).collect()
+    let mut seen = BTreeSet::new();
+    values.retain(|value| seen.insert(value.clone()));
+    values
+}
+
+/// `<trust domain>/<rest>` with each of its names.
+fn principals(config: &Config, text: &str) -> Vec<String> {
+    match text.split_once('/') {
+        Some((domain, rest)) => {
+            domains(config, domain).iter().map(|domain| format!("{domain}/{rest}")).collect()
+        }
+        None => vec![text.to_owned()],
+    }
+}
+
+/// All names of a trust domain, if it is ours; `*suffix` is kept, with the names that it does not match.
+fn domains(config: &Config, written: &str) -> Vec<String> {
+    let named = |name: &str| match written.strip_prefix('*') {
+        // Whatever it is called: nothing is to be added.
+        Some("") => false,
+        Some(suffix) => name.ends_with(suffix),
+        None => name == written,
+    };
+    let ours = || trust_domains(config).map(TrustDomain::as_str);
+    if written != LOCAL && !ours().any(named) {
+        return vec![written.to_owned()];
+    }
+    let wildcard = written.starts_with('*').then(|| written.to_owned());
+    let others = ours().filter(|name| wildcard.is_none() || !named(name)).map(str::to_owned);
+    wildcard.clone().into_iter().chain(others).collect()
 }

@@ -2,7 +2,7 @@
 
 use mesh_proto::crd::destination_rule::Subset;
 use mesh_proto::crd::{Kind, Restriction, Targets};
-use mesh_proto::model::HostPort;
+use mesh_proto::model::{HostPort, SpiffeId};
 use mesh_proto::wire::mesh::v1 as wire;
 
 use super::destination::service_ref;
@@ -54,11 +54,27 @@ fn completed(groups: Groups<'_>, config: &Config, client: &str, service: &Servic
         policy.set_tls(wire::UpstreamTls::Disable);
     }
     // Whom a ServiceEntry's host is known to be, where the rule does not say.
-    if let (Some(tls), Some(entry)) = (&mut policy.client_tls, &service.entry)
-        && tls.subject_alt_names.is_empty()
-        && !tls.insecure_skip_verify
-    {
-        tls.subject_alt_names.clone_from(&entry.subject_alt_names);
+    let Some(entry) = &service.entry else { return policy };
+    let names = &entry.subject_alt_names;
+    match policy.tls() {
+        wire::UpstreamTls::Originate => {
+            if let Some(tls) = &mut policy.client_tls
+                && tls.subject_alt_names.is_empty()
+                && !tls.insecure_skip_verify
+            {
+                tls.subject_alt_names.clone_from(names);
+            }
+        }
+        wire::UpstreamTls::Auto | wire::UpstreamTls::IstioMutual => {
+            let members: Vec<_> = names.iter().filter(|name| name.parse::<SpiffeId>().is_ok()).collect();
+            if !members.is_empty() {
+                let tls = policy.client_tls.get_or_insert_default();
+                if tls.subject_alt_names.is_empty() {
+                    tls.subject_alt_names = members.into_iter().cloned().collect();
+                }
+            }
+        }
+        wire::UpstreamTls::Disable => {}
     }
     policy
 }

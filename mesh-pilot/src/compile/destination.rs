@@ -86,5 +86,5 @@ fn default_rule(name: &HostPort) -> wire::Rule {
 }
 
 fn default_tcp_rule(name: &HostPort) -> wire::TcpRule {
-    wire::TcpRule { backends: everything_to(name), origin: None }
+    wire::TcpRule { backends: everything_to(name), ..wire::TcpRule::default() }
 }

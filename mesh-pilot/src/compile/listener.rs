@@ -49,7 +49,7 @@ pub(super) fn class_of(serving: Serving) -> Class {
     match serving {
         Serving::Http => Class::Http,
         Serving::Tcp => Class::Tcp,
-        Serving::Https | Serving::TlsTcp | Serving::Passthrough => Class::Tls,
+        Serving::Https | Serving::TlsTcp | Serving::Passthrough | Serving::AutoPassthrough => Class::Tls,
     }
 }
 

@@ -269,6 +269,7 @@ pub(super) fn tcp_rules(scope: &Scope<'_>, rules: &Rules) -> Vec<wire::TcpRule> 
         Some(wire::TcpRule {
             backends: route.route.iter().map(to).collect(),
             origin: Some(origin(rules, &format!("spec.tcp[{index}]"), Some(index))),
+            mesh_tls: false,
         })
     };
     rules.spec.spec.tcp.iter().enumerate().filter_map(rule).collect()
@@ -286,6 +287,7 @@ pub(super) fn tls_rules(scope: &Scope<'_>, rules: &Rules) -> Vec<(Vec<String>, w
         let made = wire::TcpRule {
             backends: route.route.iter().map(to).collect(),
             origin: Some(origin(rules, &format!("spec.tls[{index}]"), Some(index))),
+            mesh_tls: false,
         };
         (!hosts.is_empty()).then_some((hosts, made))
     };

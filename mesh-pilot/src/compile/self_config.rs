@@ -8,7 +8,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 use super::endpoints::{PodPort, facts, ports};
 use super::external::external;
 use super::policy::{deny_all, peer_policy};
-use super::{authentication, authorization, holds, on_wire};
+use super::{authentication, authorization, holds, on_wire, spoken, trust_domains};
 use crate::snapshot::{Compiled, Config, Outbound, Pod};
 
 /// How long a plaintext client of a PERMISSIVE port may say nothing before the application is asked to speak first. Mesh
@@ -57,6 +57,14 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
         path_normalization: config.options.path_normalization.into(),
         jwt_rules,
         external_authorization,
+        mesh_tls: spoken(&config.options.mesh_tls),
+        trust_domains: aliases(config),
     };
     Some(Compiled { message, holds: holds(policy.revisions.into_iter().chain(of_policies).chain(of_tokens)) })
+}
+
+/// All names of our trust domain, where it has several.
+fn aliases(config: &Config) -> Vec<String> {
+    let names: Vec<String> = trust_domains(config).map(ToString::to_string).collect();
+    if names.len() > 1 { names } else { Vec::new() }
 }

@@ -17,7 +17,7 @@ use mesh_proto::crd::{self, Labels};
 use mesh_proto::wire::mesh::v1 as wire;
 
 use super::host::{full, names, visible};
-use super::on_wire;
+use super::{on_wire, spoken};
 use crate::snapshot::{Config, Held, MeshOptions};
 
 /// A DestinationRule with its place in the configuration.
@@ -137,7 +137,8 @@ impl<'a> Groups<'a> {
         let connect = connect.or(mesh.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
         let idle = http.and_then(|http| http.idle_timeout).map_or(IDLE_TIMEOUT, |timeout| timeout.0);
         let requests = http.and_then(|http| http.max_requests_per_connection).unwrap_or(0);
-        let (tls, client_tls) = self.tls.map_or((wire::UpstreamTls::Auto, None), |tls| secured(tls, client));
+        let (tls, client_tls) =
+            self.tls.map_or((wire::UpstreamTls::Auto, None), |tls| secured(tls, mesh, client));
         wire::Policy {
             load_balancer: Some(wire::LoadBalancer { kind: Some(balancer(self.load_balancer)) }),
             connect_timeout: Some(on_wire(connect)),
@@ -163,15 +164,22 @@ impl<'a> Groups<'a> {
 
 /// How connections are secured. Istio's semantics: `credentialName` is a Secret of the client's own namespace, with the
 /// certificate (MUTUAL) and the CA.
-fn secured(tls: &ClientTls, namespace: &str) -> (wire::UpstreamTls, Option<wire::ClientTls>) {
+fn secured(
+    tls: &ClientTls,
+    mesh: &MeshOptions,
+    namespace: &str,
+) -> (wire::UpstreamTls, Option<wire::ClientTls>) {
     use wire::{ca_certificates::Source as CaSource, key_pair::Source as KeySource};
     let secret = (!tls.credential_name.is_empty()).then(|| format!("{namespace}/{}", tls.credential_name));
     let mutual = match tls.mode {
         ClientTlsMode::Disable => return (wire::UpstreamTls::Disable, None),
         ClientTlsMode::IstioMutual => {
-            let named = (!tls.sni.is_empty())
-                .then(|| wire::ClientTls { sni: tls.sni.to_ascii_lowercase(), ..Default::default() });
-            return (wire::UpstreamTls::IstioMutual, named);
+            let named = wire::ClientTls {
+                sni: tls.sni.to_ascii_lowercase(),
+                subject_alt_names: tls.subject_alt_names.clone(),
+                ..wire::ClientTls::default()
+            };
+            return (wire::UpstreamTls::IstioMutual, (named != wire::ClientTls::default()).then_some(named));
         }
         ClientTlsMode::Simple => false,
         ClientTlsMode::Mutual => true,
@@ -191,6 +199,9 @@ fn secured(tls: &ClientTls, namespace: &str) -> (wire::UpstreamTls, Option<wire:
         sni: tls.sni.to_ascii_lowercase(),
         subject_alt_names: tls.subject_alt_names.clone(),
         insecure_skip_verify: tls.insecure_skip_verify == Some(true),
+        parameters: spoken(&mesh.tls_defaults),
+        crl: (!tls.ca_crl.is_empty())
+            .then(|| wire::CaCertificates { source: Some(CaSource::File(tls.ca_crl.clone())) }),
     };
     (wire::UpstreamTls::Originate, Some(message))
 }

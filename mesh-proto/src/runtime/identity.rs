@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::crypto;
 use super::svid::{InvalidSvid, Svid};
-use crate::model::{SpiffeId, TrustDomain};
+use crate::model::{SpiffeId, TlsParameters, TrustDomain};
 
 /// Why a certificate, a key or a root cannot be used. The fault is with whoever issued or stored it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -209,13 +209,42 @@ impl Roots {
     }
 }
 
-/// Roots that can be swapped while TLS settings read them. Cheap to clone; clones are the same roots.
+/// What the mesh says of TLS between its members. Immutable.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MeshTls {
+    /// How it is spoken.
+    pub parameters: TlsParameters,
+    /// The names of our own trust domain: itself, then its aliases.
+    pub trust_domains: Vec<TrustDomain>,
+}
+
+impl MeshTls {
+    /// Whether two identities are the same one, aliases of our trust domain being the same name.
+    #[must_use]
+    pub fn is_same(&self, one: &SpiffeId, other: &SpiffeId) -> bool {
+        let (a, b) = (one.trust_domain(), other.trust_domain());
+        let ours = |domain| self.trust_domains.contains(domain);
+        (a == b || ours(a) && ours(b))
+            && (one.namespace(), one.service_account()) == (other.namespace(), other.service_account())
+    }
+
+    /// Who signs for a trust domain. An alias of ours without roots of its own has ours.
+    #[must_use]
+    pub fn roots_of<'a>(&self, roots: &'a Roots, domain: &TrustDomain) -> Option<&'a DomainRoots> {
+        let ours = || self.trust_domains.iter().find_map(|name| roots.domain(name));
+        let alias = self.trust_domains.contains(domain);
+        roots.domain(domain).or_else(|| if alias { ours() } else { None })
+    }
+}
+
+/// Roots that can be swapped while TLS settings read them, and how the mesh speaks TLS. Cheap to clone; clones are the same.
 #[derive(Debug, Clone)]
 pub struct RootsHandle(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     roots: ArcSwap<Roots>,
+    tls: ArcSwap<MeshTls>,
     generation: AtomicU64,
     changed: watch::Sender<u64>,
 }
@@ -226,6 +255,7 @@ impl RootsHandle {
     pub fn new(roots: Roots) -> Self {
         Self(Arc::new(Shared {
             roots: ArcSwap::from_pointee(roots),
+            tls: ArcSwap::default(),
             generation: AtomicU64::new(1),
             changed: watch::Sender::new(1),
         }))
@@ -243,7 +273,21 @@ impl RootsHandle {
         self.0.bump();
     }
 
-    /// Grows with every change of these roots, or of a leaf of an [`Identity`] that uses them.
+    /// How the mesh speaks TLS now: another value is another `Arc`.
+    #[must_use]
+    pub fn tls(&self) -> Arc<MeshTls> {
+        self.0.tls.load_full()
+    }
+
+    /// New handshakes are spoken like that from here on.
+    pub fn set_tls(&self, tls: MeshTls) {
+        if **self.0.tls.load() != tls {
+            self.0.tls.store(Arc::new(tls));
+            self.0.bump();
+        }
+    }
+
+    /// Grows with every change of these roots, of how TLS is spoken, or of a leaf of an [`Identity`] that uses them.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.0.generation.load(Ordering::Acquire)
@@ -325,8 +369,8 @@ impl Identity {
         self.0.roots.swap(roots);
     }
 
-    /// Grows with every change of leaf or roots: part of a pool's key, so that connections of before are not used for
-    /// new requests.
+    /// Grows with every change of leaf, roots or how TLS is spoken: part of a pool's key, so that connections of before are
+    /// not used for new requests.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.0.roots.generation()

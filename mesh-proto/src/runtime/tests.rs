@@ -4,6 +4,7 @@ mod corpus;
 mod go_spiffe;
 mod grpc;
 mod handshake;
+mod spoken;
 
 use std::io;
 use std::sync::Arc;

@@ -10,18 +10,18 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
+use rustls::{CertificateError, DistinguishedName, OtherError, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::crypto;
 use super::identity::{Identity, Leaf, RootsHandle};
 use super::svid::check_intermediate;
 pub use super::svid::{InvalidSvid, Svid};
-use crate::model::SpiffeId;
+use crate::model::{SpiffeId, TlsParameters};
 
 /// The most certificates that a peer's chain may have.
 const MAX_CHAIN: usize = 8;
@@ -53,18 +53,37 @@ pub enum Expect {
     OneOf(Vec<SpiffeId>),
 }
 
-/// TLS settings of a server that shows `identity`.
+/// TLS settings of a server that shows `identity`. They speak as [`super::identity::MeshTls`] says now: whoever keeps them
+/// for long makes them anew when that is another one.
 #[must_use]
 pub fn server_config(identity: &Identity, auth: ClientAuth, alpn: &[&[u8]]) -> Arc<rustls::ServerConfig> {
-    let verifier = Arc::new(PeerVerifier {
+    let spoken = identity.roots_handle().tls();
+    serving(identity, peers(identity, auth), &spoken.parameters, alpn)
+}
+
+/// Checks clients as [`server_config`] does.
+#[must_use]
+pub fn peers(identity: &Identity, auth: ClientAuth) -> Arc<dyn ClientCertVerifier> {
+    Arc::new(PeerVerifier {
         roots: identity.roots_handle().clone(),
         expect: None,
         mandatory: auth == ClientAuth::Required,
-    });
-    let mut config = rustls::ServerConfig::builder_with_provider(crypto::provider())
-        .with_safe_default_protocol_versions()
-        .expect("aws-lc-rs has the default versions")
-        .with_client_cert_verifier(verifier)
+    })
+}
+
+/// The same with another check of clients, or spoken in another way.
+#[must_use]
+pub fn serving(
+    identity: &Identity,
+    clients: Arc<dyn ClientCertVerifier>,
+    parameters: &TlsParameters,
+    alpn: &[&[u8]],
+) -> Arc<rustls::ServerConfig> {
+    let (provider, versions) = crypto::speaking(parameters);
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&versions)
+        .expect("aws-lc-rs has suites and groups for both versions")
+        .with_client_cert_verifier(clients)
         .with_cert_resolver(Arc::new(Newest(identity.clone())));
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -73,7 +92,7 @@ pub fn server_config(identity: &Identity, auth: ClientAuth, alpn: &[&[u8]]) -> A
     Arc::new(config)
 }
 
-/// TLS settings of a client that takes only whom it expects for its server.
+/// TLS settings of a client that takes only whom it expects for its server. How they are spoken: see [`server_config`].
 #[must_use]
 pub fn client_config(
     identity: ClientIdentity<'_>,
@@ -85,10 +104,11 @@ pub fn client_config(
         Expect::Exactly(id) => vec![id],
         Expect::OneOf(ids) => ids,
     };
+    let (provider, versions) = crypto::speaking(&roots.tls().parameters);
     let verifier = Arc::new(PeerVerifier { roots, expect: Some(expect), mandatory: true });
-    let builder = rustls::ClientConfig::builder_with_provider(crypto::provider())
-        .with_safe_default_protocol_versions()
-        .expect("aws-lc-rs has the default versions")
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&versions)
+        .expect("aws-lc-rs has suites and groups for both versions")
         .dangerous()
         .with_custom_certificate_verifier(verifier);
     let mut config = match identity {
@@ -143,7 +163,8 @@ pub fn explain(error: &io::Error) -> String {
     }
 }
 
-/// Checks a chain: the roots of the *presented* trust domain, the path, the times, the use.
+/// Checks a chain: the roots of the *presented* trust domain (an alias of ours without roots of its own has ours), the path,
+/// the times, the use.
 ///
 /// # Errors
 /// Why it is not the chain of an identity that `roots` vouch for.
@@ -178,7 +199,7 @@ impl Role {
 fn verify(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
-    roots: &RootsHandle,
+    trusted: &RootsHandle,
     role: Role,
     now: UnixTime,
 ) -> Result<Svid, InvalidSvid> {
@@ -186,12 +207,15 @@ fn verify(
         return Err(InvalidSvid::ChainTooLong(intermediates.len() + 1));
     }
     let svid = Svid::parse(leaf)?;
-    let roots = roots.get();
-    let Some(domain) = roots.domain(svid.id.trust_domain()) else {
+    let roots = trusted.get();
+    let tls = trusted.tls();
+    let Some(domain) = tls.roots_of(&roots, svid.id.trust_domain()) else {
         let known: Vec<_> = roots.domains().map(|(domain, _)| domain.as_str()).collect();
         return Err(InvalidSvid::UnknownTrustDomain { id: svid.id, known: known.join(", ") });
     };
-    if domain.is_tainted(&svid.id) {
+    // Under none of its names.
+    let tainted = || domain.tainted.iter().any(|id| tls.is_same(id, &svid.id));
+    if domain.is_tainted(&svid.id) || tainted() {
         return Err(InvalidSvid::Tainted(svid.id));
     }
     for certificate in intermediates {
@@ -245,6 +269,14 @@ struct PeerVerifier {
 }
 
 impl PeerVerifier {
+    /// Aliases of our trust domain are the same names.
+    fn is_one_of(&self, expected: &[SpiffeId], peer: &SpiffeId) -> bool {
+        expected.contains(peer) || {
+            let tls = self.roots.tls();
+            expected.iter().any(|id| tls.is_same(id, peer))
+        }
+    }
+
     fn check(
         &self,
         leaf: &CertificateDer<'_>,
@@ -257,7 +289,7 @@ impl PeerVerifier {
         };
         let svid = verify(leaf, intermediates, &self.roots, role, now).map_err(refuse)?;
         match &self.expect {
-            Some(expected) if !expected.contains(&svid.id) => {
+            Some(expected) if !self.is_one_of(expected, &svid.id) => {
                 let expected: Vec<_> = expected.iter().map(SpiffeId::as_str).collect();
                 let expected = if expected.is_empty() { "nobody".to_owned() } else { expected.join(" or ") };
                 Err(refuse(InvalidSvid::Mismatch { peer: svid.id, expected }))
@@ -265,35 +297,6 @@ impl PeerVerifier {
             _ => Ok(()),
         }
     }
-}
-
-/// The signature checks are the provider's, for both sides.
-macro_rules! signature_checks {
-    () => {
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            let algorithms = crypto::provider().signature_verification_algorithms;
-            rustls::crypto::verify_tls12_signature(message, cert, dss, &algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            let algorithms = crypto::provider().signature_verification_algorithms;
-            rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            crypto::provider().signature_verification_algorithms.supported_schemes()
-        }
-    };
 }
 
 impl ServerCertVerifier for PeerVerifier {
@@ -309,7 +312,7 @@ impl ServerCertVerifier for PeerVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    signature_checks!();
+    crypto::signature_checks!();
 }
 
 impl ClientCertVerifier for PeerVerifier {
@@ -332,7 +335,7 @@ impl ClientCertVerifier for PeerVerifier {
         Ok(ClientCertVerified::assertion())
     }
 
-    signature_checks!();
+    crypto::signature_checks!();
 }
 
 /// Shows the newest leaf.

@@ -99,6 +99,12 @@ pub struct SelfConfig {
     /// Who is asked about some requests, before policies and tokens (CUSTOM). Named in `requires`.
     #[prost(message, optional, tag = "30")]
     pub external_authorization: ::core::option::Option<ExternalAuthorization>,
+    /// How mTLS of the mesh is spoken, by both sides. Absent: as TlsParameters has it where nothing is said.
+    #[prost(message, optional, tag = "31")]
+    pub mesh_tls: ::core::option::Option<TlsParameters>,
+    /// Names of the trust domain: its own, then its aliases. Identities that differ in nothing else are the same one.
+    #[prost(string, repeated, tag = "32")]
+    pub trust_domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What is asked about: whatever one of the policies would deny if it were a DENY.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -169,6 +175,21 @@ pub struct HttpAuthorization {
     /// none: all
     #[prost(string, repeated, tag = "6")]
     pub to_downstream_on_deny: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// How TLS is spoken; names are Istio's. Nothing said: both versions, everything that this build has, post-quantum key
+/// exchange first. TLS 1.2 is the floor.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TlsParameters {
+    #[prost(bool, tag = "1")]
+    pub tls12: bool,
+    #[prost(bool, tag = "2")]
+    pub tls13: bool,
+    /// of TLS 1.2, by OpenSSL's names; none: all
+    #[prost(string, repeated, tag = "3")]
+    pub cipher_suites: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// none: all
+    #[prost(string, repeated, tag = "4")]
+    pub ecdh_curves: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// An issuer of tokens, and where they are in a request.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -517,6 +538,9 @@ pub struct TcpRule {
     pub backends: ::prost::alloc::vec::Vec<WeightedBackend>,
     #[prost(message, optional, tag = "2")]
     pub origin: ::core::option::Option<Origin>,
+    /// The bytes are mTLS of the mesh between others: nothing is added to them, and nothing else is passed on.
+    #[prost(bool, tag = "3")]
+    pub mesh_tls: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Cluster {
@@ -589,7 +613,7 @@ pub struct Policy {
     /// Of one HTTP/2 connection; 0: the proxy's own limit.
     #[prost(uint32, tag = "12")]
     pub max_concurrent_streams: u32,
-    /// Of ORIGINATE; of ISTIO_MUTUAL only the sni counts.
+    /// Of ORIGINATE; of ISTIO_MUTUAL only sni and subject_alt_names count.
     #[prost(message, optional, tag = "13")]
     pub client_tls: ::core::option::Option<ClientTls>,
 }
@@ -610,6 +634,11 @@ pub struct ClientTls {
     pub subject_alt_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(bool, tag = "5")]
     pub insecure_skip_verify: bool,
+    #[prost(message, optional, tag = "6")]
+    pub parameters: ::core::option::Option<TlsParameters>,
+    /// What the chain of the server's certificate must not have.
+    #[prost(message, optional, tag = "7")]
+    pub crl: ::core::option::Option<CaCertificates>,
 }
 /// What one proxy may have under way to this cluster (or subset) at once. An absent number is no limit.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
@@ -905,13 +934,27 @@ pub struct TlsSettings {
     /// Who signs client certificates; of MESH, the mesh's own roots.
     #[prost(message, optional, tag = "3")]
     pub ca: ::core::option::Option<CaCertificates>,
-    #[prost(bool, tag = "4")]
-    pub tls12: bool,
-    #[prost(bool, tag = "5")]
-    pub tls13: bool,
-    /// Names of OpenSSL, for TLS 1.2; empty: all that this build has.
-    #[prost(string, repeated, tag = "6")]
-    pub cipher_suites: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "4")]
+    pub parameters: ::core::option::Option<TlsParameters>,
+    /// What the chain of a client's certificate must not have.
+    #[prost(message, optional, tag = "5")]
+    pub crl: ::core::option::Option<CaCertificates>,
+    /// Which of the clients' certificates that the CA signed are let in: of each list that is not empty one must match.
+    #[prost(message, optional, tag = "6")]
+    pub rules: ::core::option::Option<CertificateRules>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CertificateRules {
+    #[prost(string, repeated, tag = "1")]
+    pub subject_alt_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Of these two one match is enough. SHA-256, 32 bytes.
+    ///
+    /// of the public key
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub spki_sha256: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// of the whole certificate
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub certificate_sha256: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KeyPair {
@@ -966,6 +1009,8 @@ pub struct Secret {
     pub private_key: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "3")]
     pub ca_certificates: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub crl: ::prost::bytes::Bytes,
 }
 /// What a gateway cannot serve at present, all of it: a request without a nonce replaces what an earlier one said.
 #[derive(Clone, PartialEq, ::prost::Message)]

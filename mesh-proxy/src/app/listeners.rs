@@ -228,15 +228,16 @@ fn open_gateway(worker: &Rc<Worker>, candidates: &[SocketAddr], port: u16) -> io
 /// Ends live connections that policy or trust would not let in any more.
 async fn follow_policy(worker: &Rc<Worker>) {
     let (mut changes, mut trust) = (worker.store.changes(), worker.identity.changed());
-    let mut roots = worker.identity.roots();
+    let handle = worker.identity.roots_handle();
+    let (mut roots, mut tls) = (handle.get(), handle.tls());
     loop {
         let config = worker.store.self_config();
-        let now = worker.identity.roots();
-        let other = !std::sync::Arc::ptr_eq(&roots, &now);
-        roots = now;
+        let now = (handle.get(), handle.tls());
+        // Names of our trust domain decide whom its roots vouch for.
+        let other = !std::sync::Arc::ptr_eq(&roots, &now.0) || !std::sync::Arc::ptr_eq(&tls, &now.1);
+        (roots, tls) = now;
         if let Some(config) = config {
-            let handle = other.then(|| worker.identity.roots_handle());
-            let ended = worker.live.revise(&config, handle);
+            let ended = worker.live.revise(&config, other.then_some(handle));
             if ended > 0 {
                 tracing::info!(ended, "connections are not allowed any more");
             }

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_proto::model::{InvalidIdentity, SpiffeId};
 use mesh_proto::wire::mesh::v1 as wire;
 use rustls::pki_types::ServerName;
 
@@ -36,6 +37,8 @@ pub struct Policy {
     pub tls: UpstreamTls,
     /// What TLS of the mesh asks for; none: Istio's name of the cluster.
     pub mesh_sni: Option<Box<str>>,
+    /// Whom TLS of the mesh takes for the right server; none: the endpoint's own identity.
+    pub mesh_names: Box<[SpiffeId]>,
     /// How long a connection may be idle in the pool. Zero: without limit.
     pub idle_timeout: Duration,
     /// After how many requests a connection is closed.
@@ -141,6 +144,7 @@ impl Policy {
             connect_timeout: if connect_timeout.is_zero() { CONNECT_TIMEOUT } else { connect_timeout },
             tls: UpstreamTls::new(wire, field)?,
             mesh_sni: sni.filter(|sni| !sni.is_empty()).map(Box::from),
+            mesh_names: mesh_names(wire, field)?,
             idle_timeout: duration(wire.idle_timeout, "idle_timeout", IDLE_TIMEOUT)?,
             max_requests_per_connection: NonZeroU32::new(wire.max_requests_per_connection),
             limits: wire.limits.as_ref().map(LimitSettings::new),
@@ -154,6 +158,16 @@ impl Policy {
             },
         })
     }
+}
+
+fn mesh_names(wire: &wire::Policy, field: &str) -> Result<Box<[SpiffeId]>, InvalidCluster> {
+    let mesh = matches!(wire.tls(), wire::UpstreamTls::Auto | wire::UpstreamTls::IstioMutual);
+    let names = wire.client_tls.iter().filter(|_| mesh).flat_map(|tls| &tls.subject_alt_names);
+    let parsed = names.map(|name| {
+        let field = format!("{field}.client_tls.subject_alt_names");
+        name.parse().map_err(|why: InvalidIdentity| InvalidCluster::Value { field, reason: why.to_string() })
+    });
+    parsed.collect()
 }
 
 impl LoadBalancer {

@@ -8,24 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_proto::runtime::identity::Identity;
-use mesh_proto::runtime::tls::{ClientAuth, server_config as mesh_config};
 use mesh_proto::wire::mesh::v1 as wire;
-use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
-use super::termination::{Termination, Terminations, server_config};
+use super::termination::{Termination, Terminations, Vouching, mesh_config, server_config};
 use crate::config::Mount;
 use crate::store::Store;
 use crate::store::listener::TlsSettings;
 use crate::store::secret::{Secret, trust_of};
 use crate::tls::files::Files;
-use crate::tls::{ALPN_HTTP1, ALPN_HTTP2, ALPN_HTTP10, ALPN_TCP, pem};
+use crate::tls::pem;
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// What clients that are workloads of the mesh may speak.
-const MESH_ALPN: [&[u8]; 6] = [ALPN_HTTP2, ALPN_HTTP1, ALPN_HTTP10, ALPN_TCP, b"h2", b"http/1.1"];
 
 /// Why a server cannot be served as it should be.
 struct Problem {
@@ -44,7 +40,7 @@ impl Problem {
 #[derive(Default)]
 struct Parts {
     pairs: Vec<Arc<CertifiedKey>>,
-    roots: Option<Arc<RootCertStore>>,
+    clients: Vouching,
     trust: u64,
     /// Equal where nothing has changed.
     mark: Vec<u64>,
@@ -200,17 +196,34 @@ impl Keeper {
                     ),
                     revoked: true,
                 })?;
-                (parts.roots, parts.trust) = (Some(ca), secret.trust);
+                parts.clients = Vouching { roots: Some(ca), revoked: secret.revoked.clone() };
+                parts.trust = secret.trust;
             }
             Some(Some(wire::ca_certificates::Source::File(path))) => {
                 let content = self.read(path)?;
                 let roots = pem::roots(&content).map_err(|why| Problem::keep(format!("{path}: {why}")))?;
-                (parts.roots, parts.trust) = (Some(roots), trust_of(&content));
+                parts.clients.roots = Some(roots);
+                parts.trust = trust_of(&content);
             }
             Some(None) => return Err(Problem::keep("a CA of a kind that this proxy does not know".into())),
         }
+        if let Some(crl) = &wire.crl {
+            self.revoked(crl, &mut parts)?;
+        }
         parts.mark.push(parts.trust);
         Ok(parts)
+    }
+
+    /// Adds what a file says that the CA has revoked.
+    fn revoked(&self, crl: &wire::CaCertificates, parts: &mut Parts) -> Result<(), Problem> {
+        let Some(wire::ca_certificates::Source::File(path)) = &crl.source else {
+            return Err(Problem::keep("a CRL of a kind that this proxy does not know".into()));
+        };
+        let content = self.read(path)?;
+        let lists = pem::revocation_lists(&content);
+        parts.clients.revoked.extend(lists.map_err(|why| Problem::keep(format!("{path}: {why}")))?);
+        parts.trust ^= trust_of(&content).rotate_left(1);
+        Ok(())
     }
 
     fn read(&self, path: &str) -> Result<Vec<u8>, Problem> {
@@ -252,9 +265,9 @@ impl Kept {
             }
         };
         let config = if parts.mesh {
-            Ok(mesh_config(identity, ClientAuth::Required, &MESH_ALPN))
+            mesh_config(settings, identity)
         } else {
-            server_config(settings, parts.pairs, parts.roots)
+            server_config(settings, parts.pairs, parts.clients)
         };
         match config {
             Ok(config) => {

@@ -8,15 +8,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use mesh_proto::model::TlsParameters;
 use mesh_proto::runtime::crypto;
+use mesh_proto::runtime::identity::Identity;
+use mesh_proto::runtime::tls::{self, ClientAuth};
 use mesh_proto::wire::mesh::v1 as wire;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::watch;
 
 use crate::store::listener::TlsSettings;
+use crate::tls::client_rules::ClientRules;
+use crate::tls::{ALPN_HTTP1, ALPN_HTTP2, ALPN_HTTP10, ALPN_TCP};
 
+/// What clients that are workloads of the mesh may speak.
+const MESH_ALPN: [&[u8]; 6] = [ALPN_HTTP2, ALPN_HTTP1, ALPN_HTTP10, ALPN_TCP, b"h2", b"http/1.1"];
 /// How long a handshake waits for settings that have just come.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -69,42 +79,32 @@ impl Terminations {
     }
 }
 
-/// Settings for handshakes. `roots`: who signs clients' certificates, where they are asked for.
+/// Who vouches for clients, where they are asked for a certificate.
+#[derive(Debug, Default)]
+pub struct Vouching {
+    /// Who signs their certificates.
+    pub roots: Option<Arc<RootCertStore>>,
+    /// What was revoked of it.
+    pub revoked: Vec<CertificateRevocationListDer<'static>>,
+}
+
+/// Settings for handshakes.
 ///
 /// # Errors
-/// When nothing is left that could be agreed on.
+/// When nothing is left that could be agreed on, or something is asked for that cannot be kept.
 pub fn server_config(
     settings: &TlsSettings,
     pairs: Vec<Arc<CertifiedKey>>,
-    roots: Option<Arc<RootCertStore>>,
+    clients: Vouching,
 ) -> Result<Arc<ServerConfig>, String> {
     let wire = &settings.wire;
-    let mut versions: Vec<&'static SupportedProtocolVersion> = Vec::new();
-    versions.extend(wire.tls13.then_some(&rustls::version::TLS13));
-    versions.extend(wire.tls12.then_some(&rustls::version::TLS12));
-    let mut provider = (*crypto::provider()).clone();
-    if !wire.cipher_suites.is_empty() {
-        provider.cipher_suites.retain(|suite| match suite {
-            SupportedCipherSuite::Tls12(_) => {
-                name_of(suite.suite()).is_some_and(|name| wire.cipher_suites.iter().any(|w| w == name))
-            }
-            SupportedCipherSuite::Tls13(_) => true,
-        });
-    }
-    let provider = Arc::new(provider);
+    let (provider, versions) = crypto::speaking(&parameters(wire)?);
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&versions)
         .map_err(|error| error.to_string())?;
     let demanded = wire.clients() != wire::ClientCertificates::None;
-    let builder = match roots {
-        Some(roots) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
-            let verifier = match wire.clients() {
-                wire::ClientCertificates::Optional => verifier.allow_unauthenticated(),
-                _ => verifier,
-            };
-            builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
-        }
+    let builder = match clients.roots {
+        Some(roots) => builder.with_client_cert_verifier(verifier(wire, roots, clients.revoked, provider)?),
         None if demanded => return Err("client certificates are asked for, and no CA is there".to_owned()),
         None => builder.with_no_client_auth(),
     };
@@ -121,16 +121,42 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-/// OpenSSL's name of a suite of TLS 1.2.
-fn name_of(suite: CipherSuite) -> Option<&'static str> {
-    Some(match suite {
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => "ECDHE-ECDSA-AES256-GCM-SHA384",
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => "ECDHE-ECDSA-AES128-GCM-SHA256",
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-ECDSA-CHACHA20-POLY1305",
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "ECDHE-RSA-AES128-GCM-SHA256",
-        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
-        _ => return None,
+/// Settings for handshakes with workloads of the mesh.
+///
+/// # Errors
+/// When something is asked for that cannot be kept.
+pub fn mesh_config(settings: &TlsSettings, identity: &Identity) -> Result<Arc<ServerConfig>, String> {
+    let wire = &settings.wire;
+    let peers = tls::peers(identity, ClientAuth::Required);
+    let clients = match &wire.rules {
+        Some(rules) => ClientRules::try_from(rules)?.over(peers),
+        None => peers,
+    };
+    Ok(tls::serving(identity, clients, &parameters(wire)?, &MESH_ALPN))
+}
+
+fn parameters(wire: &wire::TlsSettings) -> Result<TlsParameters, String> {
+    let said = wire.parameters.as_ref().map(TlsParameters::try_from).transpose();
+    Ok(said.map_err(|error| error.to_string())?.unwrap_or_default())
+}
+
+/// Checks clients' certificates. As in Envoy, each CA of a chain has to say what it revoked where one does, and a list that
+/// is out of date vouches for nobody.
+fn verifier(
+    wire: &wire::TlsSettings,
+    roots: Arc<RootCertStore>,
+    revoked: Vec<CertificateRevocationListDer<'static>>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, provider).with_crls(revoked);
+    let builder = match wire.clients() {
+        wire::ClientCertificates::Optional => builder.allow_unauthenticated(),
+        _ => builder,
+    };
+    let verifier = builder.enforce_revocation_expiration().build().map_err(|error| error.to_string())?;
+    Ok(match &wire.rules {
+        Some(rules) => ClientRules::try_from(rules)?.over(verifier),
+        None => verifier,
     })
 }
 

@@ -52,6 +52,7 @@ pub(super) async fn serve(
     let Some(hello) = hello else {
         return refused(&worker, &ends, &Failure::Handshake("not a client hello".to_owned()));
     };
+    let mesh = hello.is_mesh();
     let sni = hello.server_name;
     if let Some(name) = &sni {
         ends.server_name = Rc::from(name.as_str());
@@ -61,6 +62,10 @@ pub(super) async fn serve(
         return refused(&worker, &ends, &Failure::NoTlsServer(asked));
     };
     let (settings, inside) = match &server.action {
+        // Only who speaks as members of the mesh do gets to them; whether it is one, they find out.
+        TlsAction::Forward(rule) if rule.mesh_tls && !mesh => {
+            return refused(&worker, &ends, &Failure::NoTlsServer(sni.unwrap_or_default()));
+        }
         TlsAction::Forward(rule) => {
             let rules = std::slice::from_ref(rule);
             let connection = connection(listener, &ends, None);

@@ -265,7 +265,7 @@ pub(super) async fn scripted(
 pub(super) fn target(address: SocketAddr, protocol: Protocol) -> Target {
     let cluster: HostPort = "up.test:80".parse().unwrap();
     Target {
-        key: PoolKey::new(cluster, Arc::from(address.to_string()), protocol, 0, None),
+        key: PoolKey::new(cluster, Arc::from(address.to_string()), protocol, 0, &[]),
         address,
         tls: None,
         source: None,

@@ -124,7 +124,7 @@ impl Arrival {
 
     /// Terminates mTLS; `None` when that failed, which is told.
     async fn handshake(self, stream: TcpStream) -> Option<(Self, Io, Chain, Svid)> {
-        let acceptor = TlsAcceptor::from(self.worker.server_tls.clone());
+        let acceptor = TlsAcceptor::from(self.worker.server_tls());
         let accepted = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
         let why = match accepted {
             Ok(Ok(stream)) => {

@@ -10,7 +10,9 @@ use http::{HeaderName, HeaderValue};
 use mesh_proto::model::HostPort;
 
 use crate::capture::Application;
-use crate::cluster::{ClusterView, ConnectionSettings, LoadBalancer, NoEndpoint, Policy, UpstreamTls};
+use crate::cluster::{
+    ClusterView, ConnectionSettings, Endpoint, LoadBalancer, NoEndpoint, Policy, UpstreamTls,
+};
 use crate::pool::{Source, Target};
 use crate::respond::Failure;
 use crate::store::Workload;
@@ -31,6 +33,7 @@ fn policy() -> Policy {
         connect_timeout: CONNECT,
         tls: UpstreamTls::Auto,
         mesh_sni: None,
+        mesh_names: Box::default(),
         idle_timeout: IDLE,
         max_requests_per_connection: None,
         limits: None,
@@ -56,7 +59,7 @@ pub fn workload(
     let mtls = workload.ports.get(&address.port()).is_some_and(|p| p.mtls);
     let expect = match (&workload.identity, mtls) {
         (_, false) => None,
-        (Some(identity), true) => Some(identity),
+        (Some(identity), true) => Some(std::slice::from_ref(identity)),
         (None, true) => return Err(Failure::NoIdentity(address.to_string())),
     };
     let own = HostPort::new(&address.ip().to_string(), address.port());
@@ -120,6 +123,31 @@ pub fn dialled(
         outside: to_outside(policy, view, to.host)?.as_ref(),
         carries,
         policy,
+        limits: view.limits(subset),
+        greeting: None,
+        source: None,
+    }))
+}
+
+/// To an endpoint, for mTLS that is between it and somebody else: nothing is added, whatever the policy says of TLS.
+///
+/// # Errors
+/// When there is no such subset.
+pub fn passed_on(
+    targets: &Targets,
+    view: &ClusterView,
+    subset: Option<&str>,
+    endpoint: &Endpoint,
+) -> Result<Target, Failure> {
+    Ok(targets.make(&Recipe {
+        cluster: view.name(),
+        subset,
+        uid: &endpoint.uid,
+        address: endpoint.address,
+        expect: None,
+        outside: None,
+        carries: MeshAlpn::Tcp,
+        policy: view.policy(subset)?,
         limits: view.limits(subset),
         greeting: None,
         source: None,

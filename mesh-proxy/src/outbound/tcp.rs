@@ -134,7 +134,7 @@ pub async fn routed(worker: &Rc<Worker>, rule: &TcpRule, client: &Client<'_>) ->
     let backend = worker.random(|rng| rule.backends.choose(rng)).ok_or(Failure::NoBackend)?;
     let mut tried: SmallVec<[Arc<Endpoint>; TRIES]> = SmallVec::new();
     loop {
-        let (target, endpoint, about) = pick(worker, backend, client, &tried)?;
+        let (target, endpoint, about) = pick(worker, (backend, rule.mesh_tls), client, &tried)?;
         let sent = tokio::time::Instant::now();
         let connected = worker.pool.connect_raw(&target).await;
         let saw = match &connected {
@@ -164,9 +164,10 @@ pub async fn routed(worker: &Rc<Worker>, rule: &TcpRule, client: &Client<'_>) ->
     }
 }
 
+/// `as_it_is`: the bytes are mTLS of the mesh already.
 fn pick(
     worker: &Worker,
-    backend: &Backend,
+    (backend, as_it_is): (&Backend, bool),
     client: &Client<'_>,
     tried: &[Arc<Endpoint>],
 ) -> Result<Chosen, Failure> {
@@ -203,7 +204,10 @@ fn pick(
     let picked = worker.random(|rng| view.pick(subset, &context, rng))?;
     let endpoint = picked.endpoint().clone();
     let way = Way { carries: MeshAlpn::Tcp, greeting: None, host: client.sni };
-    let target = worker.targets.of(&view, subset, &endpoint, &way)?;
+    let target = match as_it_is {
+        true => Rc::new(direct::passed_on(&worker.targets, &view, subset, &endpoint)?),
+        false => worker.targets.of(&view, subset, &endpoint, &way)?,
+    };
     let about = about(&target, Some(picked), endpoint.party.clone());
     Ok((target, Some(endpoint), about))
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use mesh_proto::runtime::tls::peer_id;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -45,7 +46,12 @@ async fn handshakes(target: &Target) -> Result<Io, SendErrorKind> {
     let Some((config, name)) = &target.tls else { return Ok(Io::Plain(tcp)) };
     let connector = TlsConnector::from(config.clone());
     match connector.connect(name.clone(), tcp).await {
-        Ok(tls) => Ok(revocation::watched(Io::Client(Box::new(tls)), target.key.identity())),
+        Ok(tls) => {
+            // Who answered, of those that were expected.
+            let chain = tls.get_ref().1.peer_certificates().filter(|_| target.mesh);
+            let peer = chain.and_then(|chain| peer_id(chain).ok());
+            Ok(revocation::watched(Io::Client(Box::new(tls)), peer.as_ref()))
+        }
         Err(error) => Err(SendErrorKind::Tls(tls_text(&error))),
     }
 }

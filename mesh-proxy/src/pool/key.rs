@@ -21,34 +21,36 @@ struct Parts {
     endpoint: Arc<str>,
     protocol: Protocol,
     tls: u64,
-    identity: Option<SpiffeId>,
+    identities: Box<[SpiffeId]>,
     /// Whose limits count: with limits, each subset has its own connections, as in Envoy.
     limited: Option<Box<str>>,
 }
 
 impl PoolKey {
-    /// `endpoint` is its uid, `tls` the generation of its TLS settings (0 for none), `identity` the one that is expected.
+    /// `endpoint` is its uid, `tls` the generation of its TLS settings (0 for none), `identities` those of which one is
+    /// expected.
     #[must_use]
     pub fn new(
         cluster: HostPort,
         endpoint: Arc<str>,
         protocol: Protocol,
         tls: u64,
-        identity: Option<SpiffeId>,
+        identities: &[SpiffeId],
     ) -> Self {
-        Self::of(Parts { cluster, endpoint, protocol, tls, identity, limited: None })
+        let identities = identities.into();
+        Self::of(Parts { cluster, endpoint, protocol, tls, identities, limited: None })
     }
 
     /// The same for connections that count for a subset (`""`: the whole).
     #[must_use]
     pub fn limited(self, subset: &str) -> Self {
-        let Parts { cluster, endpoint, protocol, tls, identity, .. } = &*self.parts;
+        let Parts { cluster, endpoint, protocol, tls, identities, .. } = &*self.parts;
         Self::of(Parts {
             cluster: cluster.clone(),
             endpoint: endpoint.clone(),
             protocol: *protocol,
             tls: *tls,
-            identity: identity.clone(),
+            identities: identities.clone(),
             limited: Some(subset.into()),
         })
     }
@@ -63,12 +65,6 @@ impl PoolKey {
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         self.parts.protocol
-    }
-
-    /// Who is expected at the other end.
-    #[must_use]
-    pub fn identity(&self) -> Option<&SpiffeId> {
-        self.parts.identity.as_ref()
     }
 
     /// The endpoint's uid.

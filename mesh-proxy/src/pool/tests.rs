@@ -41,7 +41,7 @@ async fn upstream() -> (SocketAddr, Rc<Cell<usize>>) {
 
 fn target(address: SocketAddr, tls: u64) -> Target {
     Target {
-        key: PoolKey::new("a.test:80".parse().unwrap(), Arc::from("uid"), Protocol::Http1, tls, None),
+        key: PoolKey::new("a.test:80".parse().unwrap(), Arc::from("uid"), Protocol::Http1, tls, &[]),
         address,
         tls: None,
         source: None,
@@ -304,7 +304,7 @@ fn shared_connections_under_limits() {
         let numbers =
             wire::Limits { max_connections: Some(1), max_pending_requests: Some(1), ..Default::default() };
         let (mut target, limits) = limited(address, &numbers);
-        target.key = PoolKey::new("a.test:80".parse().unwrap(), Arc::from("uid"), Protocol::Http2, 0, None);
+        target.key = PoolKey::new("a.test:80".parse().unwrap(), Arc::from("uid"), Protocol::Http2, 0, &[]);
         target.connections.max_streams = NonZeroU32::new(1);
         let pool = Pool::new();
         let first = spawn(&pool, &target);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mesh_proto::wire::mesh::v1 as wire;
 use rustls::RootCertStore;
+use rustls::pki_types::CertificateRevocationListDer;
 use rustls::sign::CertifiedKey;
 
 use crate::tls::pem::{self, Unusable};
@@ -17,7 +18,9 @@ pub struct Secret {
     pub key_pair: Option<Arc<CertifiedKey>>,
     /// Who signs clients' certificates.
     pub ca: Option<Arc<RootCertStore>>,
-    /// Differs where the roots do.
+    /// Which of these are revoked; empty: nobody says so.
+    pub revoked: Vec<CertificateRevocationListDer<'static>>,
+    /// Differs where the roots or what is revoked do.
     pub trust: u64,
 }
 
@@ -30,6 +33,9 @@ pub enum InvalidSecret {
     /// `ca.crt` or `cacert`.
     #[error("ca.crt (or cacert): {0}")]
     Ca(Unusable),
+    /// `ca.crl` or `crl`.
+    #[error("ca.crl (or crl): {0}")]
+    Revoked(Unusable),
 }
 
 impl TryFrom<wire::Secret> for Secret {
@@ -42,12 +48,16 @@ impl TryFrom<wire::Secret> for Secret {
         Ok(Self {
             key_pair: pair.transpose().map_err(InvalidSecret::KeyPair)?,
             ca: has_ca.then(|| pem::roots(&wire.ca_certificates)).transpose().map_err(InvalidSecret::Ca)?,
-            trust: trust_of(&wire.ca_certificates),
+            revoked: match wire.crl.is_empty() {
+                true => Vec::new(),
+                false => pem::revocation_lists(&wire.crl).map_err(InvalidSecret::Revoked)?,
+            },
+            trust: trust_of(&wire.ca_certificates) ^ trust_of(&wire.crl).rotate_left(1),
         })
     }
 }
 
-/// A number for roots.
+/// A number for roots, or for what is revoked of them.
 #[must_use]
 pub fn trust_of(pem: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(pem)

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_proto::model::host_port::InvalidHostPort;
-use mesh_proto::model::{InvalidIdentity, Protocol, SpiffeId};
+use mesh_proto::model::tls::InvalidTls;
+use mesh_proto::model::{InvalidIdentity, Protocol, SpiffeId, TlsParameters};
+use mesh_proto::runtime::identity::MeshTls;
 use mesh_proto::wire::mesh::v1 as wire;
 pub use wire::MtlsMode;
 
@@ -52,6 +54,12 @@ pub enum InvalidSelf {
     /// Field `jwt_rules`.
     #[error("jwt_rules: {0}")]
     Jwt(#[from] InvalidJwtRule),
+    /// Field `mesh_tls`: spoken in another way than asked for would be weaker.
+    #[error("mesh_tls: {0}")]
+    Tls(#[from] InvalidTls),
+    /// Field `trust_domains`.
+    #[error("trust_domains: {0}")]
+    TrustDomain(InvalidIdentity),
     /// A negative or too long time.
     #[error("protocol_detection_timeout is no time from 0")]
     DetectionTimeout,
@@ -96,6 +104,8 @@ pub struct SelfConfig {
     pub jwt_rules: JwtRules,
     /// What is done to a request's path before anybody looks at it.
     pub path_normalization: wire::PathNormalization,
+    /// How mTLS is spoken, and which trust domains are one.
+    pub tls: MeshTls,
 }
 
 /// One container port.
@@ -160,8 +170,17 @@ impl TryFrom<wire::SelfConfig> for SelfConfig {
             jwt_rules: JwtRules::parse(&wire.jwt_rules)?,
             path_normalization: wire::PathNormalization::try_from(wire.path_normalization)
                 .map_err(|e| InvalidSelf::Unknown { field: "path_normalization", value: e.0 })?,
+            tls: mesh_tls(wire.mesh_tls.as_ref(), &wire.trust_domains)?,
         })
     }
+}
+
+fn mesh_tls(parameters: Option<&wire::TlsParameters>, domains: &[String]) -> Result<MeshTls, InvalidSelf> {
+    let domains = domains.iter().map(|domain| domain.parse().map_err(InvalidSelf::TrustDomain));
+    Ok(MeshTls {
+        parameters: parameters.map(TlsParameters::try_from).transpose()?.unwrap_or_default(),
+        trust_domains: domains.collect::<Result<_, _>>()?,
+    })
 }
 
 impl TryFrom<wire::InboundPort> for InboundPort {

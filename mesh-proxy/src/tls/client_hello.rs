@@ -221,6 +221,39 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 
+    /// H13: slow bytes do not make it wait longer, nor long ones read more.
+    #[tokio::test(start_paused = true)]
+    async fn slow_and_endless_ones_are_bounded() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pair = async || {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            (client, listener.accept().await.unwrap().0)
+        };
+        let (mut client, server) = pair().await;
+        let began = Instant::now();
+        let dribbling = tokio::spawn(async move {
+            for byte in hello(&[b"istio"], "reviews.default") {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                client.write_all(&[byte]).await.unwrap();
+            }
+        });
+        let late = peek(&server, Duration::from_secs(10)).await.unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() < Duration::from_secs(11), "{:?}", began.elapsed());
+        dribbling.abort();
+
+        let (mut client, server) = pair().await;
+        // Of 16 MiB, as its head says.
+        let begun = [&[0x16, 3, 1, 0x40, 0][..], &[1, 0xff, 0xff, 0xff], &[0; 0x4000 - 4]].concat();
+        let sending = tokio::spawn(async move {
+            let _ = client.write_all(&begun).await;
+            let _ = client.write_all(&begun).await;
+            client
+        });
+        assert_eq!(peek(&server, Duration::from_secs(10)).await.unwrap(), None);
+        drop(sending);
+    }
+
     #[test]
     fn foreign_and_broken_hellos() {
         let Parsed::Hello(foreign) = parse(&hello(&[b"h2"], "a.example")) else { panic!("a hello") };

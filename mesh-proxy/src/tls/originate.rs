@@ -12,10 +12,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use mesh_proto::model::TlsParameters;
 use mesh_proto::runtime::crypto;
 use mesh_proto::wire::mesh::v1 as wire;
 use parking_lot::Mutex;
 use rustls::client::{ClientConfig, Resumption};
+use rustls::pki_types::CertificateRevocationListDer;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, client::danger::ServerCertVerifier};
 use tokio::sync::watch;
@@ -104,7 +106,14 @@ impl Origination {
             Ok(parts) if kept.as_ref() == Some(&parts.mark) && there.is_ok() => Ok(()),
             Ok(parts) => {
                 let mark = parts.mark.clone();
-                self.current.store(Arc::new(Ok(Arc::new(parts.ready(&self.wire)))));
+                match (parts.ready(&self.wire), there.is_ok()) {
+                    (Ok(ready), _) => self.current.store(Arc::new(Ok(Arc::new(ready)))),
+                    (Err(what), true) => return Err(format!("{what}; the last good one stays in force")),
+                    (Err(what), false) => {
+                        self.current.store(Arc::new(Err(what.clone())));
+                        return Err(format!("{what}: connections that need it are refused"));
+                    }
+                }
                 *kept = Some(mark);
                 Ok(())
             }
@@ -160,8 +169,19 @@ impl Origination {
                 parts.roots =
                     Some(ca.ok_or_else(|| (format!("Secret {name} has no ca.crt (or cacert)"), true))?);
                 parts.mark.push(secret.trust);
+                parts.revoked.clone_from(&secret.revoked);
             }
             Some(_) => return Err(keep("a CA of a kind that this proxy does not know".into())),
+        }
+        match self.wire.crl.as_ref().map(|crl| &crl.source) {
+            None => {}
+            Some(Some(wire::ca_certificates::Source::File(path))) => {
+                let content = files.read(path).map_err(keep)?;
+                parts.mark.push(trust_of(&content));
+                let lists = pem::revocation_lists(&content);
+                parts.revoked.extend(lists.map_err(|why| keep(format!("{path}: {why}")))?);
+            }
+            Some(_) => return Err(keep("a CRL of a kind that this proxy does not know".into())),
         }
         Ok(parts)
     }
@@ -173,19 +193,26 @@ struct Parts {
     pair: Option<Arc<CertifiedKey>>,
     /// None: the server is not verified.
     roots: Option<Arc<RootCertStore>>,
+    /// Which of what they signed is revoked; empty: nobody says so.
+    revoked: Vec<CertificateRevocationListDer<'static>>,
     /// Equal where nothing has changed.
     mark: Vec<u64>,
 }
 
 impl Parts {
-    fn ready(self, wire: &wire::ClientTls) -> Ready {
+    /// `Err`: what cannot be kept.
+    fn ready(self, wire: &wire::ClientTls) -> Result<Ready, String> {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
+        let parameters = wire.parameters.as_ref().map(TlsParameters::try_from).transpose();
+        let (provider, versions) =
+            crypto::speaking(&parameters.map_err(|error| error.to_string())?.unwrap_or_default());
+        let chain = self.roots.map(|roots| verify::chain(roots, self.revoked)).transpose()?;
         let verifier: Arc<dyn ServerCertVerifier> =
-            Arc::new(verify::Outside::new(self.roots, &wire.subject_alt_names));
+            Arc::new(verify::Outside::new(chain, &wire.subject_alt_names));
         let config = |alpn: &[&[u8]]| {
-            let builder = ClientConfig::builder_with_provider(crypto::provider())
-                .with_safe_default_protocol_versions()
-                .expect("aws-lc-rs has the default versions")
+            let builder = ClientConfig::builder_with_provider(provider.clone())
+                .with_protocol_versions(&versions)
+                .expect("aws-lc-rs has suites and groups for both versions")
                 .dangerous()
                 .with_custom_certificate_verifier(verifier.clone());
             let mut config = match &self.pair {
@@ -203,12 +230,12 @@ impl Parts {
             config.enable_early_data = false;
             Arc::new(config)
         };
-        Ready {
+        Ok(Ready {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             http1: config(&[b"http/1.1"]),
             http2: config(&[b"h2"]),
             bytes: config(&[]),
-        }
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mesh_proto::runtime::crypto;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore};
 
@@ -28,6 +28,9 @@ pub enum Unusable {
     /// No private key.
     #[error("no private key in PEM (PKCS#8, PKCS#1 or SEC1, without a passphrase)")]
     NoKey,
+    /// No list of revoked certificates, or one that is damaged.
+    #[error("no list of revoked certificates (CRL) in PEM, or a damaged one")]
+    RevocationList,
     /// RSA, ECDSA and Ed25519 are.
     #[error("a private key of a kind that is not supported")]
     Key,
@@ -68,6 +71,22 @@ pub fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, Unusable> {
     Ok(Arc::new(store))
 }
 
+/// Lists of revoked certificates, as their CAs signed them.
+///
+/// # Errors
+/// When there is none, or one of them is damaged.
+pub fn revocation_lists(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, Unusable> {
+    if pem.len() > LONGEST {
+        return Err(Unusable::TooLong);
+    }
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+    let lists = lists.ok().filter(|lists| !lists.is_empty()).ok_or(Unusable::RevocationList)?;
+    let is_one = |list: &CertificateRevocationListDer<'_>| {
+        x509_parser::parse_x509_crl(list).is_ok_and(|(rest, _)| rest.is_empty())
+    };
+    if lists.iter().all(is_one) { Ok(lists) } else { Err(Unusable::RevocationList) }
+}
+
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unusable> {
     if pem.len() > LONGEST {
         return Err(Unusable::TooLong);
@@ -103,5 +122,9 @@ mod tests {
         assert_eq!(why(&"x".repeat(LONGEST + 1), &key), Unusable::TooLong);
         assert!(roots(cert.as_bytes()).is_ok());
         assert_eq!(roots(half.as_bytes()).unwrap_err(), Unusable::Certificate);
+        let no_list = half.replace("CERTIFICATE", "X509 CRL");
+        for text in [cert.as_str(), "", no_list.as_str()] {
+            assert_eq!(revocation_lists(text.as_bytes()).unwrap_err(), Unusable::RevocationList);
+        }
     }
 }

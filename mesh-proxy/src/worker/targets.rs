@@ -5,13 +5,13 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use mesh_proto::model::{HostPort, SpiffeId};
-use mesh_proto::runtime::identity::Identity;
+use mesh_proto::runtime::identity::{Identity, MeshTls};
 use mesh_proto::runtime::tls::{ClientIdentity, Expect, client_config};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -40,7 +40,9 @@ pub struct Targets {
 #[derive(Default)]
 struct Known {
     targets: HashMap<Key, Entry>,
-    configs: HashMap<(SpiffeId, MeshAlpn), Arc<ClientConfig>>,
+    configs: HashMap<(Box<[SpiffeId]>, MeshAlpn), Arc<ClientConfig>>,
+    /// How the mesh spoke TLS when they were made.
+    spoken: Arc<MeshTls>,
     next_sweep: usize,
 }
 
@@ -72,8 +74,8 @@ pub struct Recipe<'a> {
     pub uid: &'a Arc<str>,
     /// Where it listens.
     pub address: std::net::SocketAddr,
-    /// Who must answer; `None`: plaintext, or TLS to the outside.
-    pub expect: Option<&'a SpiffeId>,
+    /// One of whom must answer; `None`: plaintext, or TLS to the outside.
+    pub expect: Option<&'a [SpiffeId]>,
     /// TLS to a server that is not of the mesh, and the name to ask for.
     pub outside: Option<&'a (Arc<Ready>, ServerName<'static>)>,
     /// What the connection will carry.
@@ -191,7 +193,7 @@ impl Targets {
             recipe.uid.clone(),
             protocol,
             generation,
-            recipe.expect.cloned(),
+            recipe.expect.unwrap_or_default(),
         );
         let key = match recipe.limits {
             Some(_) => key.limited(recipe.subset.unwrap_or_default()),
@@ -212,14 +214,19 @@ impl Targets {
         }
     }
 
-    /// One TLS configuration per expected identity and protocol: it reads leaf and roots anew at each handshake.
-    fn config(&self, expect: &SpiffeId, carries: MeshAlpn) -> Arc<ClientConfig> {
+    /// One TLS configuration per expected identities and protocol: it reads leaf and roots anew at each handshake.
+    fn config(&self, expect: &[SpiffeId], carries: MeshAlpn) -> Arc<ClientConfig> {
         let mut known = self.known.borrow_mut();
-        let made = known.configs.entry((expect.clone(), carries)).or_insert_with(|| {
+        let spoken = self.identity.roots_handle().tls();
+        if !Arc::ptr_eq(&known.spoken, &spoken) {
+            known.configs.clear();
+            known.spoken = spoken;
+        }
+        let made = known.configs.entry((expect.into(), carries)).or_insert_with(|| {
             client_config(
                 ClientIdentity::Mesh(&self.identity),
                 self.identity.roots_handle().clone(),
-                Expect::Exactly(expect.clone()),
+                Expect::OneOf(expect.to_vec()),
                 &[carries.name()],
             )
         });
@@ -230,8 +237,10 @@ impl Targets {
         let mut known = self.known.borrow_mut();
         if known.targets.len() >= known.next_sweep {
             known.targets.retain(|_, entry| Arc::strong_count(&entry.endpoint) > 1);
-            let used: Vec<_> = known.targets.values().filter_map(|e| e.endpoint.identity.clone()).collect();
-            known.configs.retain(|(identity, _), _| used.contains(identity));
+            let Known { targets, configs, .. } = &mut *known;
+            let used: HashSet<&[SpiffeId]> =
+                targets.values().filter_map(|e| expected(&e.policy, &e.endpoint).ok().flatten()).collect();
+            configs.retain(|(identities, _), _| used.contains(&**identities));
             known.next_sweep = known.targets.len() + SWEEP;
         }
         known.targets.insert(key, entry);
@@ -280,8 +289,8 @@ fn generation_of(ready: &Ready, name: &ServerName<'_>) -> u64 {
     xxh3_64(format!("{} {}", ready.serial, name.to_str()).as_bytes()) | 1 << 63
 }
 
-/// Whom the endpoint must be; `None`: plaintext.
-fn expected<'a>(policy: &Policy, endpoint: &'a Endpoint) -> Result<Option<&'a SpiffeId>, Failure> {
+/// Of whom the endpoint must be one; `None`: plaintext.
+fn expected<'a>(policy: &'a Policy, endpoint: &'a Endpoint) -> Result<Option<&'a [SpiffeId]>, Failure> {
     let mtls = match &policy.tls {
         UpstreamTls::Auto => endpoint.mtls,
         UpstreamTls::Disable | UpstreamTls::Originate(_) => false,
@@ -290,6 +299,9 @@ fn expected<'a>(policy: &Policy, endpoint: &'a Endpoint) -> Result<Option<&'a Sp
     if !mtls {
         return Ok(None);
     }
-    let identity = endpoint.identity.as_ref();
+    if !policy.mesh_names.is_empty() {
+        return Ok(Some(&policy.mesh_names));
+    }
+    let identity = endpoint.identity.as_ref().map(std::slice::from_ref);
     identity.map(Some).ok_or_else(|| Failure::NoIdentity(endpoint.address.to_string()))
 }

@@ -234,7 +234,7 @@ impl Mesh {
         let destination = wire::Destination {
             name: host_port.clone(),
             http: Some(http),
-            tcp: vec![wire::TcpRule { backends: vec![backend], origin: None }],
+            tcp: vec![wire::TcpRule { backends: vec![backend], ..Default::default() }],
             protocol: spec.protocol.into(),
             service: Some(service_ref(spec.name)),
             ..Default::default()

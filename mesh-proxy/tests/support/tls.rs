@@ -29,6 +29,7 @@ impl Authority {
     pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
@@ -42,9 +43,19 @@ impl Authority {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.subject_alt_names.push(SanType::URI("urn:outside".try_into().unwrap()));
+        self.sign(params)
+    }
+
+    /// A certificate as it is to be.
+    pub fn sign(&self, params: CertificateParams) -> Pair {
         let key = KeyPair::generate().unwrap();
         let chain = params.signed_by(&key, &self.0).unwrap().pem();
         Pair { chain, key: key.serialize_pem() }
+    }
+
+    /// What signs.
+    pub fn issuer(&self) -> &rcgen::Issuer<'static, KeyPair> {
+        &self.0
     }
 }
 
@@ -155,6 +166,12 @@ impl Client {
 
     /// The same over a connection that is there.
     pub async fn over(&self, stream: TcpStream, sni: &str) -> io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from(sni.to_owned()).unwrap();
+        TlsConnector::from(Arc::new(self.config())).connect(name, stream).await
+    }
+
+    /// What its handshakes are made with.
+    pub fn config(&self) -> rustls::ClientConfig {
         let builder = rustls::ClientConfig::builder_with_protocol_versions(&self.versions)
             .with_root_certificates(self.roots.clone());
         let mut config = match &self.pair {
@@ -165,8 +182,7 @@ impl Client {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols.clone_from(&self.alpn);
-        let name = ServerName::try_from(sni.to_owned()).unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+        config
     }
 
     /// One GET on a connection of its own.

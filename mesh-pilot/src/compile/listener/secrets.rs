@@ -1,7 +1,8 @@
 //! `secret/<namespace>/<name>`: certificates by `credentialName`.
 //!
 //! Istio's semantics: a Secret is looked for in the namespace of the gateway **workload**; type `kubernetes.io/tls`
-//! (`tls.crt`, `tls.key`, `ca.crt`) or generic (`cert`, `key`, `cacert`); the CA may be in a companion `<name>-cacert`.
+//! (`tls.crt`, `tls.key`, `ca.crt`, `ca.crl`) or generic (`cert`, `key`, `cacert`, `crl`); the CA and what it revoked may be in
+//! a companion `<name>-cacert`.
 //! A gateway gets those that a server of its own or a DestinationRule that it sees names, of its own namespace, and no other.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +55,7 @@ struct Need {
 fn needs(config: &Config, viewer: &Viewer) -> BTreeMap<String, Need> {
     let mut needs: BTreeMap<String, Need> = BTreeMap::new();
     for served in served(config, viewer).filter(|served| class_of(served.serving) == super::Class::Tls) {
-        let Some(settings) = tls::settings(&served, viewer) else { continue };
+        let Some(settings) = tls::settings(&served, viewer, &config.options) else { continue };
         for pair in settings.key_pairs {
             if let Some(wire::key_pair::Source::Secret(name)) = pair.source {
                 needs.entry(name).or_default().key_pair = true;
@@ -106,6 +107,15 @@ pub fn secret(config: &Config, viewer: &Viewer, name: &str) -> Option<Compiled<w
         if let Some((revision, ca)) = found {
             message.ca_certificates = ca.into();
             revisions.push(revision);
+            // From whichever has one: what is revoked must not be missed.
+            let revoked =
+                |held: &&HeldSecret| value(&held.spec, "crl").or_else(|| value(&held.spec, "ca.crl"));
+            if let Some((revision, crl)) =
+                companion.iter().chain(&own).find_map(|held| Some((held.revision, revoked(held)?)))
+            {
+                message.crl = crl.into();
+                revisions.push(revision);
+            }
         } else {
             revisions.extend(own.map(|own| own.revision));
         }

@@ -3,10 +3,13 @@
 //! Istio's semantics: the most specific SNI chooses; a host that two servers of a port have is the older one's; the routes
 //! of one TLS server are its own. Servers with the forms that only this mesh knows are split by certificate.
 
+mod named;
+
 use std::collections::BTreeSet;
 
 use mesh_proto::crd::check::{Serving, own_gateway, server_tls};
 use mesh_proto::crd::gateway::{OwnCertificate, Server, ServerTls, ServerTlsMode};
+use mesh_proto::model::TlsParameters;
 use mesh_proto::wire::mesh::v1 as wire;
 use wire::ca_certificates::Source as CaSource;
 use wire::key_pair::Source as KeySource;
@@ -14,8 +17,8 @@ use wire::key_pair::Source as KeySource;
 use super::super::host::{full, intersection};
 use super::super::routes::{Rules, Scope, tcp_rules, tls_rules};
 use super::{Served, bound, http_hosts, meeting_hosts, virtual_hosts};
-use crate::compile::origin;
-use crate::snapshot::Viewer;
+use crate::compile::{origin, spoken};
+use crate::snapshot::{MeshOptions, Viewer};
 
 /// What one port's TLS servers are made from.
 pub(super) struct Port<'a> {
@@ -32,6 +35,7 @@ pub(super) fn servers(port: &Port<'_>, served: &[Served<'_>]) -> (Vec<wire::TlsS
     for served in served {
         let made = match served.serving {
             Serving::Passthrough => forwarding(port, served, &mut revisions),
+            Serving::AutoPassthrough => named::forwarding(port, served, &mut revisions),
             _ => terminating(port, served, &mut revisions),
         };
         for mut server in made {
@@ -45,17 +49,20 @@ pub(super) fn servers(port: &Port<'_>, served: &[Served<'_>]) -> (Vec<wire::TlsS
 }
 
 /// How a server ends TLS. `None`: it does not, or there is no certificate in its own forms.
-pub(super) fn settings(served: &Served<'_>, viewer: &Viewer) -> Option<wire::TlsSettings> {
-    match &served.server.tls {
-        Some(tls) if served.serving != Serving::Passthrough => Some(standard(tls, viewer)),
-        _ => None,
-    }
+pub(super) fn settings(
+    served: &Served<'_>,
+    viewer: &Viewer,
+    mesh: &MeshOptions,
+) -> Option<wire::TlsSettings> {
+    let passed = matches!(served.serving, Serving::Passthrough | Serving::AutoPassthrough);
+    let tls = served.server.tls.as_ref().filter(|_| !passed)?;
+    Some(standard(tls, viewer, mesh))
 }
 
-fn standard(tls: &ServerTls, viewer: &Viewer) -> wire::TlsSettings {
+fn standard(tls: &ServerTls, viewer: &Viewer, options: &MeshOptions) -> wire::TlsSettings {
     let secret = |name: &String| format!("{}/{name}", viewer.namespace);
     let mesh = tls.mode == Some(ServerTlsMode::IstioMutual);
-    let (tls12, tls13) = server_tls::versions(tls);
+    let defaults = if mesh { &options.mesh_tls } else { &options.tls_defaults };
     let clients = match tls.mode {
         Some(ServerTlsMode::Mutual | ServerTlsMode::IstioMutual) => wire::ClientCertificates::Required,
         Some(ServerTlsMode::OptionalMutual) => wire::ClientCertificates::Optional,
@@ -88,10 +95,23 @@ fn standard(tls: &ServerTls, viewer: &Viewer) -> wire::TlsSettings {
         key_pairs: pairs.into_iter().map(|source| wire::KeyPair { source: Some(source) }).collect(),
         clients: clients.into(),
         ca: ca.map(|source| wire::CaCertificates { source: Some(source) }),
-        tls12,
-        tls13,
-        cipher_suites: server_tls::cipher_suites(tls).map(str::to_owned).collect(),
+        parameters: spoken(&server_tls::parameters(tls, defaults)),
+        crl: (!tls.ca_crl.is_empty())
+            .then(|| wire::CaCertificates { source: Some(CaSource::File(tls.ca_crl.clone())) }),
+        rules: rules(tls),
     }
+}
+
+/// Which clients are let in, of those that the CA vouches for. Pins that are none were refused with the Gateway.
+fn rules(tls: &ServerTls) -> Option<wire::CertificateRules> {
+    let keys = tls.verify_certificate_spki.iter().filter_map(|pin| server_tls::key_pin(pin));
+    let hashes = tls.verify_certificate_hash.iter().filter_map(|pin| server_tls::certificate_pin(pin));
+    let rules = wire::CertificateRules {
+        subject_alt_names: tls.subject_alt_names.clone(),
+        spki_sha256: keys.map(|pin| pin.to_vec().into()).collect(),
+        certificate_sha256: hashes.map(|pin| pin.to_vec().into()).collect(),
+    };
+    (rules != wire::CertificateRules::default()).then_some(rules)
 }
 
 fn files(certificate: &str, key: &str) -> KeySource {
@@ -102,7 +122,7 @@ fn files(certificate: &str, key: &str) -> KeySource {
 }
 
 /// The certificate of `spec.tls`, and the CA of `spec.auth` if it is for these hosts.
-fn own(certificate: &OwnCertificate, ca: Option<&str>) -> wire::TlsSettings {
+fn own(certificate: &OwnCertificate, ca: Option<&str>, defaults: &TlsParameters) -> wire::TlsSettings {
     let source = files(&certificate.server_certificate, &certificate.private_key);
     let clients = match ca {
         Some(_) => wire::ClientCertificates::Required,
@@ -112,14 +132,14 @@ fn own(certificate: &OwnCertificate, ca: Option<&str>) -> wire::TlsSettings {
         key_pairs: vec![wire::KeyPair { source: Some(source) }],
         clients: clients.into(),
         ca: ca.map(|file| wire::CaCertificates { source: Some(CaSource::File(file.to_owned())) }),
-        tls12: true,
-        tls13: true,
-        cipher_suites: Vec::new(),
+        parameters: spoken(defaults),
+        ..wire::TlsSettings::default()
     }
 }
 
 fn terminating(port: &Port<'_>, served: &Served<'_>, revisions: &mut Vec<u64>) -> Vec<wire::TlsServer> {
-    if let Some(settings) = settings(served, port.viewer) {
+    let options = &port.scope.config.options;
+    if let Some(settings) = settings(served, port.viewer, options) {
         return vec![terminated(port, served, served.server, settings, revisions)];
     }
     let spec = &served.gateway.spec.spec;
@@ -127,7 +147,7 @@ fn terminating(port: &Port<'_>, served: &Served<'_>, revisions: &mut Vec<u64>) -
         let hosts = narrowed(&served.server.hosts, &certificate.hosts);
         let ca = own_gateway::client_ca(spec, &hosts);
         let piece = Server { hosts, ..served.server.clone() };
-        terminated(port, served, &piece, own(certificate, ca), revisions)
+        terminated(port, served, &piece, own(certificate, ca, &options.tls_defaults), revisions)
     });
     pieces.collect()
 }

@@ -214,6 +214,34 @@ fn the_names_of_a_service_entry_count_where_the_rule_has_none() {
     assert!(names("mode: SIMPLE, insecureSkipVerify: true").subject_alt_names.is_empty());
 }
 
+/// TLS of the mesh: identities that are written down take the place of the endpoints' own.
+#[test]
+fn identities_that_are_written_down() {
+    let id = "spiffe://cluster.local/ns/partner/sa/api";
+    let entry = |names: &str| {
+        let spec = format!(
+            "{{hosts: [api.example.com], {WEB}, location: MESH_INTERNAL, resolution: STATIC, endpoints: [{{address: 10.9.9.9}}]{names}}}"
+        );
+        object("ServiceEntry", "api", &spec)
+    };
+    let of = |rule: &str, names: &str| {
+        let rule = format!("{{host: api.example.com, trafficPolicy: {{tls: {{{rule}}}}}}}");
+        let rule = if rule.contains("mode") { object("DestinationRule", "r", &rule) } else { String::new() };
+        let mesh = Mesh::with(&format!("{rule}{}", entry(names)));
+        let policy = mesh.cluster(&viewer("default"), "api.example.com", 443).unwrap().policy.unwrap();
+        (policy.tls(), policy.client_tls.unwrap_or_default().subject_alt_names)
+    };
+    let (auto, mutual) = (wire::UpstreamTls::Auto, wire::UpstreamTls::IstioMutual);
+    let named = format!(", subjectAltNames: [dns.example, '{id}']");
+    assert_eq!(of("", ""), (auto, vec![]));
+    assert_eq!(of("", &named), (auto, vec![id.to_owned()]));
+    assert_eq!(of("mode: ISTIO_MUTUAL", &named), (mutual, vec![id.to_owned()]));
+    let other = "spiffe://cluster.local/ns/a/sa/b";
+    let rule = format!("mode: ISTIO_MUTUAL, subjectAltNames: ['{other}']");
+    assert_eq!(of(&rule, &named), (mutual, vec![other.to_owned()]));
+    assert_eq!(of("mode: DISABLE", &named), (wire::UpstreamTls::Disable, vec![]));
+}
+
 #[test]
 fn a_gateway_gets_the_secret_that_a_rule_names() {
     use super::super::fixture::gateway;

@@ -4,6 +4,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 use wire::MtlsMode::{MtlsDisable, MtlsPermissive, MtlsStrict};
 
 use super::super::fixture::{Mesh, object};
+use crate::snapshot::MeshOptions;
 
 fn policy(name: &str, spec: &str) -> String {
     object("PeerAuthentication", name, &format!("{{{spec}}}"))
@@ -190,6 +191,37 @@ fn a_policys_fields_on_the_wire() {
     assert_eq!(clauses(&rule.to), [["request.method=GET!", "request.path=/a*!"]]);
     let when: Vec<_> = rule.when.iter().map(text).collect();
     assert_eq!(when, ["request.headers[x]=!y", "source.trustDomain=cluster.local!"]);
+}
+
+/// Istio's trust domain migration: a principal of our trust domain, under whichever of its names, means all of them.
+#[test]
+fn principals_of_a_trust_domain_with_aliases() {
+    let options = MeshOptions {
+        trust_domain_aliases: vec!["old".parse().unwrap(), "older.example".parse().unwrap()],
+        ..MeshOptions::default()
+    };
+    let values = |attribute: &str, written: &str| {
+        let spec =
+            format!("{{action: DENY, rules: [{{when: [{{key: {attribute}, values: ['{written}']}}]}}]}}");
+        let yaml = object("AuthorizationPolicy", "p", &spec);
+        let config = Mesh::with_options(options.clone(), &yaml).self_config("reviews-v1-0");
+        assert_eq!(config.trust_domains, ["cluster.local", "old", "older.example"]);
+        config.authorization[0].rules[0].when[0].values.join(" ")
+    };
+    let principal = |written: &str| values("source.principal", written);
+    let all = "cluster.local/ns/a/sa/b old/ns/a/sa/b older.example/ns/a/sa/b";
+    for written in ["cluster.local/ns/a/sa/b", "old/ns/a/sa/b", "older.example/ns/a/sa/b"] {
+        assert_eq!(principal(written), all, "{written}");
+    }
+    assert_eq!(principal("old/ns/a/*"), "cluster.local/ns/a/* old/ns/a/* older.example/ns/a/*");
+    // Another mesh's, and whoever's.
+    for written in ["partner/ns/a/sa/b", "*/ns/a/sa/b", "*/sa/b", "*", "older/ns/a/sa/b", "cluster.*"] {
+        assert_eq!(principal(written), written);
+    }
+    assert_eq!(principal("*.example/ns/a/sa/b"), "*.example/ns/a/sa/b cluster.local/ns/a/sa/b old/ns/a/sa/b");
+    assert_eq!(values("source.trustDomain", "old"), "cluster.local old older.example");
+    assert_eq!(values("source.trustDomain", "partner"), "partner");
+    assert_eq!(values("source.namespace", "old"), "old");
 }
 
 /// What is known of an issuer's keys, and what is not, reaches the pod and the status.

@@ -5,7 +5,10 @@ use wire::tls_server::Action;
 
 use super::super::fixture::{Mesh, gateway, labelled, object};
 use super::super::{listener_ports, secret, secret_names};
+use crate::snapshot::MeshOptions;
 use crate::snapshot::Viewer;
+use mesh_proto::model::TlsParameters;
+use mesh_proto::model::tls::{CipherSuite, Group};
 
 fn edge(name: &str, servers: &str) -> String {
     object("Gateway", name, &format!("{{selector: {{istio: ingressgateway}}, servers: [{servers}]}}"))
@@ -85,8 +88,9 @@ fn modes_and_where_certificates_come_from() {
 fn versions_and_suites() {
     let of = |tls: &str| {
         let server = servers(&edge("a", &https("x.com", &format!("mode: SIMPLE, credentialName: c{tls}"))));
-        let settings = inside(&server[0]).settings.clone().unwrap();
-        (settings.tls12, settings.tls13, settings.cipher_suites)
+        let said = inside(&server[0]).settings.clone().unwrap().parameters;
+        let spoken = said.unwrap_or_else(|| (&TlsParameters::default()).into());
+        (spoken.tls12, spoken.tls13, spoken.cipher_suites)
     };
     assert_eq!(of(""), (true, true, vec![]));
     assert_eq!(of(", minProtocolVersion: TLSV1_3"), (false, true, vec![]));
@@ -95,6 +99,114 @@ fn versions_and_suites() {
     assert_eq!(of(&format!(", cipherSuites: [AES128-SHA, {suite}]")), (true, true, vec![suite.to_owned()]));
     // None of them is there: TLS 1.2 would have none.
     assert_eq!(of(", cipherSuites: [AES128-SHA]"), (false, true, vec![]));
+}
+
+/// `tlsDefaults` are for what a server does not say; `meshMTLS` is for servers that take members of the mesh. Both are for
+/// what follows them, without a restart: see the index's stories of options.
+#[test]
+fn what_the_mesh_says_of_tls() {
+    let suite = CipherSuite::EcdheRsaAes128Gcm;
+    let options = MeshOptions {
+        tls_defaults: TlsParameters {
+            tls12: false,
+            cipher_suites: vec![suite],
+            groups: vec![Group::P256],
+            ..TlsParameters::default()
+        },
+        mesh_tls: TlsParameters { groups: vec![Group::X25519Mlkem768], ..TlsParameters::default() },
+        ..MeshOptions::default()
+    };
+    let of = |server: &str| {
+        let mesh = Mesh::with_options(options.clone(), &edge("a", server));
+        let servers = mesh.listener(443).unwrap().tls_servers;
+        let spoken = inside(&servers[0]).settings.clone().unwrap().parameters.unwrap();
+        format!("{} {} {:?} {:?}", spoken.tls12, spoken.tls13, spoken.cipher_suites, spoken.ecdh_curves)
+    };
+    let simple = |more: &str| of(&https("x.com", &format!("mode: SIMPLE, credentialName: c{more}")));
+    let rsa = "ECDHE-RSA-AES128-GCM-SHA256";
+    assert_eq!(simple(""), format!("false true [{rsa:?}] [\"P-256\"]"));
+    assert_eq!(simple(", minProtocolVersion: TLSV1_2"), format!("true true [{rsa:?}] [\"P-256\"]"));
+    let own = "ECDHE-ECDSA-CHACHA20-POLY1305";
+    assert_eq!(simple(&format!(", cipherSuites: [{own}]")), format!("false true [{own:?}] [\"P-256\"]"));
+    assert_eq!(of(&https("x.com", "mode: ISTIO_MUTUAL")), "true true [] [\"X25519MLKEM768\"]");
+    let newest = "mode: ISTIO_MUTUAL, minProtocolVersion: TLSV1_3";
+    assert_eq!(of(&https("x.com", newest)), "false true [] [\"X25519MLKEM768\"]");
+    // TLS to the outside.
+    let rule = "{host: reviews, trafficPolicy: {tls: {mode: SIMPLE}}}";
+    let mesh = Mesh::with_options(options.clone(), &object("DestinationRule", "d", rule));
+    let tls = mesh.policy("reviews", 9080).client_tls.unwrap();
+    assert_eq!(tls.parameters.unwrap().ecdh_curves, ["P-256"]);
+}
+
+/// Which clients: names, pins (two spellings of one), what was revoked.
+#[test]
+fn which_clients() {
+    let hash = "ab".repeat(32);
+    let colons = vec!["AB"; 32].join(":");
+    let pin = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=";
+    let of = |tls: &str| {
+        let server = servers(&edge("a", &https("x.com", &format!("mode: MUTUAL, credentialName: c{tls}"))));
+        inside(&server[0]).settings.clone().unwrap()
+    };
+    assert_eq!((of("").rules, of("").crl), (None, None));
+    let settings = of(&format!(
+        ", subjectAltNames: [a, b], verifyCertificateSpki: ['{pin}'], verifyCertificateHash: ['{hash}', '{colons}'], \
+         caCrl: /crl.pem"
+    ));
+    let rules = settings.rules.unwrap();
+    let bytes = bytes::Bytes::from(vec![0xab; 32]);
+    assert_eq!(rules.subject_alt_names, ["a", "b"]);
+    assert_eq!(
+        (rules.spki_sha256, rules.certificate_sha256),
+        (vec![bytes.clone()], vec![bytes.clone(), bytes])
+    );
+    assert_eq!(settings.crl.unwrap().source, Some(wire::ca_certificates::Source::File("/crl.pem".into())));
+}
+
+/// AUTO_PASSTHROUGH: each service of the mesh that is exported to the gateway and that its hosts name, each port, each subset.
+#[test]
+fn mtls_of_the_mesh_is_passed_on_by_name() {
+    let server = |host: &str| {
+        edge(
+            "a",
+            &format!(
+                "{{port: {{number: 443, name: tls, protocol: TLS}}, hosts: ['{host}'], tls: {{mode: AUTO_PASSTHROUGH}}}}"
+            ),
+        )
+    };
+    let more = "---
+{apiVersion: v1, kind: Service, metadata: {name: hidden, annotations: {networking.istio.io/exportTo: '.'}}, spec: {clusterIP: 10.0.0.9, ports: [{port: 80, name: http}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: outside}, spec: {hosts: [api.example.com], ports: [{number: 443, name: tls, protocol: TLS}], resolution: DNS}}
+---
+{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: d}, spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}}
+";
+    let names = |host: &str| -> Vec<String> {
+        let servers = servers(&format!("{}{more}", server(host)));
+        let forwarded = |server: &wire::TlsServer| match server.action.as_ref().unwrap() {
+            Action::Forward(rule) => rule.mesh_tls,
+            Action::Terminate(_) => false,
+        };
+        assert!(servers.iter().all(forwarded), "{servers:?}");
+        servers.into_iter().flat_map(|server| server.hosts).collect()
+    };
+    assert_eq!(
+        names("*.local"),
+        [
+            "outbound_.443_._.bank.money.svc.cluster.local",
+            "outbound_.80_._.ratings.default.svc.cluster.local",
+            "outbound_.3306_._.ratings.default.svc.cluster.local",
+            "outbound_.9080_._.reviews.default.svc.cluster.local",
+            "outbound_.9080_.v1_.reviews.default.svc.cluster.local",
+        ]
+    );
+    assert_eq!(names("*.money.svc.cluster.local"), ["outbound_.443_._.bank.money.svc.cluster.local"]);
+    assert_eq!(names("money/*"), ["outbound_.443_._.bank.money.svc.cluster.local"]);
+    assert_eq!(names("*.global"), [""; 0]);
+    // Without a VirtualService, and its clusters are there before the gateway is ready.
+    let listener = Mesh::with(&server("bank.money.svc.cluster.local")).listener(443).unwrap();
+    let cluster = listener.backends().next().unwrap().cluster.clone().unwrap();
+    assert_eq!((cluster.host.as_str(), cluster.port), ("bank.money.svc.cluster.local", 443));
 }
 
 /// Each server has its own routes; a name that two servers have is the first one's.
@@ -208,6 +320,19 @@ fn who_gets_which_secret() {
     assert_eq!(got(&mutual, &gateway(), "istio-system/c"), all(("CERT", "KEY", "CA")));
     let generic = with("mode: MUTUAL, credentialName: g");
     assert_eq!(got(&generic, &gateway(), "istio-system/g"), all(("CERT", "KEY", "CA2")));
+    // What was revoked comes with the CA, and not without.
+    let revoking = |yaml: &str| {
+        let more = "---\n{apiVersion: v1, kind: Secret, metadata: {name: c-cacert, namespace: istio-system}, stringData: {cacert: CA3, crl: CRL}}\n";
+        let made =
+            secret(&Mesh::with(&format!("{yaml}{more}")).snapshot.config, &gateway(), "istio-system/c");
+        let made = made.unwrap().message;
+        (
+            String::from_utf8(made.ca_certificates.to_vec()).unwrap(),
+            String::from_utf8(made.crl.to_vec()).unwrap(),
+        )
+    };
+    assert_eq!(revoking(&mutual), ("CA3".to_owned(), "CRL".to_owned()));
+    assert_eq!(revoking(&simple), (String::new(), String::new()));
     let ca_only = with("mode: MUTUAL, serverCertificate: a, privateKey: b, caCertCredentialName: c");
     assert_eq!(got(&ca_only, &gateway(), "istio-system/c"), all(("", "", "CA")));
     // Not named, of another namespace, or not for this workload.

@@ -11,6 +11,7 @@ use super::super::destination_rule::{
 use super::super::problem::Findings;
 use super::host::{is_host, is_wildcard_host};
 use super::{export_to, refuse_yet, tell_yet};
+use crate::model::SpiffeId;
 
 /// Envoy's bound on ring sizes.
 const MAX_RING: u64 = 8 * 1024 * 1024;
@@ -275,7 +276,12 @@ fn client_tls(tls: &ClientTls, path: &str, findings: &mut Findings) {
             if files || !tls.ca_certificates.is_empty() || !tls.credential_name.is_empty() {
                 findings.error(path, "ISTIO_MUTUAL uses the mesh's certificates", "no certificate fields");
             }
-            refuse_yet(findings, !tls.subject_alt_names.is_empty(), path, "subjectAltNames");
+            for (index, name) in tls.subject_alt_names.iter().enumerate() {
+                if let Err(why) = name.parse::<SpiffeId>() {
+                    let expected = "an identity of the mesh: certificates there have no other name";
+                    findings.error(format!("{path}.subjectAltNames[{index}]"), why.to_string(), expected);
+                }
+            }
             refuse_yet(findings, !tls.ca_crl.is_empty(), path, "caCrl");
             refuse_yet(findings, tls.insecure_skip_verify == Some(true), path, "insecureSkipVerify");
         }
@@ -300,7 +306,7 @@ pub fn locality(
 
 /// TLS to servers that are not of the mesh.
 fn outside(tls: &ClientTls, path: &str, findings: &mut Findings) {
-    let files = [&tls.client_certificate, &tls.private_key, &tls.ca_certificates];
+    let files = [&tls.client_certificate, &tls.private_key, &tls.ca_certificates, &tls.ca_crl];
     if !tls.credential_name.is_empty() && files.iter().any(|file| !file.is_empty()) {
         findings.error(path, "credentialName and files are both set", "one of them");
     }
@@ -308,10 +314,10 @@ fn outside(tls: &ClientTls, path: &str, findings: &mut Findings) {
         let message = format!("{:?} is not the name of a Secret", tls.credential_name);
         findings.error(format!("{path}.credentialName"), message, "a name; its namespace is the gateway's");
     }
-    refuse_yet(findings, !tls.ca_crl.is_empty(), path, "caCrl");
     if tls.insecure_skip_verify == Some(true) {
-        if !tls.ca_certificates.is_empty() || !tls.subject_alt_names.is_empty() {
-            let message = "insecureSkipVerify contradicts caCertificates and subjectAltNames";
+        let files = !tls.ca_certificates.is_empty() || !tls.ca_crl.is_empty();
+        if files || !tls.subject_alt_names.is_empty() {
+            let message = "insecureSkipVerify contradicts caCertificates, caCrl and subjectAltNames";
             findings.error(path, message, "one of them");
         }
         findings.warning(format!("{path}.insecureSkipVerify"), "whoever answers is taken for the server", "");

@@ -24,16 +24,19 @@ pub enum Serving {
     TlsTcp,
     /// TLS is passed on by SNI.
     Passthrough,
+    /// TLS of the mesh is passed on to the service that its SNI names.
+    AutoPassthrough,
 }
 
 /// How a server is to be served. The forms that only this mesh knows make a plaintext server one of HTTPS.
 #[must_use]
 pub fn serving(spec: &GatewaySpec, server: &Server) -> Serving {
     let mode = server.tls.as_ref().and_then(|tls| tls.mode).unwrap_or(ServerTlsMode::Passthrough);
-    let ends = mode != ServerTlsMode::Passthrough;
+    let ends = !matches!(mode, ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough);
     match server.port.protocol.to_ascii_uppercase().as_str() {
         "HTTPS" if ends => Serving::Https,
         "TLS" if ends => Serving::TlsTcp,
+        "HTTPS" | "TLS" if mode == ServerTlsMode::AutoPassthrough => Serving::AutoPassthrough,
         "HTTPS" | "TLS" => Serving::Passthrough,
         "TCP" | "MONGO" => Serving::Tcp,
         _ if own::is_meant(spec, server) => Serving::Https,

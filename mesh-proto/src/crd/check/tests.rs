@@ -372,7 +372,7 @@ fn destination_rules() {
             vec!["error spec.trafficPolicy.tls.credentialName"],
         ),
         (
-            policy("tls: {mode: SIMPLE, caCrl: /a}"),
+            policy("tls: {mode: ISTIO_MUTUAL, caCrl: /a}"),
             vec!["error spec.trafficPolicy.tls.caCrl: caCrl is not in force"],
         ),
         (
@@ -385,8 +385,10 @@ fn destination_rules() {
         ),
         (
             policy("tls: {mode: ISTIO_MUTUAL, subjectAltNames: [a]}"),
-            vec!["error spec.trafficPolicy.tls.subjectAltNames"],
+            vec!["error spec.trafficPolicy.tls.subjectAltNames[0]"],
         ),
+        (policy("tls: {mode: ISTIO_MUTUAL, subjectAltNames: ['spiffe://td/ns/a/sa/b']}"), vec![]),
+        (policy("tls: {mode: SIMPLE, caCertificates: /a, caCrl: /b}"), vec![]),
         (
             policy("tunnel: {protocol: CONNECT, targetHost: a, targetPort: 1}"),
             vec!["error spec.trafficPolicy.tunnel"],
@@ -466,14 +468,41 @@ fn tls_of_gateways() {
             server("mode: SIMPLE, credentialName: c, cipherSuites: [AES128-SHA]"),
             vec!["warning spec.servers[0].tls.cipherSuites[0]: there is no cipher suite"],
         ),
+        (server("mode: MUTUAL, credentialName: c, subjectAltNames: [a], caCrl: /c"), vec![]),
         (
-            server("mode: MUTUAL, credentialName: c, subjectAltNames: [a]"),
-            vec!["warning spec.servers[0]: the server is left unserved: tls.subjectAltNames"],
+            server("mode: SIMPLE, credentialName: c, subjectAltNames: [a]"),
+            vec![
+                "warning spec.servers[0]: the server is left unserved: tls.subjectAltNames is about clients'",
+            ],
         ),
         (
-            server("mode: AUTO_PASSTHROUGH"),
-            vec!["warning spec.servers[0]: the server is left unserved: tls.mode: AUTO_PASSTHROUGH"],
+            server("mode: ISTIO_MUTUAL, caCrl: /c"),
+            vec!["warning spec.servers[0]: the server is left unserved: tls.caCrl"],
         ),
+        (
+            server("mode: MUTUAL, credentialName: c, insecureSkipVerify: true"),
+            vec!["warning spec.servers[0]: the server is left unserved: tls.insecureSkipVerify"],
+        ),
+        (
+            server(&format!("mode: MUTUAL, credentialName: c, verifyCertificateHash: [{}]", "0g".repeat(32))),
+            vec!["error spec.servers[0].tls.verifyCertificateHash[0]"],
+        ),
+        (
+            server("mode: MUTUAL, credentialName: c, verifyCertificateHash: [é, 'ab:cd', a]"),
+            vec![
+                "error spec.servers[0].tls.verifyCertificateHash[0]",
+                "error spec.servers[0].tls.verifyCertificateHash[1]",
+                "error spec.servers[0].tls.verifyCertificateHash[2]",
+            ],
+        ),
+        (
+            server("mode: MUTUAL, credentialName: c, verifyCertificateSpki: ['YWJj', '?']"),
+            vec![
+                "error spec.servers[0].tls.verifyCertificateSpki[0]",
+                "error spec.servers[0].tls.verifyCertificateSpki[1]",
+            ],
+        ),
+        (server("mode: AUTO_PASSTHROUGH"), vec![]),
         (server("httpsRedirect: true, mode: PASSTHROUGH"), vec!["error spec.servers[0].tls.httpsRedirect"]),
     ];
     let cases: Vec<(&str, &[&str])> = cases.iter().map(|(s, e)| (s.as_str(), e.as_slice())).collect();

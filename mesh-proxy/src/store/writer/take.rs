@@ -56,6 +56,7 @@ impl Writer {
         }
         // Who was asked before may be nobody's cluster any more.
         round.implied = true;
+        self.trust.speak(own.tls.clone());
         let before = self.store.self_config.swap(Some(Arc::new(own)));
         let labels = self.store.self_config().map(|own| own.labels.clone());
         round.source |= before.map(|own| own.labels.clone()) != labels;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_proto::model::{SpiffeId, TrustDomain};
-use mesh_proto::runtime::identity::{Roots, RootsHandle};
+use mesh_proto::runtime::identity::{MeshTls, Roots, RootsHandle};
 use mesh_proto::wire::mesh::v1 as wire;
 use rustls::pki_types::CertificateDer;
 
@@ -65,6 +65,11 @@ impl Trust {
         let mut bundles = self.bundles.clone();
         bundles.insert(domain, Bundle { roots, tainted, signing });
         self.swap(bundles)
+    }
+
+    /// How TLS between members of the mesh is spoken.
+    pub(super) fn speak(&self, tls: MeshTls) {
+        self.handle.set_tls(tls);
     }
 
     /// Back to the roots of the bootstrap, if it has some for this domain. Who is refused by name stays refused: only a

@@ -6,14 +6,13 @@
 use std::sync::Arc;
 
 use mesh_proto::runtime::crypto;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{
-    CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme, client,
-};
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use rustls::{CertificateError, Error, OtherError, RootCertStore, client};
+
+use crate::tls::names::names_of;
 
 /// A name that a certificate may have.
 #[derive(Debug)]
@@ -27,8 +26,8 @@ enum Name {
 /// Checks servers.
 #[derive(Debug)]
 pub(super) struct Outside {
-    /// None: nothing is checked.
-    roots: Option<Arc<RootCertStore>>,
+    /// Checks the chain; none: nothing is checked.
+    chain: Option<Arc<WebPkiServerVerifier>>,
     /// One of these; none: the name that was asked for.
     names: Vec<Name>,
 }
@@ -41,13 +40,26 @@ struct Mismatch {
     has: String,
 }
 
+/// Checks chains. As in Envoy, each CA of a chain has to say what it revoked where one does, and a list that is out of date
+/// vouches for nobody.
+///
+/// # Errors
+/// When a list of what was revoked cannot be used.
+pub(super) fn chain(
+    roots: Arc<RootCertStore>,
+    revoked: Vec<CertificateRevocationListDer<'static>>,
+) -> Result<Arc<WebPkiServerVerifier>, String> {
+    let builder = WebPkiServerVerifier::builder_with_provider(roots, crypto::provider()).with_crls(revoked);
+    builder.enforce_revocation_expiration().build().map_err(|error| error.to_string())
+}
+
 impl Outside {
-    pub(super) fn new(roots: Option<Arc<RootCertStore>>, names: &[String]) -> Self {
+    pub(super) fn new(chain: Option<Arc<WebPkiServerVerifier>>, names: &[String]) -> Self {
         let name = |name: &String| match ServerName::try_from(name.clone()) {
             Ok(host) => Name::Host(host),
             Err(_) => Name::Text(name.clone()),
         };
-        Self { roots, names: names.iter().map(name).collect() }
+        Self { chain, names: names.iter().map(name).collect() }
     }
 
     fn has_one(&self, certificate: &ParsedCertificate<'_>, texts: &[String]) -> bool {
@@ -58,40 +70,28 @@ impl Outside {
     }
 }
 
-/// The alternative names of a certificate, in words.
-fn names_of(der: &CertificateDer<'_>) -> Vec<String> {
-    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Vec::new() };
-    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
-    let text = |name: &GeneralName<'_>| match name {
-        GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
-        _ => None,
-    };
-    names.value.general_names.iter().filter_map(text).collect()
-}
-
 impl ServerCertVerifier for Outside {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
+        ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(roots) = &self.roots else { return Ok(ServerCertVerified::assertion()) };
-        let certificate = ParsedCertificate::try_from(leaf)?;
-        let algorithms = crypto::provider().signature_verification_algorithms;
-        client::verify_server_cert_signed_by_trust_anchor(
-            &certificate,
-            roots,
-            intermediates,
-            now,
-            algorithms.all,
-        )?;
-        if self.names.is_empty() {
-            client::verify_server_name(&certificate, server_name)?;
-            return Ok(ServerCertVerified::assertion());
+        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        let verified = chain.verify_server_cert(leaf, intermediates, server_name, ocsp, now);
+        let misnamed = matches!(
+            &verified,
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
+            ))
+        );
+        // The name comes last there: one that does not fit says that all else does. Here the policy's own names count.
+        if self.names.is_empty() || verified.is_err() && !misnamed {
+            return verified;
         }
+        let certificate = ParsedCertificate::try_from(leaf)?;
         let has = names_of(leaf);
         if self.has_one(&certificate, &has) {
             return Ok(ServerCertVerified::assertion());
@@ -101,29 +101,7 @@ impl ServerCertVerifier for Outside {
         Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(mismatch)))))
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = crypto::provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = crypto::provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        crypto::provider().signature_verification_algorithms.supported_schemes()
-    }
+    crypto::signature_checks!();
 }
 
 impl std::fmt::Display for Name {

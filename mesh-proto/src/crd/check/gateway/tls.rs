@@ -1,31 +1,28 @@
 //! `servers[].tls`: what Istio demands of it, and what of it is in force.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
 use super::super::super::gateway::{Server, ServerTls, ServerTlsMode};
 use super::super::super::problem::Findings;
+use crate::model::TlsParameters;
+use crate::model::tls::CipherSuite;
 
-/// The cipher suites of TLS 1.2 that there are, by OpenSSL's names; Istio's defaults are among them.
-pub const CIPHER_SUITES: [&str; 6] = [
-    "ECDHE-ECDSA-AES256-GCM-SHA384",
-    "ECDHE-ECDSA-AES128-GCM-SHA256",
-    "ECDHE-ECDSA-CHACHA20-POLY1305",
-    "ECDHE-RSA-AES256-GCM-SHA384",
-    "ECDHE-RSA-AES128-GCM-SHA256",
-    "ECDHE-RSA-CHACHA20-POLY1305",
-];
-
-/// Whether TLS 1.2 and TLS 1.3 may be spoken. What is older never is.
+/// How TLS is spoken: as the server says, else as the mesh does. What is older than TLS 1.2 never is.
 #[must_use]
-pub fn versions(tls: &ServerTls) -> (bool, bool) {
-    let min = tls.min_protocol_version.as_deref().and_then(version).unwrap_or(2);
-    let max = tls.max_protocol_version.as_deref().and_then(version).unwrap_or(3);
+pub fn parameters(tls: &ServerTls, mesh: &TlsParameters) -> TlsParameters {
+    let said = |name: &Option<String>| name.as_deref().and_then(version);
+    let min = said(&tls.min_protocol_version).unwrap_or(if mesh.tls12 { 2 } else { 3 });
+    let max = said(&tls.max_protocol_version).unwrap_or(3);
+    let own: Vec<CipherSuite> = tls.cipher_suites.iter().filter_map(|name| name.parse().ok()).collect();
     // Without one of its suites there is no TLS 1.2.
-    let suites = tls.cipher_suites.is_empty() || cipher_suites(tls).next().is_some();
-    (min <= 2 && max >= 2 && suites, min <= 3 && max >= 3)
-}
-
-/// The cipher suites asked for that there are.
-pub fn cipher_suites(tls: &ServerTls) -> impl Iterator<Item = &str> {
-    tls.cipher_suites.iter().map(String::as_str).filter(|name| CIPHER_SUITES.contains(name))
+    let suites = tls.cipher_suites.is_empty() || !own.is_empty();
+    TlsParameters {
+        tls12: min <= 2 && max >= 2 && suites,
+        tls13: max >= 3,
+        cipher_suites: if tls.cipher_suites.is_empty() { mesh.cipher_suites.clone() } else { own },
+        groups: mesh.groups.clone(),
+    }
 }
 
 /// The second number of a version; `None`: the default.
@@ -39,18 +36,55 @@ fn version(name: &str) -> Option<u8> {
     }
 }
 
-/// The first field that restricts who may connect, or decides what is shown to whom, and that is not in force.
+/// Of `verifyCertificateSpki`: the SHA-256 of a public key, in base64.
+#[must_use]
+pub fn key_pin(text: &str) -> Option<[u8; 32]> {
+    BASE64_STANDARD.decode(text).ok()?.try_into().ok()
+}
+
+/// Of `verifyCertificateHash`: the SHA-256 of a certificate in hexadecimal digits, with colons between bytes or without.
+#[must_use]
+pub fn certificate_pin(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<&str> = if text.contains(':') {
+        text.split(':').collect()
+    } else {
+        (0..text.len()).step_by(2).map(|at| text.get(at..at + 2)).collect::<Option<_>>()?
+    };
+    let two = |byte: &&str| byte.len() == 2 && byte.bytes().all(|b| b.is_ascii_hexdigit());
+    if !digits.iter().all(two) {
+        return None;
+    }
+    let bytes: Result<Vec<u8>, _> = digits.iter().map(|byte| u8::from_str_radix(byte, 16)).collect();
+    bytes.ok()?.try_into().ok()
+}
+
+/// Why a server is not served as its `tls` says: something that restricts who may connect, or decides what is shown to
+/// whom, and that cannot be kept.
 pub(super) fn not_in_force(tls: &ServerTls) -> Option<String> {
-    let fields = [
-        (tls.mode == Some(ServerTlsMode::AutoPassthrough), "mode: AUTO_PASSTHROUGH"),
+    if tls.insecure_skip_verify == Some(true) {
+        return Some("tls.insecureSkipVerify is not in force yet".to_owned());
+    }
+    let shown = matches!(
+        tls.mode,
+        Some(ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual | ServerTlsMode::IstioMutual)
+    );
+    let mesh = tls.mode == Some(ServerTlsMode::IstioMutual);
+    let field =
+        of_clients(tls).into_iter().find(|(set, name)| *set && (!shown || mesh && *name == "caCrl"))?.1;
+    Some(match mesh {
+        true => format!("tls.{field}: the mesh's own roots have no list of what is revoked"),
+        false => format!("tls.{field} is about clients' certificates, and mode asks for none (MUTUAL does)"),
+    })
+}
+
+/// The fields that say which clients are let in.
+fn of_clients(tls: &ServerTls) -> [(bool, &'static str); 4] {
+    [
         (!tls.ca_crl.is_empty(), "caCrl"),
         (!tls.subject_alt_names.is_empty(), "subjectAltNames"),
         (!tls.verify_certificate_spki.is_empty(), "verifyCertificateSpki"),
         (!tls.verify_certificate_hash.is_empty(), "verifyCertificateHash"),
-        (tls.insecure_skip_verify == Some(true), "insecureSkipVerify"),
-    ];
-    let field = fields.iter().find(|(set, _)| *set)?.1;
-    Some(format!("tls.{field} is not in force yet"))
+    ]
 }
 
 pub(super) fn check(server: &Server, protocol: &str, path: &str, findings: &mut Findings) {
@@ -85,6 +119,7 @@ pub(super) fn check(server: &Server, protocol: &str, path: &str, findings: &mut 
     }
     let path = format!("{path}.tls");
     check_versions(tls, &path, findings);
+    check_pins(tls, &path, findings);
     match tls.mode {
         Some(ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual) if encrypted => {
             check_sources(tls, &path, findings);
@@ -162,19 +197,36 @@ fn check_versions(tls: &ServerTls, path: &str, findings: &mut Findings) {
         }
     }
     for (index, name) in tls.cipher_suites.iter().enumerate() {
-        if !CIPHER_SUITES.contains(&name.as_str()) {
+        if name.parse::<CipherSuite>().is_err() {
             findings.warning(
                 format!("{path}.cipherSuites[{index}]"),
                 format!("there is no cipher suite {name:?}: it is left out"),
-                format!("of TLS 1.2: {}; those of TLS 1.3 are always there", CIPHER_SUITES.join(", ")),
+                format!("of TLS 1.2: {}; those of TLS 1.3 are always there", CipherSuite::names()),
             );
         }
     }
-    if versions(tls) == (false, false) {
+    let spoken = parameters(tls, &TlsParameters::default());
+    if !spoken.tls12 && !spoken.tls13 {
         findings.error(
             path,
             "no version of TLS is left",
             "TLS 1.2 or 1.3 within minProtocolVersion and maxProtocolVersion, and a cipher suite that exists",
         );
+    }
+}
+
+fn check_pins(tls: &ServerTls, path: &str, findings: &mut Findings) {
+    for (index, pin) in tls.verify_certificate_spki.iter().enumerate() {
+        if key_pin(pin).is_none() {
+            let message = format!("{pin:?} is no SHA-256 of a public key");
+            findings.error(format!("{path}.verifyCertificateSpki[{index}]"), message, "32 bytes in base64");
+        }
+    }
+    for (index, pin) in tls.verify_certificate_hash.iter().enumerate() {
+        if certificate_pin(pin).is_none() {
+            let message = format!("{pin:?} is no SHA-256 of a certificate");
+            let expected = "64 hexadecimal digits, with colons or without";
+            findings.error(format!("{path}.verifyCertificateHash[{index}]"), message, expected);
+        }
     }
 }
