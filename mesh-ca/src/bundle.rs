@@ -16,9 +16,9 @@ use x509_parser::public_key::PublicKey;
 use crate::keeper::Told;
 
 /// The longest document that is read.
-pub const MAX_DOCUMENT: usize = 1 << 20;
+pub const MAX_DOCUMENT: usize = 64 << 10;
 /// More keys than anybody rotates through.
-const MAX_KEYS: usize = 64;
+const MAX_KEYS: usize = 16;
 /// How often others should ask for ours, in seconds: well within the time that a new root is known before it signs.
 const REFRESH: u64 = 60;
 

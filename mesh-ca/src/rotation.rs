@@ -148,7 +148,7 @@ impl State {
     pub fn due(&self, now: u64) -> Option<Step> {
         let rotation = self.rotation.as_ref().filter(|rotation| rotation.automatic)?;
         let spread = now.saturating_sub(rotation.since) >= SPREAD.as_secs();
-        let everybody_has_it = self.waiting(now).is_none() || (self.reports.is_empty() && spread);
+        let everybody_has_it = self.waiting(now).is_none() || (!self.reported && spread);
         match rotation.phase {
             Phase::Prepared => Some(Step::Publish),
             Phase::Published if everybody_has_it => Some(Step::Activate),

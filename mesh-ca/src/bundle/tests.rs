@@ -41,7 +41,7 @@ fn what_is_no_bundle_is_refused() {
     }
     assert_eq!(read(&json!([])), Err(InvalidBundle::Empty));
     assert_eq!(read(&json!([{ "use": "jwt-svid" }])), Err(InvalidBundle::Empty));
-    assert!(matches!(read(&json!(vec![good; 65])), Err(InvalidBundle::Form(_))));
+    assert!(matches!(read(&json!(vec![good; 17])), Err(InvalidBundle::Form(_))));
     for text in [
         &b""[..],
         b"{}",

@@ -1,5 +1,6 @@
 //! One look: what changed since the last one is taken over, and what is due is done.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use super::{CommandError, Failed, Keeper, Now, root_of, settle};
@@ -24,6 +25,9 @@ pub(super) fn opened(state: &mut State, root: &str, now: u64) -> Seen {
         root.clone_into(&mut state.root);
         return Seen::Same;
     }
+    // Nobody can report to who has not opened yet: pilots that are long silent are not waited for.
+    state.hear(&BTreeMap::new(), now);
+    state.reported &= !state.reports.is_empty();
     another_root(state, root, now)
 }
 
@@ -86,9 +90,11 @@ impl Keeper {
         if failed.is_none() && signs.is_none() {
             self.scheduled(&mut state, now.plugged)?;
         }
-        let fetched = std::mem::take(&mut *self.fetched.lock());
-        state.foreign.extend(fetched);
+        let fetched = self.fetched.lock().clone();
+        state.foreign.extend(fetched.clone());
         self.commit(&mut now, &over, state, signs).await?;
+        // Who brought them does so once: they are wanted until they are kept.
+        self.fetched.lock().retain(|domain, roots| fetched.get(domain) != Some(roots));
         for _ in 0..STEPS {
             let Some(step) = now.kept.state.due(self.now_unix()) else { break };
             // What is due is safe as far as anybody can know.
@@ -110,7 +116,7 @@ impl Keeper {
         let kept = self.shelf.state().await?;
         if kept.version.is_none() && now.kept.version.is_some() {
             tracing::error!("the state is gone from where it is kept: written again from memory");
-            return Ok(Kept { state: State::default(), version: None });
+            return Ok(Kept { state: now.kept.state.clone(), version: None });
         }
         Ok(kept)
     }
@@ -228,4 +234,23 @@ impl Keeper {
 pub(super) fn spreading(state: &State, now: u64) -> u64 {
     let since = state.rotation.as_ref().map_or(now, |rotation| rotation.since);
     (Duration::from_secs(since) + SPREAD).as_secs().saturating_sub(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rotation::{GONE, Report};
+
+    /// A root was plugged in while everybody was away, and pilots had said something before: it signs all the same.
+    #[test]
+    fn pilots_of_the_past_do_not_keep_it_closed() {
+        const NOW: u64 = 1_000_000;
+        let report = Report { sequence: 1, proxies: 3, behind: 0, waiting: Vec::new(), at: NOW };
+        let mut state = State { root: "old".to_owned(), ..State::default() };
+        state.hear(&[("pilot".to_owned(), report)].into(), NOW);
+        assert_eq!(opened(&mut state, "new", NOW), Seen::Spreads);
+        assert_eq!(opened(&mut state, "new", NOW + SPREAD.as_secs()), Seen::Spreads, "they may come back");
+        assert_eq!(opened(&mut state, "new", NOW + GONE.as_secs()), Seen::Signs);
+        assert_eq!(state.root, "new");
+    }
 }

@@ -86,8 +86,11 @@ impl Secrets {
     pub(crate) async fn state(&self) -> Result<Kept, NotKept> {
         let Some(secret) = self.get(STATE).await? else { return Ok(Kept::default()) };
         let text = secret.data.as_ref().and_then(|data| data.get(STATE_KEY));
-        let text = text.map_or(&b"{}"[..], |text| &text.0);
         let place = format!("Secret {}/{STATE}, key {STATE_KEY}", self.namespace);
+        // Nothing where something was is no empty state: whoever is revoked would not be any more.
+        let Some(ByteString(text)) = text else {
+            return Err(OpenError::Invalid { place, why: "there is no such key".to_owned() }.into());
+        };
         let state =
             serde_json::from_slice(text).map_err(|e| OpenError::Invalid { place, why: e.to_string() })?;
         Ok(Kept { state, version: secret.metadata.resource_version })

@@ -404,6 +404,19 @@ async fn a_taint_is_kept_and_shared() {
     assert!(one.told().borrow().is_tainted(&id) && one.identity().roots().is_tainted(&id));
     two.look().await.unwrap();
     assert!(two.told().borrow().is_tainted(&id));
+    // Somebody deletes the Secret: what is in memory is kept again, not forgotten. One without its key is no empty state.
+    let sequence = one.told().borrow().sequence;
+    fake.delete(STATE);
+    one.look().await.unwrap();
+    assert!(one.told().borrow().is_tainted(&id));
+    assert_eq!(one.told().borrow().sequence, sequence);
+    let mut emptied = fake.get(STATE).unwrap();
+    let kept = emptied.clone();
+    emptied["data"] = serde_json::json!({});
+    fake.put(STATE, emptied);
+    assert!(one.look().await.unwrap_err().to_string().contains("no such key"));
+    assert!(one.told().borrow().is_tainted(&id));
+    fake.put(STATE, kept);
     let (restarted, _) = opened(&fake).await;
     assert!(restarted.told().borrow().is_tainted(&id));
     for (bad, why) in [

@@ -38,6 +38,9 @@ pub struct State {
     /// What each pilot said last.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub reports: BTreeMap<String, Report>,
+    /// Some pilot has said something: where there is none now, they are away, which is not that there are none.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reported: bool,
 }
 
 /// How far a rotation is.
@@ -134,6 +137,7 @@ impl State {
             let known = self.reports.get(pilot);
             if known.is_none_or(|known| known.at < report.at) {
                 self.reports.insert(pilot.clone(), report.clone());
+                self.reported = true;
             }
         }
         self.reports.retain(|_, report| now.saturating_sub(report.at) < super::GONE.as_secs());
@@ -186,8 +190,9 @@ impl State {
     /// it: while a rotation waits for it, and not each time.
     #[must_use]
     pub fn is_news(&self, kept: &Self, shared: bool) -> bool {
-        let silent = |state: &Self| Self { reports: BTreeMap::new(), ..state.clone() };
-        if silent(self) != silent(kept) {
+        let silent = |state: &Self| Self { reports: BTreeMap::new(), reported: false, ..state.clone() };
+        let first = self.rotation.is_some() && self.reported != kept.reported;
+        if first || silent(self) != silent(kept) {
             return true;
         }
         let said = |report: &Report| Report { at: 0, ..report.clone() };

@@ -1,5 +1,7 @@
 //! Stories of rotations, on the state alone.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 const OLD: &str = "old";
@@ -129,7 +131,12 @@ fn a_rotation_by_itself_takes_each_step_when_it_is_safe() {
     let behind = heard(&published, report(published.sequence, 1, NOW));
     assert_eq!(behind.due(NOW), None);
     assert_eq!(heard(&behind, report(published.sequence, 0, NOW + 1)).due(NOW + 1), Some(Step::Activate));
-    // Nobody says anything: after the time that files need to spread.
+    // Pilots that are away have not said that everybody has it, however long they are away.
+    let mut away = behind;
+    away.hear(&BTreeMap::new(), NOW + GONE.as_secs());
+    assert!(away.reports.is_empty());
+    assert_eq!(away.due(NOW + GONE.as_secs() + SPREAD.as_secs()), None);
+    // Nobody has ever said anything: after the time that files need to spread.
     assert_eq!(published.due(NOW + SPREAD.as_secs() - 1), None);
     assert_eq!(published.due(NOW + SPREAD.as_secs()), Some(Step::Activate));
     let mut activated = published;
@@ -185,7 +192,8 @@ fn what_pilots_say_is_kept_only_where_replicas_need_it() {
     let prepared = step(&steady, Step::Prepare, facts(NOW)).unwrap();
     assert!(prepared.is_news(&steady, false));
     let first = heard(&prepared, report(1, 0, NOW));
-    assert!(first.is_news(&prepared, true) && !first.is_news(&prepared, false));
+    assert!(first.is_news(&prepared, true) && first.is_news(&prepared, false), "there are pilots at all");
+    assert!(!heard(&first, report(1, 1, NOW + 1)).is_news(&first, false));
     assert!(!heard(&first, report(1, 0, NOW + 9)).is_news(&first, true), "the same again");
     assert!(heard(&first, report(1, 0, NOW + 10)).is_news(&first, true));
     assert!(heard(&first, report(1, 1, NOW + 1)).is_news(&first, true));
