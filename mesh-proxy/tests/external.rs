@@ -137,7 +137,8 @@ async fn a_denial_is_the_providers_own() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_answer_is_a_no_unless_it_is_said_otherwise() {
-    let mut external = asking(By::Http(http()));
+    let settings = wire::HttpAuthorization { to_upstream_on_allow: vec!["x-user".into()], ..http() };
+    let mut external = asking(By::Http(settings));
     (external.timeout, external.status_on_error) =
         (Some(prost_types::Duration { seconds: 0, nanos: 300_000_000 }), 503);
     let asked = Asked::start(external.clone()).await;
@@ -164,7 +165,9 @@ async fn no_answer_is_a_no_unless_it_is_said_otherwise() {
     .await;
     for raw in none {
         asked.authz.answers(raw);
-        assert_eq!(asked.get().await.status, 200, "{raw:?}");
+        let answer = asked.send("GET / HTTP/1.1\r\nx-user: mallory", "").await;
+        assert_eq!(answer.status, 200, "{raw:?}");
+        assert!(!answer.body.contains("mallory"), "{}", answer.body);
     }
     // A no is a no.
     asked.authz.says(403, "", "");

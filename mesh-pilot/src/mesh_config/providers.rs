@@ -40,8 +40,9 @@ const OTHERS: [&str; 13] = [
     "envoyOtelAls",
     "sds",
 ];
-/// Fields that say how long a message is, or what the connection does: nobody sets them from outside.
-const FRAMING: [&str; 9] = [
+/// Fields that say how long a message is, or what the connection does: nobody sets them from outside. All that a proxy
+/// refuses: it would refuse the whole configuration of its workload.
+const FRAMING: [&str; 11] = [
     "content-length",
     "transfer-encoding",
     "connection",
@@ -51,6 +52,8 @@ const FRAMING: [&str; 9] = [
     "trailer",
     "upgrade",
     "host",
+    "expect",
+    "http2-settings",
 ];
 
 /// Reads the list.

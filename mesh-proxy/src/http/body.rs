@@ -116,6 +116,12 @@ impl Body {
         Self { kind: Kind::Source(source(self)), case, interim }
     }
 
+    /// The same message with this content, all of it at hand, and no trailers.
+    #[must_use]
+    pub(crate) fn filled(self, content: Bytes) -> Self {
+        Self { kind: Self::full(content).kind, case: self.case, interim: self.interim }
+    }
+
     /// Whether [`Self::into_upgraded`] has a stream.
     #[must_use]
     pub fn is_upgraded(&self) -> bool {

@@ -151,7 +151,7 @@ impl Arrival {
         let told = Peer { client_cert: self.client_cert(&peer.id, &chain), id: peer.id };
         let closer = self.closer.clone();
         // It may say nothing for long: roots and policies that change meanwhile count for it too.
-        let waiting = self.worker.live.admit(self.admitted(&io, chain.clone(), false));
+        let waiting = self.worker.live.admit(self.admitted(&io, chain.clone()));
         let serving = std::pin::pin!(async {
             let protocol = tokio::select! {
                 protocol = self.protocol(&mut io) => protocol,
@@ -208,14 +208,21 @@ impl Arrival {
         }
     }
 
-    fn admitted(&self, io: &Io, chain: Chain, bytes: bool) -> Admitted {
+    /// One that carries requests: each of them is asked about.
+    fn admitted(&self, io: &Io, chain: Chain) -> Admitted {
         let through = if io.is_tls() { Through::Mtls } else { Through::Plain };
-        let asked = self.worker.store.self_config().and_then(|config| config.external.clone());
-        Admitted { connection: self.connection(), bytes, through, chain, closer: self.closer.clone(), asked }
+        Admitted {
+            connection: self.connection(),
+            bytes: false,
+            through,
+            chain,
+            closer: self.closer.clone(),
+            asked: None,
+        }
     }
 
     async fn http(self, io: Io, first: Bytes, protocol: Protocol, peer: Option<Peer>, chain: Chain) {
-        let _entry = self.worker.live.admit(self.admitted(&io, chain, false));
+        let _entry = self.worker.live.admit(self.admitted(&io, chain));
         let gate = Gate::new(self.connection());
         let declared = self.me.config.protocol_of(self.port.port);
         let worker = self.worker;
@@ -226,7 +233,9 @@ impl Arrival {
     async fn opaque(self, io: Io, first: Bytes, chain: Chain) {
         // Requests are told in words; bytes cannot be, and what policy forbids may have become known during a handshake.
         let config = self.worker.store.self_config();
-        let admitted = self.admitted(&io, chain, true);
+        // Of the same configuration as is asked by: a newer one has not asked anybody.
+        let asked = config.as_ref().and_then(|config| config.external.clone());
+        let admitted = Admitted { bytes: true, asked, ..self.admitted(&io, chain) };
         let connection = admitted.connection.clone();
         // Before anybody is asked: what changes meanwhile counts too.
         let _entry = self.worker.live.admit(admitted);

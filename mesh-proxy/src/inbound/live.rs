@@ -31,7 +31,7 @@ pub struct Admitted {
     pub chain: Vec<CertificateDer<'static>>,
     /// Ends it.
     pub closer: Closer,
-    /// Who was to be asked about connections when it was let in.
+    /// Who was asked about its bytes when it was let in.
     pub asked: Option<Arc<External>>,
 }
 

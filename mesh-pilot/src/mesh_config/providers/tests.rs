@@ -125,6 +125,21 @@ fn what_is_wrong_is_wrong_by_itself() {
     }
 }
 
+/// A proxy refuses these with the whole configuration of a workload: the pilot refuses the provider alone.
+#[test]
+fn what_frames_a_message_is_nobodys_to_set() {
+    for name in
+        ["Connection", "Keep-Alive", "HTTP2-Settings", "Proxy-Connection", "Transfer-Encoding", "Host"]
+            .into_iter()
+            .chain(["Content-Length", "TE", "Trailer", "Upgrade", "Expect"])
+    {
+        let (provider, _) = one(json!({"name": "a", "envoyExtAuthzHttp": {
+            "service": "x", "port": 1, "includeAdditionalHeadersInCheck": {name: "1"},
+        }}));
+        assert!(matches!(&provider, Provider::Wrong(why) if why.contains("cannot be set")), "{name}");
+    }
+}
+
 #[test]
 fn names_are_unique_and_other_kinds_are_told() {
     let mut told = Vec::new();

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::HeaderMap;
 use http::header::UPGRADE;
 use http::request::Parts;
 
@@ -36,7 +37,7 @@ pub struct Asked {
 
 impl Asked {
     /// Changes the answer to a request that has passed.
-    pub fn to_response(&self, headers: &mut http::HeaderMap) {
+    pub fn to_response(&self, headers: &mut HeaderMap) {
         if let Some(changes) = &self.changes {
             changes.to_response(headers);
         }
@@ -61,7 +62,7 @@ impl External {
         let shown = provider.body.filter(|_| !head.headers.contains_key(UPGRADE));
         let size = content.known_len();
         let beginning = match shown {
-            Some(shown) => Some(body::hold(content, shown).await?),
+            Some(shown) => Some(body::hold(content, shown, worker.settings.body_timeout).await?),
             None => None,
         };
         let answer = match &provider.protocol {
@@ -78,19 +79,20 @@ impl External {
                 Err(why) => Err(why),
             },
         };
-        let changes = self.verdict(provider, rule, answer)?;
+        let changes = self.verdict(provider, rule, answer, &head.headers)?;
         if let Some(changes) = &changes {
             changes.to_request(head);
         }
         Ok(Asked { asked: true, changes: changes.map(Box::new) })
     }
 
-    /// What an answer means here.
+    /// What an answer means here. `client`: what the request that is asked about has.
     fn verdict(
         &self,
         provider: &Provider,
         rule: &Arc<str>,
         answer: Result<Answer, NoAnswer>,
+        client: &HeaderMap,
     ) -> Result<Option<Changes>, Failure> {
         let failure = |why: &str| {
             tracing::debug!(provider = self.name, %rule, "external authorization: {why}");
@@ -104,7 +106,10 @@ impl External {
             }
             Err(NoAnswer::Failed(why)) if provider.fail_open => {
                 tracing::debug!(provider = self.name, %rule, "passes without an answer (failOpen): {why}");
-                Ok(None)
+                match &provider.protocol {
+                    Protocol::Http(settings) => Ok(Some(by_http::unanswered(settings, client))),
+                    Protocol::Grpc => Ok(None),
+                }
             }
             Err(NoAnswer::Failed(why) | NoAnswer::Invalid(why)) => failure(&why),
         }
@@ -144,5 +149,5 @@ pub async fn bytes(worker: &Rc<Worker>, config: &SelfConfig, whom: Whom<'_>) -> 
         }
         Protocol::Http(_) => Err(NoAnswer::Invalid("by HTTP it cannot be asked about bytes".to_owned())),
     };
-    external.verdict(provider, &rule, answer).map(|_| ())
+    external.verdict(provider, &rule, answer, &HeaderMap::new()).map(|_| ())
 }

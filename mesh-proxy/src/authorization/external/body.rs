@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -19,56 +20,72 @@ pub(super) struct Beginning {
     pub(super) partial: bool,
 }
 
-/// Reads what may be shown; `body` is as whole as before.
+/// Reads what may be shown; `body` is as whole as before. `silence`: the longest wait for a piece of it.
 ///
 /// # Errors
-/// A body that is longer than what may be shown, where only whole ones are; one that fails.
-pub(super) async fn hold(body: &mut Body, shown: Shown) -> Result<Beginning, Failure> {
+/// A body that is longer than what may be shown, where only whole ones are; one that fails, or does not come.
+pub(super) async fn hold(body: &mut Body, shown: Shown, silence: Duration) -> Result<Beginning, Failure> {
     if !shown.allow_partial && body.known_len().is_some_and(|len| len > shown.max as u64) {
         return Err(Failure::External(Refusal::TooLarge));
     }
-    let mut kept = VecDeque::new();
-    let (mut len, mut ended) = (0, false);
+    let failed = |error: BodyError| Failure::RequestBody(error.to_string());
+    let mut content = Content::default();
+    let (mut trailers, mut ended) = (None, false);
     // Where only a whole one may be shown, one byte more tells whether that is all. Otherwise nobody waits for it: a client
     // may well want to be answered first.
-    while !ended && (len < shown.max || len == shown.max && !shown.allow_partial) {
-        match body.frame().await {
+    while !ended && (content.len() < shown.max || content.len() == shown.max && !shown.allow_partial) {
+        // Not every codec bounds the wait itself.
+        let frame = tokio::time::timeout(silence, body.frame()).await;
+        match frame.map_err(|_| failed(BodyError::Timeout))? {
             None => ended = true,
-            Some(Err(error)) => return Err(Failure::RequestBody(error.to_string())),
-            Some(Ok(frame)) => {
-                match &frame {
-                    Frame::Data(data) => len += data.len(),
-                    Frame::Trailers(_) => ended = true,
-                }
-                kept.push_back(frame);
-            }
+            Some(Err(error)) => return Err(failed(error)),
+            Some(Ok(Frame::Data(data))) => content.push(data),
+            Some(Ok(Frame::Trailers(fields))) => (trailers, ended) = (Some(fields), true),
         }
     }
-    if len > shown.max && !shown.allow_partial {
+    let content = content.whole();
+    if content.len() > shown.max && !shown.allow_partial {
         return Err(Failure::External(Refusal::TooLarge));
     }
-    let bytes = beginning(&kept, shown.max);
     let nothing_left = ended || body.is_end() || body.known_len() == Some(0);
-    let partial = len > shown.max || !nothing_left;
-    *body = std::mem::take(body).wrap(|rest| Box::new(Held { kept, rest, ended }));
+    let partial = content.len() > shown.max || !nothing_left;
+    let bytes = content.slice(..content.len().min(shown.max));
+    let all = std::mem::take(body);
+    *body = if ended && trailers.is_none() {
+        // What is at hand whole can be sent again.
+        all.filled(content)
+    } else {
+        let data = Some(content).filter(|content| !content.is_empty()).map(Frame::Data);
+        let kept = data.into_iter().chain(trailers.map(Frame::Trailers)).collect();
+        all.wrap(|rest| Box::new(Held { kept, rest, ended }))
+    };
     Ok(Beginning { bytes, partial })
 }
 
-fn beginning(kept: &VecDeque<Frame>, max: usize) -> Bytes {
-    let data = |frame: &Frame| match frame {
-        Frame::Data(data) => Some(data.clone()),
-        Frame::Trailers(_) => None,
-    };
-    let mut pieces = kept.iter().filter_map(data);
-    let first = pieces.next().unwrap_or_default();
-    let mut rest = pieces.peekable();
-    if rest.peek().is_none() {
-        return first.slice(..first.len().min(max));
+/// What has come. More than one piece is copied together: many small ones would hold much more memory than they have bytes.
+#[derive(Default)]
+struct Content {
+    first: Bytes,
+    all: BytesMut,
+}
+
+impl Content {
+    fn len(&self) -> usize {
+        self.first.len() + self.all.len()
     }
-    let mut whole = BytesMut::from(&first[..]);
-    rest.for_each(|piece| whole.extend_from_slice(&piece));
-    whole.truncate(max);
-    whole.freeze()
+
+    fn push(&mut self, data: Bytes) {
+        if self.len() == 0 {
+            self.first = data;
+            return;
+        }
+        self.all.extend_from_slice(&std::mem::take(&mut self.first));
+        self.all.extend_from_slice(&data);
+    }
+
+    fn whole(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
+    }
 }
 
 /// What was held, then what was not.
@@ -106,6 +123,8 @@ impl Source for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(300);
 
     /// Pieces, what may be shown of them, what is (and whether there is more).
     type Case = (&'static [&'static str], Shown, Option<(&'static str, bool)>);
@@ -159,12 +178,15 @@ mod tests {
         for (texts, shown, expected) in cases {
             for len in [None, Some(texts.concat().len() as u64)] {
                 let mut body = pieces(texts, len);
-                let told = hold(&mut body, shown).await;
+                let told = hold(&mut body, shown, SILENCE).await;
                 match expected {
                     None => assert_eq!(told, Err(Failure::External(Refusal::TooLarge)), "{texts:?}"),
                     Some((bytes, partial)) => {
                         let bytes = Bytes::from_static(bytes.as_bytes());
                         assert_eq!(told, Ok(Beginning { bytes, partial }), "{texts:?}");
+                        // What can be sent again: all of a body that has ended.
+                        let again = body.as_full().cloned();
+                        assert!(again.is_none_or(|all| all == texts.concat()), "{texts:?}");
                         assert_eq!(whole(body).await, texts.concat());
                     }
                 }
@@ -181,10 +203,41 @@ mod tests {
         let frames = [Frame::Data(Bytes::from_static(b"abc")), trailers].into();
         let mut body = Body::from_source(Box::new(Pieces(frames, None)));
         let shown = Shown { max: 10, allow_partial: false, as_bytes: false };
-        hold(&mut body, shown).await.unwrap();
+        hold(&mut body, shown, SILENCE).await.unwrap();
         assert_eq!(body.known_len(), Some(3));
         assert!(matches!(body.frame().await, Some(Ok(Frame::Data(_)))));
         assert!(matches!(body.frame().await, Some(Ok(Frame::Trailers(map))) if map.contains_key("x-end")));
         assert!(body.frame().await.is_none() && body.is_end());
+    }
+
+    #[tokio::test]
+    async fn a_whole_body_can_be_sent_again_however_small_its_pieces_are() {
+        let mut body = pieces(&["a"; 1000], None);
+        let shown = Shown { max: 1000, allow_partial: false, as_bytes: false };
+        hold(&mut body, shown, SILENCE).await.unwrap();
+        assert_eq!(body.as_full().unwrap(), &"a".repeat(1000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        /// Nothing, for ever.
+        struct Silent;
+
+        impl Source for Silent {
+            fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+                Poll::Pending
+            }
+
+            fn known_len(&self) -> Option<u64> {
+                None
+            }
+
+            fn is_end(&self) -> bool {
+                false
+            }
+        }
+        let shown = Shown { max: 10, allow_partial: true, as_bytes: false };
+        let told = hold(&mut Body::from_source(Box::new(Silent)), shown, SILENCE).await;
+        assert_eq!(told, Err(Failure::RequestBody(BodyError::Timeout.to_string())));
     }
 }

@@ -19,14 +19,21 @@ pub(super) fn is_of_mesh(name: &HeaderName) -> bool {
         || name.as_str().starts_with("x-envoy-peer-metadata")
 }
 
-/// What this proxy has set itself on a request: no pattern takes it away.
+/// What this proxy has set itself on a request: no pattern takes it away. These names alone: `x-forwarded-user` and such
+/// are what a provider says of a client, and must not be what a client says.
 pub(super) fn is_of_proxy(name: &HeaderName) -> bool {
     let text = name.as_str();
     is_framing(name)
         || is_of_mesh(name)
-        || text.starts_with("x-forwarded-")
         || text.starts_with("x-envoy-")
-        || text == "x-request-id"
+        || matches!(
+            text,
+            "x-forwarded-for"
+                | "x-forwarded-proto"
+                | "x-forwarded-host"
+                | "x-forwarded-port"
+                | "x-request-id"
+        )
 }
 
 /// Whether a name is among these.

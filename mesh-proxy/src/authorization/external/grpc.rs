@@ -24,6 +24,8 @@ use crate::respond::Denial;
 
 /// Whether all of a body is shown, in Envoy's words.
 pub(super) const PARTIAL: HeaderName = HeaderName::from_static("x-envoy-auth-partial-body");
+/// Of gRPC: what was sent is too much, for one.
+const RESOURCE_EXHAUSTED: u32 = 8;
 
 /// What is told about a connection.
 pub(super) fn attributes(whom: &Whom<'_>, own: &SpiffeId) -> auth::AttributeContext {
@@ -91,7 +93,7 @@ pub(super) fn request(
             http.raw_body = beginning.bytes.clone();
         } else {
             // A text is UTF-8 there: a receiver would refuse another one.
-            http.body = String::from_utf8_lossy(&beginning.bytes).into_owned();
+            http.body = utf8(&beginning.bytes);
         }
     }
     http.headers = headers;
@@ -121,7 +123,18 @@ fn headers(map: &HeaderMap) -> BTreeMap<String, String> {
 }
 
 fn text(value: &HeaderValue) -> String {
-    String::from_utf8_lossy(value.as_bytes()).into_owned()
+    utf8(value.as_bytes())
+}
+
+/// As Envoy: `!` for each byte that is no UTF-8. Never longer than what came: a client must not make the message one that
+/// the provider finds too long.
+fn utf8(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(std::iter::repeat_n('!', chunk.invalid().len()));
+    }
+    text
 }
 
 /// The request of gRPC.
@@ -163,6 +176,10 @@ pub(super) fn answer(received: &Received) -> Result<Answer, NoAnswer> {
         received.trailers.as_ref().and_then(grpc_status).or_else(|| grpc_status(&received.head.headers));
     match status {
         Some(0) => {}
+        // How long a message is is the client's choice: so `failOpen` would be, too.
+        Some(RESOURCE_EXHAUSTED) => {
+            return Err(NoAnswer::Invalid("it finds the question too long".to_owned()));
+        }
         Some(other) => return failed(format!("grpc-status {other}")),
         None => return failed("no grpc-status".to_owned()),
     }

@@ -102,6 +102,11 @@ pub(super) fn answer(
     changes.bounded().map(Answer::Allowed)
 }
 
+/// A request that passes without an answer (`failOpen`): what the provider does not say, nobody says then either.
+pub(super) fn unanswered(settings: &HttpSettings, client: &HeaderMap) -> Changes {
+    Changes { taken: takes(client, |name| is_among(&settings.upstream, name)), ..Changes::default() }
+}
+
 /// The answer's own length and connection are no fields that it has chosen.
 fn may_be_set(name: &HeaderName) -> bool {
     !is_framing(name) && !is_of_mesh(name) && *name != REMOVE

@@ -108,6 +108,17 @@ fn of_grpc_only_a_whole_answer_counts() {
     }
 }
 
+/// How long the question is, the client chooses: `failOpen` is not for that.
+#[test]
+fn a_question_that_is_too_long_never_passes() {
+    let answer = grpc::answer(&received(200, &[("grpc-status", "8")], b"", None));
+    assert!(matches!(answer, Err(NoAnswer::Invalid(_))), "{answer:?}");
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.headers.insert("x-a", http::HeaderValue::from_bytes(b"\xff\xe2\x82a\xc3\xa4").unwrap());
+    let told = grpc::request(&head, None, None, false).http.unwrap();
+    assert_eq!(told.headers["x-a"], "!!!aä");
+}
+
 /// No bytes make it panic, and none before a status that says no make a yes of it.
 #[test]
 fn noise_allows_nothing() {
@@ -144,6 +155,28 @@ fn of_http_the_status_says_it() {
     for status in [101, 500, 503, 599] {
         assert!(matches!(answer(status), Err(NoAnswer::Failed(_))), "{status}");
     }
+}
+
+/// Without an answer as with one that says nothing of them.
+#[test]
+fn what_only_the_provider_says_no_client_says() {
+    let to_upstream_on_allow = ["x-user", "x-forwarded-*", "x-request-*"].map(str::to_owned).to_vec();
+    let written = wire::HttpAuthorization { to_upstream_on_allow, ..Default::default() };
+    let External { provider, .. } = External::parse(&http(written)).unwrap();
+    let super::Protocol::Http(settings) = provider.unwrap().protocol else { panic!("HTTP") };
+    let of_proxy = ["for", "proto", "host", "port", "client-cert"].map(|name| format!("x-forwarded-{name}"));
+    let of_client = ["x-user", "x_user", "x-forwarded-user", "x-forwarded-email", "x_forwarded_groups"];
+    let mut client = HeaderMap::new();
+    for name in of_proxy.iter().map(String::as_str).chain(["x-request-id", "x-other"]).chain(of_client) {
+        client.insert(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), "a".parse().unwrap());
+    }
+    let none = by_http::unanswered(&settings, &client);
+    let mut taken: Vec<&str> = none.taken.iter().map(http::HeaderName::as_str).collect();
+    taken.sort_unstable();
+    let mut expected = of_client;
+    expected.sort_unstable();
+    assert_eq!(taken, expected);
+    assert_eq!(by_http::answer(&settings, received(200, &[], b"", None), &client), Ok(Answer::Allowed(none)));
 }
 
 #[test]
