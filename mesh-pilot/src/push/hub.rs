@@ -43,6 +43,8 @@ pub enum Admission {
         /// What the pod's would say.
         expected: SpiffeId,
     },
+    /// It is revoked by name. A connection made before may still be open: a handshake would have been refused.
+    Tainted,
 }
 
 /// What became of a proxy's request.
@@ -85,6 +87,8 @@ struct Inner {
     /// Who wants what: only names that change without a configuration change.
     interest: HashMap<ResourceName, BTreeSet<StreamId>>,
     pods: HashMap<PodKey, StreamId>,
+    /// Identities revoked by name.
+    tainted: BTreeSet<String>,
     next_id: u64,
 }
 
@@ -116,6 +120,7 @@ impl Hub {
             streams: HashMap::new(),
             interest: HashMap::new(),
             pods: HashMap::new(),
+            tainted: BTreeSet::new(),
             next_id: 0,
         };
         Self { inner: Mutex::new(inner), published: watch::Sender::new(0) }
@@ -170,7 +175,8 @@ impl Hub {
         if !changed {
             return;
         }
-        let refused = |slot: &Slot| tainted.contains(slot.stream.subject().pod.identity.as_str());
+        inner.tainted = tainted;
+        let refused = |slot: &Slot| inner.tainted.contains(slot.stream.subject().pod.identity.as_str());
         let gone: Vec<_> =
             inner.streams.iter().filter(|(_, slot)| refused(slot)).map(|(id, _)| *id).collect();
         for id in gone {
@@ -234,6 +240,9 @@ impl Hub {
         let Some(pod) = inner.snapshot.pods.get(&key).cloned() else { return Admission::UnknownPod };
         if pod.identity != *identity {
             return Admission::Denied { presented: identity.clone(), expected: pod.identity.clone() };
+        }
+        if inner.tainted.contains(identity.as_str()) {
+            return Admission::Tainted;
         }
         inner.next_id += 1;
         let id = StreamId(inner.next_id);

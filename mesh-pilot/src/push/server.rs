@@ -139,6 +139,9 @@ impl Proxy {
                         );
                         return Err(Status::permission_denied(why));
                     }
+                    Admission::Tainted => {
+                        return Err(Status::permission_denied(format!("{identity} is tainted")));
+                    }
                     Admission::UnknownPod => {
                         published.changed().await.map_err(|_| Status::unavailable("shutting down"))?;
                     }

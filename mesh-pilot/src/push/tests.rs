@@ -502,8 +502,8 @@ fn a_tainted_identity_loses_its_stream_and_a_bundle_that_is_gone_is_taken_back()
     let changes = Changes { pods: BTreeSet::from([key]), ..Changes::default() };
     mesh.hub.publish(Arc::new(mesh.snapshot.clone()), &changes);
     mesh.hub.set_trust(vec![bundle(&[])]);
-    let node = "sidecar~127.5.0.1~client-0.default~default.svc.cluster.local".parse().unwrap();
-    let Admission::Open(one, _) = mesh.hub.connect(node, &identity) else { panic!("its own pod") };
+    let node = || "sidecar~127.5.0.1~client-0.default~default.svc.cluster.local".parse().unwrap();
+    let Admission::Open(one, _) = mesh.hub.connect(node(), &identity) else { panic!("its own pod") };
     let other = mesh.open("sidecar", 1);
     let foreign = wire::TrustBundle { trust_domain: "b.test".into(), ..bundle(&[]) };
     mesh.hub.set_trust(vec![bundle(&["spiffe://cluster.local/ns/x/sa/y"]), foreign]);
@@ -513,11 +513,14 @@ fn a_tainted_identity_loses_its_stream_and_a_bundle_that_is_gone_is_taken_back()
     assert!(proxy.settle().0.contains(&"trust_bundle/b.test".to_owned()));
     mesh.hub.set_trust(vec![bundle(&[identity.as_str()])]);
     assert!(!mesh.hub.is_open(one), "its identity is refused");
+    assert!(matches!(mesh.hub.connect(node(), &identity), Admission::Tainted), "nor opens another");
     let (changed, removed) = proxy.settle();
     assert_eq!(
         (changed, removed),
         (vec!["trust_bundle/cluster.local".into()], vec!["trust_bundle/b.test".into()])
     );
+    mesh.hub.set_trust(vec![bundle(&[])]);
+    assert!(matches!(mesh.hub.connect(node(), &identity), Admission::Open(..)), "until it is not any more");
 }
 
 /// Design §8: 1,000 streams, 2 % subscribed, 10,000 endpoints: one flip is one encode and nothing to the other 98 %.
