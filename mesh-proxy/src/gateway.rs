@@ -19,6 +19,7 @@ use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use mesh_proto::model::SpiffeId;
+use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 
 use self::tls::Secure;
@@ -118,6 +119,23 @@ fn connection(listener: &Listener, ends: &Ends, peer: Option<SpiffeId>) -> Conne
     }
 }
 
+/// What of a connection is looked at again when policy or trust changes; of one that carries requests.
+fn admitted(
+    worker: &Worker,
+    connection: &Connection,
+    chain: Vec<CertificateDer<'static>>,
+    closer: &Closer,
+) -> Admitted {
+    Admitted {
+        connection: connection.clone(),
+        bytes: false,
+        through: Through::Gateway,
+        chain,
+        closer: closer.clone(),
+        asked: worker.store.self_config().and_then(|config| config.external.clone()),
+    }
+}
+
 fn listener_of(worker: &Worker, port: u16) -> Option<Arc<Listener>> {
     worker.store.listeners().iter().find(|listener| listener.port == port).cloned()
 }
@@ -132,14 +150,8 @@ async fn bytes_to(
     closer: &Closer,
 ) {
     // What policies say may change while we connect, and while bytes flow.
-    let _entry = worker.live.admit(Admitted {
-        connection: connection.clone(),
-        bytes: true,
-        through: Through::Gateway,
-        chain: Vec::new(),
-        closer: closer.clone(),
-        asked: worker.store.self_config().and_then(|config| config.external.clone()),
-    });
+    let entry = Admitted { bytes: true, ..admitted(worker, connection, Vec::new(), closer) };
+    let _entry = worker.live.admit(entry);
     let admitted = match worker.store.self_config() {
         None => Err(Failure::NotReady),
         Some(config) => gate::bytes_of(worker, &config, connection, ends.source()).await,

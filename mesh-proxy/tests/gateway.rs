@@ -4,8 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mesh_proto::model::Kind;
+use mesh_proto::runtime::identity::Identity;
+use mesh_proto::runtime::tls::{ClientIdentity, Expect, client_config};
 use mesh_proto::wire::mesh::v1 as wire;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use wire::tls_server::Action;
 use wire::{ClientCertificates, Protocol};
 
@@ -130,6 +134,47 @@ async fn only_versions_that_are_wanted() {
     let client = Client::new(&authority);
     assert!(client.clone().only(&rustls::version::TLS12).connect(edge.at, "a.example").await.is_err());
     assert!(client.only(&rustls::version::TLS13).connect(edge.at, "a.example").await.is_ok());
+}
+
+/// T11 at an edge of the mesh (ISTIO_MUTUAL): who is revoked by name is thrown out, and nobody else is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tainted_workload_loses_its_connection() {
+    let app = Origin::start("ratings").await;
+    let own = wire::KeyPair { source: Some(wire::key_pair::Source::Mesh(wire::Empty {})) };
+    let roots = wire::CaCertificates { source: Some(wire::ca_certificates::Source::Mesh(wire::Empty {})) };
+    let mutual = settings(own, ClientCertificates::Required, Some(roots));
+    let listener = listener(vec![server(&["a.example"], &["a.example"], mutual)]);
+    let edge = edge(&app, &listener, &[]).await;
+    let (ca, at) = (&edge.pods.mesh.ca, edge.at);
+    let (stolen, honest) = (ca.identity("default", "stolen"), ca.identity("default", "honest"));
+    let open = async |identity: &Identity| {
+        let expect = Expect::Exactly("spiffe://cluster.local/ns/default/sa/gateway".parse().unwrap());
+        let roots = identity.roots_handle().clone();
+        let config = client_config(ClientIdentity::Mesh(identity), roots, expect, &[b"http/1.1"]);
+        let stream = TcpStream::connect(at).await?;
+        let name = "a.example".try_into().unwrap();
+        let mut stream = TlsConnector::from(config).connect(name, stream).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await?;
+        Ok::<_, std::io::Error>(stream)
+    };
+    eventually("the server is there", async || open(&honest).await.is_ok()).await;
+    app.hang(2);
+    let (mut thief, mut other) = (open(&stolen).await.unwrap(), open(&honest).await.unwrap());
+    let seen = || String::from_utf8_lossy(&app.seen.lock()).matches("GET /").count();
+    eventually("both requests are under way", async || seen() >= 2).await;
+    let bundle = wire::TrustBundle {
+        trust_domain: "cluster.local".into(),
+        roots: vec![ca.root_der().to_vec().into()],
+        tainted: vec![stolen.id().to_string()],
+        ..Default::default()
+    };
+    edge.pods.mesh.pilot.publish(Kind::TrustBundle, "cluster.local", &bundle);
+    let mut all = Vec::new();
+    let end = tokio::time::timeout(Duration::from_secs(5), thief.read_to_end(&mut all)).await;
+    assert!(end.is_ok() && all.is_empty(), "thrown out: {end:?} {}", String::from_utf8_lossy(&all));
+    let mut byte = [0];
+    let waits = tokio::time::timeout(Duration::from_millis(200), other.read(&mut byte)).await;
+    assert!(waits.is_err(), "{waits:?}");
 }
 
 /// Without a Secret its server is not served; it comes, changes and goes while the gateway runs, and never is on its disk.

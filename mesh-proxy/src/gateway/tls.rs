@@ -13,7 +13,7 @@ use mesh_proto::runtime::tls::{explain, peer};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Gateway, bytes_to, connection};
+use super::{Gateway, admitted, bytes_to, connection};
 use crate::drain::{Closer, DrainWatch};
 use crate::exchange::Ends;
 use crate::http::{Protocol, serve_connection};
@@ -21,6 +21,7 @@ use crate::inbound::client_cert;
 use crate::io::Io;
 use crate::outbound::tcp::refused;
 use crate::respond::Failure;
+use crate::revocation;
 use crate::store::listener::{Inside, Listener, TlsAction};
 use crate::tls::{self, MeshAlpn};
 use crate::worker::{Worker, me};
@@ -78,22 +79,25 @@ pub(super) async fn serve(
         return refused(&worker, &ends, &Failure::NoCertificate);
     };
     let acceptor = TlsAcceptor::from(termination.config.clone());
-    let io = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+    let mut io = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => Io::Server(Box::new(stream)),
         Ok(Err(error)) => return refused(&worker, &ends, &Failure::Handshake(explain(&error))),
         Err(_) => return refused(&worker, &ends, &Failure::Handshake("it took too long".to_owned())),
     };
     let mut client_cert = io.peer_certificates().and_then(<[_]>::first).and_then(client_cert::of_outsider);
-    let mut workload = None;
+    let (mut workload, mut chain) = (None, Vec::new());
     if termination.mesh {
         // Verified in the handshake: a workload of the mesh.
-        let chain = io.peer_certificates().unwrap_or_default();
-        let Ok(peer) = peer(chain) else { return };
+        chain = io.peer_certificates().unwrap_or_default().to_vec();
+        let Ok(peer) = peer(&chain) else { return };
+        io = revocation::watched(io, Some(&peer.id));
         ends.source = me::from_certificate(&peer.id);
         client_cert = chain.first().and_then(|leaf| client_cert::value(worker.identity.id(), &peer.id, leaf));
         workload = Some(peer.id);
     }
     let connection = connection(listener, &ends, workload);
+    // Roots that change meanwhile count for a workload's connection too. Other clients' are the keeper's to look at.
+    let _live = termination.mesh.then(|| worker.live.admit(admitted(&worker, &connection, chain, &closer)));
     let protocol = match io.alpn() {
         Some(b"h2") => Protocol::Http2,
         Some(name) if MeshAlpn::of(name) == Some(MeshAlpn::Http2) => Protocol::Http2,
