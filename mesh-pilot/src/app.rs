@@ -33,7 +33,7 @@ use crate::snapshot::{MeshSettings, Snapshot};
 use crate::source::Event;
 use crate::source::file::{FileSource, Settings};
 use crate::status::{LiveEvent, Status, Told};
-use crate::trust::Trust;
+use crate::trust::{SETTLED, Trust};
 
 /// Events that a watcher may lag behind before it misses some.
 const EVENTS: usize = 1024;
@@ -206,7 +206,14 @@ impl Pilot {
             let (identity, _rotation) = certificates::obtain(ca).await;
             certified.send_replace(Some(identity.clone()));
             let (known, mut told) = watch::channel(false);
-            let trust = Trust { hub: hub.clone(), identity: identity.clone(), ca: authority, name, known };
+            let trust = Trust {
+                hub: hub.clone(),
+                identity: identity.clone(),
+                ca: authority,
+                name,
+                settles: SETTLED,
+                known,
+            };
             tasks.spawn(trust.follow());
             // Whom not to trust is known before anybody is told anything.
             let _ = told.wait_for(|known| *known).await;

@@ -36,6 +36,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const REPORT: Duration = Duration::from_secs(5);
 /// After a lost stream; twice as long after each further one.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// After a start proxies come back within that time; a count before it says that nobody is behind, because nobody is there.
+pub(crate) const SETTLED: Duration = Duration::from_secs(30);
 /// How often an issuer that does not know of this is asked again: it may have been replaced.
 const OTHER_ISSUER: Duration = Duration::from_secs(60);
 /// Names of proxies in a report.
@@ -49,6 +51,8 @@ pub(crate) struct Trust {
     pub ca: CaConfig,
     /// What this replica is called.
     pub name: String,
+    /// Nothing is reported until discovery was served for that long.
+    pub settles: Duration,
     /// Something is known.
     pub known: watch::Sender<bool>,
 }
@@ -58,15 +62,16 @@ impl Trust {
     pub async fn follow(self) {
         let file = self.ca.state_dir.join(FILE);
         let mut sequence = 0;
-        if let Some(kept) = read(&file) {
+        if let Some(kept) = read(&file, self.identity.id().trust_domain()) {
             tracing::info!(sequence = kept.sequence, "whom to trust, as it was told last");
             sequence = kept.sequence;
             self.take(kept);
         }
+        let settled = self.settled();
         let mut wait = RETRY.0;
         let mut told = String::new();
         loop {
-            let status = match self.converse(&file, &mut sequence).await {
+            let status = match self.converse(&file, &mut sequence, &settled).await {
                 Ok(()) => {
                     wait = RETRY.0;
                     continue;
@@ -92,7 +97,12 @@ impl Trust {
     }
 
     /// One stream, to its end.
-    async fn converse(&self, file: &Path, sequence: &mut u64) -> Result<(), tonic::Status> {
+    async fn converse(
+        &self,
+        file: &Path,
+        sequence: &mut u64,
+        settled: &watch::Receiver<bool>,
+    ) -> Result<(), tonic::Status> {
         let expect = Expect::Exactly(self.ca.authority.clone());
         let roots = self.identity.roots_handle().clone();
         let tls = client_config(ClientIdentity::Mesh(&self.identity), roots, expect, &[b"h2"]);
@@ -115,7 +125,7 @@ impl Trust {
                     }
                     self.take(state);
                 }
-                _ = look.tick(), if heard => {
+                _ = look.tick(), if heard && *settled.borrow() => {
                     let report = self.report(*sequence);
                     let again = said.as_ref().is_none_or(|(last, at)| *last != report || at.elapsed() >= REPORT);
                     if again {
@@ -127,6 +137,20 @@ impl Trust {
                 }
             }
         }
+    }
+
+    /// Whether discovery has been served for long enough that those who have not come back are gone.
+    fn settled(&self) -> watch::Receiver<bool> {
+        let (settled, seen) = watch::channel(false);
+        // Discovery is served as soon as something is known.
+        let (mut known, settles) = (self.known.subscribe(), self.settles);
+        tokio::spawn(async move {
+            if known.wait_for(|known| *known).await.is_ok() {
+                tokio::time::sleep(settles).await;
+                settled.send_replace(true);
+            }
+        });
+        seen
     }
 
     fn report(&self, sequence: u64) -> BundleReport {
@@ -154,7 +178,8 @@ impl Trust {
         self.known.send_replace(true);
     }
 
-    /// For a while: the roots are those of our own file.
+    /// For a while: the roots are those of our own file. Whom an authority of ours has revoked stays revoked, and the other
+    /// trust domains that it told stay known: this issuer takes nothing of that back.
     async fn roots_of_the_file(&self) {
         let own = self.identity.id().trust_domain();
         let mut changed = self.identity.changed();
@@ -162,12 +187,15 @@ impl Trust {
         loop {
             let roots = self.identity.roots();
             let certificates = roots.domain(own).map(|d| d.certificates.clone()).unwrap_or_default();
-            let bundle = TrustBundle {
+            let is_own = |bundle: &TrustBundle| bundle.trust_domain == own.as_str();
+            let (mut known, mut bundles): (Vec<_>, Vec<_>) = self.hub.trust().into_iter().partition(is_own);
+            bundles.push(TrustBundle {
                 trust_domain: own.to_string(),
                 roots: certificates.iter().map(|der| der.to_vec().into()).collect(),
+                tainted: known.pop().map(|bundle| bundle.tainted).unwrap_or_default(),
                 ..TrustBundle::default()
-            };
-            self.hub.set_trust(vec![bundle]);
+            });
+            self.hub.set_trust(bundles);
             self.known.send_replace(true);
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
@@ -187,8 +215,9 @@ fn roots(known: &Roots, domain: &TrustDomain, bundle: &TrustBundle) -> Result<Ro
     Ok(roots.with_signing(domain, signing))
 }
 
-/// What was told last, if that was kept.
-fn read(file: &Path) -> Option<BundleState> {
+/// What was told last, if that was kept. What says nothing of our own trust domain `own` is not what was told: an empty
+/// file, say, decodes, and would revoke nobody.
+fn read(file: &Path, own: &TrustDomain) -> Option<BundleState> {
     let text = match std::fs::read(file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
@@ -197,8 +226,10 @@ fn read(file: &Path) -> Option<BundleState> {
             return None;
         }
     };
-    let state = BundleState::decode(text.as_slice());
+    let state = BundleState::decode(text.as_slice()).map_err(|error| error.to_string());
+    let whole = |state: &BundleState| state.bundles.iter().any(|bundle| bundle.trust_domain == own.as_str());
     state
+        .and_then(|state| whole(&state).then_some(state).ok_or_else(|| format!("no bundle of {own}")))
         .inspect_err(
             |error| tracing::error!(file = %file.display(), %error, "whom to trust: not as it was kept"),
         )

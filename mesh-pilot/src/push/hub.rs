@@ -203,7 +203,6 @@ impl Hub {
     }
 
     /// Whom to trust, as it is told.
-    #[cfg(test)]
     pub fn trust(&self) -> Vec<wire::TrustBundle> {
         let inner = self.inner.lock();
         let bundles = inner.cache.fixed().filter(|fixed| fixed.name.kind == Kind::TrustBundle);

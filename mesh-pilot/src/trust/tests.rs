@@ -19,6 +19,7 @@ use crate::push::rules::Rules;
 use crate::snapshot::MeshSettings;
 
 const LIMIT: Duration = Duration::from_secs(20);
+const SETTLES: Duration = Duration::from_millis(800);
 const STOLEN: &str = "spiffe://cluster.local/ns/default/sa/stolen";
 
 struct Running {
@@ -53,7 +54,10 @@ fn pilot(ca: &TestCa, address: &str, kept: Option<&BundleState>) -> Running {
     };
     let (known, told) = watch::channel(false);
     let name = "mesh-pilot-a".to_owned();
-    tokio::spawn(Trust { hub: hub.clone(), identity: identity.clone(), ca: settings, name, known }.follow());
+    let (followed, own) = (hub.clone(), identity.clone());
+    tokio::spawn(
+        Trust { hub: followed, identity: own, ca: settings, name, settles: SETTLES, known }.follow(),
+    );
     Running { hub, identity, told, dir }
 }
 
@@ -97,6 +101,42 @@ async fn what_was_told_last_counts_while_the_authority_is_away() {
     let mut new = pilot(&ca, "127.0.0.1:1", None);
     assert!(tokio::time::timeout(Duration::from_millis(300), new.known()).await.is_err());
     assert!(new.hub.trust().is_empty());
+}
+
+/// It decodes, and says that nobody is revoked.
+#[test]
+fn an_empty_file_is_nothing_that_was_told() {
+    let (ca, domain) = (TestCa::new(), "cluster.local".parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(FILE);
+    let foreign = BundleState { sequence: 1, bundles: vec![bundle(&ca, "b.test", &[])] };
+    for content in [Vec::new(), foreign.encode_to_vec()] {
+        std::fs::write(&file, content).unwrap();
+        assert_eq!(read(&file, &domain), None);
+    }
+}
+
+/// An issuer that knows of no bundle takes nothing back.
+#[tokio::test]
+async fn who_was_revoked_stays_revoked_with_another_issuer() {
+    let (ca, foreign) = (TestCa::new(), TestCa::of("b.test"));
+    let (address, _drain) = serve(&ca, Routes::default()).await;
+    let bundles = vec![bundle(&foreign, "b.test", &[]), bundle(&ca, "cluster.local", &[STOLEN])];
+    let running = pilot(&ca, &address, Some(&BundleState { sequence: 7, bundles: bundles.clone() }));
+    let other = TestCa::new();
+    let expected = [bundles[0].clone(), bundle(&other, "cluster.local", &[STOLEN])];
+    let told = async {
+        while running.hub.trust() != expected {
+            // As `certificates` does when the file has changed: what is revoked is not of the file.
+            let roots = (*running.identity.roots()).clone();
+            let domain = running.identity.id().trust_domain();
+            let roots = roots.with_domain(domain, vec![other.root_der()]).unwrap();
+            running.identity.swap_roots(roots);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, told).await.expect("told");
+    assert!(running.identity.roots().is_tainted(&STOLEN.parse().unwrap()));
 }
 
 /// cert-manager's istio-csr, say: certificates, and nothing of ours.
@@ -154,6 +194,7 @@ async fn our_authority_is_followed_told_and_remembered() {
     let reports = Arc::new(Mutex::new(Vec::new()));
     let service = AuthorityServer::new(Ours { state: state.clone(), reports: reports.clone() });
     let (address, _drain) = serve(&ca, Routes::new(service)).await;
+    let started = Instant::now();
     let mut running = pilot(&ca, &address, None);
     assert_eq!(running.known().await, bundles);
     let reported = async {
@@ -162,9 +203,11 @@ async fn our_authority_is_followed_told_and_remembered() {
         }
     };
     tokio::time::timeout(LIMIT, reported).await.expect("a report");
+    assert!(started.elapsed() >= SETTLES, "said before proxies had the time to come back");
     let first = reports.lock()[0].clone();
     assert_eq!((first.pilot.as_str(), first.sequence, first.behind), ("mesh-pilot-a", 3, 0));
-    assert_eq!(read(&running.dir.path().join(FILE)), Some(state));
+    let domain = running.identity.id().trust_domain();
+    assert_eq!(read(&running.dir.path().join(FILE), domain), Some(state));
     // Nobody else is the authority.
     let impostor = TestCa::new();
     let service = AuthorityServer::new(Ours { state: BundleState::default(), reports });
