@@ -125,7 +125,10 @@ impl Trust {
                     }
                     self.take(state);
                 }
-                _ = look.tick(), if heard && *settled.borrow() => {
+                _ = look.tick(), if heard => {
+                    if !*settled.borrow() {
+                        continue;
+                    }
                     let report = self.report(*sequence);
                     let again = said.as_ref().is_none_or(|(last, at)| *last != report || at.elapsed() >= REPORT);
                     if again {
