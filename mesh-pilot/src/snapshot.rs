@@ -91,6 +91,8 @@ pub struct MeshOptions {
     pub locality: Option<crd::destination_rule::LocalitySetting>,
     /// What is done to a request's path before anybody looks at it.
     pub path_normalization: mesh_proto::wire::mesh::v1::PathNormalization,
+    /// Whoever a policy denies is told which rule did it.
+    pub deny_reason_header: bool,
     /// How long connecting may take, for rules that don't say; the default if `None`.
     pub connect_timeout: Option<std::time::Duration>,
     /// Who may be asked about requests, by name; each name once.

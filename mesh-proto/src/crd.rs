@@ -29,6 +29,7 @@ pub mod request_authentication;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub mod service_entry;
+pub mod target_ref;
 pub mod unsupported;
 pub mod values;
 pub mod virtual_service;

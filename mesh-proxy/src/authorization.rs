@@ -1,7 +1,7 @@
 //! Who may do what here: AuthorizationPolicy, decided.
 //!
 //! ```text
-//! self/self ─► Policies (parsed once) ─► Guard (once a connection: what its peer, addresses and port leave open)
+//! self/self ─► Policies (parsed once) ─► Guard (once for connections alike: what peer, addresses and port leave open, indexed)
 //!                                          ├─► each request: allowed, or denied by which rule
 //!                                          └─► bytes: once, and again when policies change
 //! ```
@@ -11,7 +11,13 @@
 pub mod external;
 pub mod gate;
 mod guard;
+mod guards;
+mod literals;
+mod parse;
 mod request;
+mod rules;
+pub mod under_way;
+mod watched;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[allow(clippy::unwrap_used, reason = "it only reads what has been parsed")]
@@ -22,18 +28,23 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use self::parse::Parser;
 use mesh_proto::model::SpiffeId;
 use mesh_proto::model::authorization::{Attribute, InvalidPattern, Pattern, UnknownAttribute};
 use mesh_proto::wire::mesh::v1 as wire;
 
 pub use self::gate::Gate;
 pub use self::guard::Guard;
+use self::guards::Facts;
+pub use self::guards::Guards;
 pub use self::request::{RequestFacts, Token};
+pub use self::rules::Rules;
+pub use self::watched::{Shadow, Watched};
 
 /// Why policies cannot be used. Guessing could open what should be closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPolicy {
-    /// Neither ALLOW nor DENY.
+    /// None of those that it may have here.
     #[error("{policy}: unknown action {action}")]
     Action {
         /// Which policy.
@@ -57,6 +68,14 @@ pub enum InvalidPolicy {
         /// Which value.
         why: InvalidPattern,
     },
+    /// No port.
+    #[error("{policy}: {port} is no port from 1 to 65535")]
+    Port {
+        /// Which policy.
+        policy: String,
+        /// What stands there.
+        port: u32,
+    },
     /// It asks for nothing, which would match everything.
     #[error("{policy}: {part} without anything to match")]
     Empty {
@@ -70,12 +89,35 @@ pub enum InvalidPolicy {
 /// All policies of a workload.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policies {
+    /// What decides.
+    enforced: Actions,
+    /// Dry runs: decided and told, and nothing comes of it.
+    dry_run: Actions,
+    /// What matches is told.
+    audit: Vec<Rule>,
+    /// What rules look at of a connection.
+    facts: Facts,
+}
+
+/// Rules that decide together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Actions {
     /// One that matches denies.
     deny: Vec<Rule>,
+    /// There is a DENY policy; it may have no rules.
+    denies: Restricted,
     /// One has to match, if there is an ALLOW policy.
     allow: Vec<Rule>,
     /// There is an ALLOW policy; it may have no rules.
-    restricted: bool,
+    restricted: Restricted,
+}
+
+/// Where there is a policy of some action.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Restricted {
+    everywhere: bool,
+    /// Only at these ports of the workload.
+    ports: Vec<u16>,
 }
 
 /// One rule: all three parts have to match.
@@ -125,80 +167,77 @@ pub struct Connection {
 }
 
 impl Policies {
-    /// Parses what the pilot sends.
+    /// Parses what the pilot sends to be enforced.
     ///
     /// # Errors
     /// Names the policy, and what in it means nothing to this build.
     pub fn parse(wire: &[wire::AuthorizationPolicy]) -> Result<Self, InvalidPolicy> {
         let mut policies = Self::default();
-        for policy in wire {
-            let origin = policy.origin.clone().unwrap_or_default();
-            let name = format!("AuthorizationPolicy {}/{}", origin.namespace, origin.name);
-            let action = wire::AuthorizationAction::try_from(policy.action)
-                .map_err(|_| InvalidPolicy::Action { policy: name.clone(), action: policy.action })?;
-            let rules = match action {
-                wire::AuthorizationAction::AuthorizationDeny => &mut policies.deny,
-                wire::AuthorizationAction::AuthorizationAllow => {
-                    policies.restricted = true;
-                    &mut policies.allow
-                }
-            };
-            for (index, rule) in policy.rules.iter().enumerate() {
-                let label = format!("ns[{}]-policy[{}]-rule[{index}]", origin.namespace, origin.name);
-                let parser = Parser { policy: &name, namespace: &origin.namespace };
-                rules.push(parser.rule(rule, label.into())?);
-            }
-        }
+        wire.iter().try_for_each(|policy| policies.add(policy, false))?;
         Ok(policies)
     }
 
-    /// Nothing is restricted.
+    /// The same, with what is only to be told: AUDIT and dry runs.
+    ///
+    /// # Errors
+    /// Names the policy, and what in it means nothing to this build.
+    pub fn watching(mut self, wire: &[wire::AuthorizationPolicy]) -> Result<Self, InvalidPolicy> {
+        wire.iter().try_for_each(|policy| self.add(policy, true))?;
+        Ok(self)
+    }
+
+    fn add(&mut self, policy: &wire::AuthorizationPolicy, watched: bool) -> Result<(), InvalidPolicy> {
+        use wire::AuthorizationAction as Action;
+        let parser = Parser::new(policy)?;
+        let rules = parser.rules(policy)?;
+        for matcher in rules.iter().flat_map(Rule::matchers) {
+            self.facts.note(&matcher.attribute);
+        }
+        if !parser.ports.is_empty() {
+            self.facts.note(&Attribute::DestinationPort);
+        }
+        let unknown = || InvalidPolicy::Action { policy: parser.policy.clone(), action: policy.action };
+        let actions = if watched { &mut self.dry_run } else { &mut self.enforced };
+        let (of_action, restricted) = match Action::try_from(policy.action).map_err(|_| unknown())? {
+            Action::AuthorizationDeny => (&mut actions.deny, &mut actions.denies),
+            Action::AuthorizationAllow => (&mut actions.allow, &mut actions.restricted),
+            Action::AuthorizationAudit if watched => {
+                self.audit.extend(rules);
+                return Ok(());
+            }
+            Action::AuthorizationAudit => return Err(unknown()),
+        };
+        of_action.extend(rules);
+        restricted.add(&parser.ports);
+        Ok(())
+    }
+
+    /// Nothing is restricted, and nothing is to be told.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.deny.is_empty() && !self.restricted
+        self.enforced.is_empty() && !self.watches()
+    }
+
+    /// There is something to be told that decides nothing.
+    #[must_use]
+    pub fn watches(&self) -> bool {
+        !self.audit.is_empty() || self.dry_run != Actions::default()
     }
 }
 
-/// For the errors' sake.
-struct Parser<'a> {
-    policy: &'a str,
-    namespace: &'a str,
+impl Actions {
+    fn is_empty(&self) -> bool {
+        self.deny.is_empty() && self.restricted == Restricted::default()
+    }
 }
 
-impl Parser<'_> {
-    fn rule(&self, wire: &wire::AuthorizationRule, label: Arc<str>) -> Result<Rule, InvalidPolicy> {
-        let clauses = |clauses: &[wire::AuthorizationClause]| {
-            clauses.iter().map(|clause| self.clause(&clause.matches, "a clause")).collect::<Result<_, _>>()
-        };
-        let when = wire.when.iter().map(|matcher| self.matcher(matcher));
-        Ok(Rule {
-            label,
-            from: clauses(&wire.from)?,
-            to: clauses(&wire.to)?,
-            when: when.collect::<Result<_, _>>()?,
-        })
+impl Restricted {
+    fn add(&mut self, ports: &[u16]) {
+        self.everywhere |= ports.is_empty();
+        self.ports.extend(ports);
     }
 
-    fn clause(&self, wire: &[wire::AuthorizationMatch], part: &'static str) -> Result<Clause, InvalidPolicy> {
-        if wire.is_empty() {
-            return Err(InvalidPolicy::Empty { policy: self.policy.to_owned(), part });
-        }
-        wire.iter().map(|matcher| self.matcher(matcher)).collect()
-    }
-
-    fn matcher(&self, wire: &wire::AuthorizationMatch) -> Result<Arc<Matcher>, InvalidPolicy> {
-        let policy = || self.policy.to_owned();
-        let attribute: Attribute =
-            wire.attribute.parse().map_err(|why| InvalidPolicy::Attribute { policy: policy(), why })?;
-        if wire.values.is_empty() && wire.not_values.is_empty() {
-            return Err(InvalidPolicy::Empty { policy: policy(), part: "an attribute" });
-        }
-        let patterns = |texts: &[String]| {
-            let pattern = |text: &String| Pattern::parse(&attribute, text, self.namespace);
-            let parsed = texts.iter().map(pattern).collect::<Result<Vec<_>, _>>();
-            parsed.map_err(|why| InvalidPolicy::Pattern { policy: policy(), why })
-        };
-        let (values, not_values) = (patterns(&wire.values)?, patterns(&wire.not_values)?);
-        Ok(Arc::new(Matcher { attribute, values, not_values }))
+    fn at(&self, port: u16) -> bool {
+        self.everywhere || self.ports.contains(&port)
     }
 }

@@ -196,6 +196,13 @@ fn policy(services: &Services, host: &str) -> Option<HostPort> {
 
 /// Lower case, without `:port`, one trailing dot and an address's brackets. `None`: there is no name in it.
 pub(crate) fn normalise(host: &str) -> Option<Cow<'_, str>> {
+    let name = bare_name(host)?;
+    let upper = name.bytes().any(|b| b.is_ascii_uppercase());
+    Some(if upper { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })
+}
+
+/// The same in whatever case it has.
+pub(crate) fn bare_name(host: &str) -> Option<&str> {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']')?.0,
         // More than one colon: a bare IPv6 address.
@@ -205,11 +212,7 @@ pub(crate) fn normalise(host: &str) -> Option<Cow<'_, str>> {
         },
     };
     let name = name.strip_suffix('.').unwrap_or(name);
-    if name.is_empty() {
-        return None;
-    }
-    let upper = name.bytes().any(|b| b.is_ascii_uppercase());
-    Some(if upper { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })
+    (!name.is_empty()).then_some(name)
 }
 
 /// An address in place of a name.

@@ -14,6 +14,7 @@ use http::header::{HOST, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, Version};
 
+use crate::authorization::under_way::{Permit, Told};
 use crate::cluster::{Picked, Seen};
 use crate::drain::Closer;
 use crate::http::service::Tunnel;
@@ -27,6 +28,9 @@ use crate::worker::Worker;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Istio's correlation id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Which rule has denied a request: only where MeshConfig says `denyReasonHeader: true`.
+pub const DENIED_BY: HeaderName = HeaderName::from_static("x-mesh-denied-by");
 
 /// Facts of a connection that each of its requests shares.
 #[derive(Clone)]
@@ -47,6 +51,8 @@ pub struct Ends {
     pub remote: Option<SocketAddr>,
     /// SNI.
     pub server_name: Rc<str>,
+    /// What policies say of it that decide nothing.
+    pub policies: Option<Rc<str>>,
 }
 
 impl Ends {
@@ -77,6 +83,8 @@ pub struct Exchange {
     /// How the attempt with it ended is told.
     judged: bool,
     log: Option<Box<LogFields>>,
+    /// Of requests that may last: they are decided again when policies change.
+    permit: Option<Permit>,
     done: bool,
 }
 
@@ -114,6 +122,7 @@ impl Exchange {
             picked: None,
             judged: false,
             log,
+            permit: None,
             done: false,
         })
     }
@@ -143,6 +152,22 @@ impl Exchange {
         if let Some(log) = &mut self.log {
             log.route_name = name.clone();
         }
+    }
+
+    /// It may last, and is allowed as long as this says so.
+    pub fn permit(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
+    /// Where it is told that it is not allowed any more.
+    #[must_use]
+    pub fn told(&self) -> Option<Rc<Told>> {
+        self.permit.as_ref().map(Permit::told)
+    }
+
+    /// What policies say that decide nothing.
+    pub fn policies(&mut self, said: Rc<str>) {
+        self.ends.policies = Some(said);
     }
 
     /// Which id the request got.
@@ -225,6 +250,10 @@ impl Exchange {
             return;
         }
         self.picked = None;
+        if let Some(failure) = self.permit.take().and_then(|permit| permit.told().failure()) {
+            self.flags = self.flags.with(Flags::LOCAL_RESET);
+            self.details = failure.verdict().details;
+        }
         let termination = match &outcome.end {
             End::Complete => "",
             End::ClientGone => {
@@ -284,6 +313,7 @@ impl Exchange {
             downstream_remote: self.ends.remote,
             server_name: &self.ends.server_name,
             route_name: &log.route_name,
+            policies: self.ends.policies.as_deref().unwrap_or_default(),
         });
     }
 }
@@ -350,7 +380,14 @@ pub fn reply(
     match answer {
         Err(failure) => {
             exchange.failed(&failure);
-            let response = failure.response(exchange.is_grpc(), open);
+            let mut response = failure.response(exchange.is_grpc(), open);
+            if let Failure::Denied { rule } = &failure
+                && exchange.worker.store.self_config().is_some_and(|config| config.deny_reason_header)
+            {
+                let rule = rule.as_deref().unwrap_or("none");
+                let rule = HeaderValue::from_str(rule).unwrap_or(HeaderValue::from_static("unknown"));
+                response.headers_mut().insert(DENIED_BY, rule);
+            }
             Reply { response, then: Then::KeepAlive, record: Some(exchange) }
         }
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
@@ -372,7 +409,17 @@ fn tunnel(mut exchange: Box<Exchange>, upstream: Io, early: Bytes, closer: Close
     Box::new(move |client, first| {
         Box::pin(async move {
             let mut copy = tcp::Copy::new(client, upstream, first, early);
-            let moved = tcp::forward(&mut copy, tcp::IDLE, closer.closed(), |_, _| {}).await;
+            let told = exchange.told();
+            let stop = async {
+                match told {
+                    Some(told) => tokio::select! {
+                        () = closer.closed() => {}
+                        _ = told.denied() => {}
+                    },
+                    None => closer.closed().await,
+                }
+            };
+            let moved = tcp::forward(&mut copy, tcp::IDLE, stop, |_, _| {}).await;
             let end = match moved.end {
                 tcp::End::Client(_) => End::ClientGone,
                 tcp::End::Server(error) => End::UpstreamFailed(error.into()),

@@ -23,6 +23,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 
 use self::tls::Secure;
+use crate::authorization::under_way::while_allowed;
 use crate::authorization::{Connection, Gate, gate};
 use crate::destination::normalise;
 use crate::detect::{First, detect_until};
@@ -30,7 +31,7 @@ use crate::drain::Closer;
 use crate::exchange::{Ends, Exchange, reply};
 use crate::http::{BadRequest, Body, Protocol, Reply, Service, serve_connection};
 use crate::inbound::decide::Through;
-use crate::inbound::live::Admitted;
+use crate::inbound::live::{Admitted, Entry};
 use crate::io::Io;
 use crate::outbound::forward::Onward;
 use crate::outbound::headers::{self, CLIENT_CERT};
@@ -59,6 +60,8 @@ struct Gateway {
     secure: Option<Secure>,
     gate: Gate,
     known: RefCell<Option<Rc<Known>>>,
+    /// What policies say may change while it waits for its next request.
+    _entry: Entry,
 }
 
 /// What the last request's host came to.
@@ -84,6 +87,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, po
         local: stream.local_addr().ok(),
         remote: Some(remote),
         server_name: Rc::from(""),
+        policies: None,
     };
     if !listener.tcp.is_empty() {
         // The server may speak first.
@@ -145,7 +149,7 @@ async fn bytes_to(
     worker: &Rc<Worker>,
     io: Io,
     rules: &[TcpRule],
-    ends: Ends,
+    mut ends: Ends,
     connection: &Connection,
     closer: &Closer,
 ) {
@@ -154,7 +158,10 @@ async fn bytes_to(
     let _entry = worker.live.admit(entry);
     let admitted = match worker.store.self_config() {
         None => Err(Failure::NotReady),
-        Some(config) => gate::bytes_of(worker, &config, connection, ends.source()).await,
+        Some(config) => {
+            ends.policies = gate::watch_bytes(worker, &config, connection);
+            gate::bytes_of(worker, &config, connection, ends.source()).await
+        }
     };
     let upstream = match (admitted, rules.first()) {
         (Err(failure), _) => Err(failure),
@@ -176,8 +183,25 @@ impl Gateway {
         closer: Closer,
         secure: Option<Secure>,
     ) -> Self {
-        let gate = Gate::new(connection);
-        Self { worker: worker.clone(), port, ends, closer, secure, gate, known: RefCell::default() }
+        let entry = worker.live.admit(Admitted {
+            connection: connection.clone(),
+            bytes: false,
+            through: Through::Gateway,
+            chain: Vec::new(),
+            closer: closer.clone(),
+            asked: None,
+        });
+        let gate = Gate::to_routes(connection);
+        Self {
+            worker: worker.clone(),
+            port,
+            ends,
+            closer,
+            secure,
+            gate,
+            known: RefCell::default(),
+            _entry: entry,
+        }
     }
 
     /// What was spoken here.
@@ -201,7 +225,7 @@ impl Gateway {
         let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
         self.gate.begin(&config, &mut head)?;
         let Some(external) = &config.external else {
-            self.gate.admit(&self.worker, &config, &mut head)?;
+            self.gate.admit(&self.worker, &config, &mut head, exchange)?;
             let rule = known.virtual_host.table.find(&head);
             return self.route((head, body), &known, rule, exchange).await;
         };
@@ -212,7 +236,7 @@ impl Gateway {
         // What is in force now, not what was when the answer was waited for.
         let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
         self.gate.begin(&config, &mut head)?;
-        self.gate.admit(&self.worker, &config, &mut head)?;
+        self.gate.admit(&self.worker, &config, &mut head, exchange)?;
         let rule = before.filter(|_| asked.asked).unwrap_or_else(|| known.virtual_host.table.find(&head));
         let mut answer = self.route((head, body), &known, rule, exchange).await?;
         asked.to_response(answer.headers_mut());
@@ -243,9 +267,10 @@ impl Gateway {
             }
             Action::Route(route) => {
                 let source = self.ends.source_ip();
+                let told = exchange.told();
                 let mut onward =
                     Onward { worker: &self.worker, me: &known.me, source, dialled: None, exchange };
-                onward.forward(head, body, route).await
+                while_allowed(told, std::pin::pin!(onward.forward(head, body, route))).await
             }
         }
     }

@@ -27,6 +27,7 @@ pub use backend::{Backend, Backends};
 pub(crate) use dump::{backend as dump_backend, dump_origin};
 pub(crate) use duration::parse as parse_duration;
 use matcher::Matcher;
+pub use matcher::VerifiedClaims;
 pub(crate) use matcher::parameter;
 pub use retry::{Outcome, RetryOn, RetryPolicy};
 

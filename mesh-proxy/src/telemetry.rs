@@ -6,6 +6,7 @@
 
 mod access_log;
 mod cache;
+mod dry_run;
 mod exposition;
 mod flags;
 mod labels;
@@ -20,6 +21,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use dry_run::DryRuns;
+pub use dry_run::{Carries, DryRun};
 pub use flags::Flags;
 pub use labels::{Party, Service};
 use registry::Family;
@@ -132,6 +135,8 @@ pub struct LogEntry<'a> {
     pub server_name: &'a str,
     /// Name of the rule.
     pub route_name: &'a str,
+    /// What policies say that decide nothing; stands behind everything else where there is something.
+    pub policies: &'a str,
 }
 
 /// Enough for a sidecar that talks to hundreds of workloads. A series is about 1.5 KiB and 512 bytes per worker.
@@ -164,6 +169,7 @@ struct Shared {
     requests: Family<RequestShard>,
     connections: Family<ConnectionShard>,
     log: Arc<LogSink>,
+    dry_runs: DryRuns,
 }
 
 impl Telemetry {
@@ -182,6 +188,7 @@ impl Telemetry {
             requests: Family::new(settings.workers, settings.series_limit, labels::request_overflow()),
             connections: Family::new(settings.workers, settings.series_limit, labels::connection_overflow()),
             log,
+            dry_runs: DryRuns::default(),
             settings,
         };
         Self { shared: Arc::new(shared) }

@@ -15,6 +15,8 @@ use mesh_proto::runtime::tls::{ClientAuth, server_config};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use crate::authorization::Guards;
+use crate::authorization::under_way::UnderWay;
 use crate::capture::{Application, addresses};
 use crate::config::Config;
 use crate::drain::DrainWatch;
@@ -81,6 +83,10 @@ pub struct Worker {
     pub live: Live,
     /// Tokens that this thread has verified.
     pub tokens: RefCell<Cache>,
+    /// What policies leave open of connections.
+    pub guards: RefCell<Guards>,
+    /// Requests that are under way for longer.
+    pub under_way: UnderWay,
     rng: RefCell<SmallRng>,
     me: RefCell<Option<Rc<Me>>>,
     server_tls: RefCell<Option<(Arc<MeshTls>, Arc<rustls::ServerConfig>)>>,
@@ -104,6 +110,8 @@ impl Worker {
             outbound: shared.outbound.clone(),
             live: Live::default(),
             tokens: RefCell::new(Cache::new()),
+            guards: RefCell::default(),
+            under_way: UnderWay::default(),
             rng: RefCell::new(SmallRng::seed_from_u64(rand::random())),
             me: RefCell::new(None),
             server_tls: RefCell::new(None),

@@ -217,6 +217,7 @@ async fn p11_odd_targets_are_answered() {
                 when: vec![matches(attribute, value)],
                 ..Default::default()
             }],
+            ports: vec![],
         })
         .collect();
     config.jwt_rules = vec![wire::JwtRule { issuer: "https://issuer".into(), ..Default::default() }];

@@ -34,6 +34,7 @@ fn policy(
         origin: Some(wire::Origin { namespace: "default".into(), name: name.into(), ..Default::default() }),
         action: action.into(),
         rules: vec![wire::AuthorizationRule { when: when.to_vec(), ..Default::default() }],
+        ports: vec![],
     }
 }
 

@@ -236,6 +236,7 @@ async fn policies_see_what_the_provider_made_of_it() {
             }],
             ..Default::default()
         }],
+        ports: vec![],
     };
     asked.publish(asking(By::Http(settings)), vec![deny]);
     asked.authz.says(200, "x-role: guest\r\n", "");

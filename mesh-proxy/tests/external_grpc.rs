@@ -412,6 +412,7 @@ async fn a_gateway_asks() {
             name: "x-to".into(),
             value: Some(wire::StringMatch { kind: Some(wire::string_match::Kind::Exact("nowhere".into())) }),
             invert: false,
+            claim: Vec::new(),
         }],
         ..Default::default()
     }];

@@ -23,4 +23,5 @@ mod mtls;
 mod originate;
 mod paths;
 mod permissive;
+mod revision;
 mod tcp;

@@ -26,6 +26,7 @@ fn deny(attribute: &str, values: Vec<String>) -> wire::AuthorizationPolicy {
         origin: Some(wire::Origin { namespace: "default".into(), name: "none".into(), ..Default::default() }),
         action: wire::AuthorizationAction::AuthorizationDeny.into(),
         rules: vec![wire::AuthorizationRule { when: vec![matches], ..Default::default() }],
+        ports: vec![],
     }
 }
 

@@ -1,7 +1,8 @@
 //! Which tokens a pod takes: the RequestAuthentications that are for it, for the wire. In: configuration and a pod. Out: its
 //! rules by issuer, and the revisions that they hold.
 //!
-//! Istio's semantics: the rules of all that select the pod, in its namespace and in the root namespace, count together.
+//! Istio's semantics: the rules of all that select the pod, in its namespace and in the root namespace, count together. Those for
+//! a Service are for all ports of its pods: a token that is wrong is wrong at each.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -33,8 +34,8 @@ pub(super) fn jwt_rules(config: &Config, pod: &Pod) -> (Vec<wire::JwtRule>, Vec<
 }
 
 fn is_for(config: &Config, authentication: &Authentication, pod: &Pod) -> bool {
-    let selector = authentication.spec.spec.selector.as_ref();
-    policy::is_for(config, &authentication.reference.namespace, selector, pod)
+    let whom = authentication.spec.spec.whom();
+    policy::ports(config, &authentication.reference.namespace, &whom, pod).is_some()
 }
 
 fn of(config: &Config, authentication: &Authentication) -> impl Iterator<Item = wire::JwtRule> {

@@ -1,8 +1,8 @@
 //! Who may do what with a pod: the AuthorizationPolicies that are for it, for the wire. In: configuration and a pod. Out: its
 //! policies, and the revisions that they hold.
 //!
-//! Istio's semantics: those of its namespace and of the root namespace count, each with its selector; all of them together.
-//! A dry run and AUDIT decide nothing, so proxies are not told of them.
+//! Istio's semantics: those of its namespace and of the root namespace count, each with its selector or its targets; all of them
+//! together. A dry run and AUDIT decide nothing: proxies are told of them apart.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,39 +20,55 @@ const LOCAL: &str = "cluster.local";
 
 type Policy = Held<Arc<crd::AuthorizationPolicy>>;
 
-/// The policies of a pod, in the order of their names, with their revisions.
-pub(super) fn policies(config: &Config, pod: &Pod) -> (Vec<wire::AuthorizationPolicy>, Vec<u64>) {
-    let mut found: Vec<&Policy> = config
-        .authorization_policies
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(|policy| is_for(config, policy, pod))
+/// The policies of a pod, in the order of their names.
+#[derive(Debug, Default)]
+pub(super) struct OfPod {
+    /// What decides.
+    pub(super) enforced: Vec<wire::AuthorizationPolicy>,
+    /// What is only told.
+    pub(super) watched: Vec<wire::AuthorizationPolicy>,
+    /// The revisions of their objects.
+    pub(super) revisions: Vec<u64>,
+}
+
+/// The policies of a pod.
+pub(super) fn policies(config: &Config, pod: &Pod) -> OfPod {
+    let policies = config.authorization_policies.iter().map(AsRef::as_ref);
+    let mut found: Vec<(&Policy, BTreeSet<u32>)> = policies
+        .filter_map(|policy: &Policy| {
+            let whom = policy.spec.spec.whom();
+            Some((policy, policy::ports(config, &policy.reference.namespace, &whom, pod)?))
+        })
         .collect();
-    found.sort_by(|a, b| a.reference.cmp(&b.reference));
-    let compiled = found.iter().filter_map(|policy| compile(config, policy)).collect();
-    (compiled, found.iter().map(|policy| policy.revision).collect())
+    found.sort_by(|(a, _), (b, _)| a.reference.cmp(&b.reference));
+    let mut made = OfPod::default();
+    for (policy, ports) in found {
+        made.revisions.push(policy.revision);
+        let Some(compiled) = compile(config, policy, ports) else { continue };
+        let place = if policy.spec.decides() { &mut made.enforced } else { &mut made.watched };
+        place.push(compiled);
+    }
+    made
 }
 
 /// Whether a policy is for a pod.
 pub(super) fn is_for(config: &Config, policy: &Policy, pod: &Pod) -> bool {
-    let selector = policy.spec.spec.selector.as_ref();
-    policy::is_for(config, &policy.reference.namespace, selector, pod)
+    policy::ports(config, &policy.reference.namespace, &policy.spec.spec.whom(), pod).is_some()
 }
 
-fn compile(config: &Config, policy: &Policy) -> Option<wire::AuthorizationPolicy> {
-    if policy.spec.is_dry_run() {
-        return None;
-    }
+fn compile(config: &Config, policy: &Policy, ports: BTreeSet<u32>) -> Option<wire::AuthorizationPolicy> {
     let action = match policy.spec.spec.action {
         Action::Allow => wire::AuthorizationAction::AuthorizationAllow,
         Action::Deny => wire::AuthorizationAction::AuthorizationDeny,
-        // AUDIT decides nothing; of CUSTOM another one is asked.
-        Action::Audit | Action::Custom => return None,
+        Action::Audit => wire::AuthorizationAction::AuthorizationAudit,
+        // Another one is asked.
+        Action::Custom => return None,
     };
     Some(wire::AuthorizationPolicy {
         origin: Some(origin(policy, "spec", None)),
         action: action.into(),
         rules: policy.spec.spec.rules.iter().map(|wanted| rule(config, wanted)).collect(),
+        ports: ports.into_iter().collect(),
     })
 }
 
@@ -62,6 +78,8 @@ pub(super) fn asking(config: &Config, policy: &Policy) -> wire::AuthorizationPol
         origin: Some(origin(policy, "spec", None)),
         action: wire::AuthorizationAction::AuthorizationDeny.into(),
         rules: policy.spec.spec.rules.iter().map(|wanted| rule(config, wanted)).collect(),
+        // At all of its ports: it asks about more, never about less.
+        ports: Vec::new(),
     }
 }
 

@@ -8,17 +8,18 @@ use mesh_proto::wire::mesh::v1 as wire;
 use super::destination::service_ref;
 use super::host::{full, names, visible_service};
 use super::traffic::{Groups, first_policy, select, subsets};
-use super::{holds, origin};
+use super::{holds, origin, policy};
 use crate::snapshot::{Compiled, Config, Service, Viewer};
 
-/// The policy and the subsets of a service's port. A host that a refused DestinationRule was to secure has none: it cannot
-/// be reached until that is put right.
+/// The policy and the subsets of a service's port. A host that a refused DestinationRule was to secure has none, nor one with a
+/// policy that cannot be enforced anywhere: it cannot be reached until that is put right.
 #[must_use]
 pub fn cluster(config: &Config, viewer: &Viewer, name: &HostPort) -> Option<Compiled<wire::Cluster>> {
     let held = visible_service(config, &viewer.namespace, name.host())?;
     let service = &held.spec;
     let port = service.ports.iter().find(|port| port.number == name.port())?;
-    if restricted(config, &viewer.namespace, service).is_some() {
+    let unenforced = policy::nowhere(config, held);
+    if restricted(config, &viewer.namespace, service).is_some() || unenforced.is_some() {
         return None;
     }
     let rules = select(config, &viewer.namespace, &viewer.labels, name.host(), &service.namespace);

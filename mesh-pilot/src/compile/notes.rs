@@ -9,7 +9,7 @@ use mesh_proto::crd::{Kind, Targets};
 
 use super::host::{at, full, names};
 use super::listener::{Gateway, Served, bound, class_of, dns_names, meeting_hosts, name_of, servers_of};
-use super::policy::{Policy, selects_some};
+use super::policy::{self, Policy, selects_some};
 use super::routes::{Rules, Scope, backend_name, for_mesh, gateway_name};
 use super::traffic::Rule;
 use crate::keys::KeySource;
@@ -36,6 +36,7 @@ pub fn notes(config: &Config) -> Vec<Note> {
         let older = &config.peer_authentications[..index];
         peer_authentication(config, policy, older.iter().map(AsRef::as_ref), &mut notes);
     }
+    notes.0.extend(policy::notes(config));
     issuers(config, &mut notes);
     for (policy, text) in super::external::troubles(config) {
         notes.add(policy, text);

@@ -14,6 +14,7 @@ use mesh_proto::crd::virtual_service::{
 };
 use mesh_proto::crd::{self, StringMatch};
 use mesh_proto::model::HostPort;
+use mesh_proto::model::authorization::routed_claim;
 use mesh_proto::wire::mesh::v1 as wire;
 
 use super::host::{Visibility, full, names, visible, visible_service};
@@ -230,7 +231,9 @@ fn http_match(one: &HttpMatch) -> wire::Match {
 fn header(name: &str, value: &StringMatch, invert: bool) -> wire::HeaderMatch {
     let present = StringMatch::Regex("*".to_owned());
     let value = if *value == present { &StringMatch::Present {} } else { value };
-    wire::HeaderMatch { name: name.to_ascii_lowercase(), value: Some(string(value)), invert }
+    // What begins like a claim and is none has been refused.
+    let claim = routed_claim(name).ok().flatten().unwrap_or_default();
+    wire::HeaderMatch { name: name.to_ascii_lowercase(), value: Some(string(value)), invert, claim }
 }
 
 fn string(value: &StringMatch) -> wire::StringMatch {

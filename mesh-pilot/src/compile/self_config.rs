@@ -29,7 +29,7 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
         name: port.name,
         services: port.services,
     };
-    let (authorization, of_policies) = authorization::policies(config, pod);
+    let authorization = authorization::policies(config, pod);
     let external_authorization = external(config, pod);
     // Who knows nothing of it would let everything in.
     let needs = external_authorization.as_ref().map(|_| EXTERNAL_AUTHORIZATION.to_owned());
@@ -53,14 +53,17 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
         requires: needs.into_iter().collect(),
         deny_all: deny_all(config, pod),
         locality: pod.locality.to_string(),
-        authorization,
+        authorization: authorization.enforced,
+        watched_authorization: authorization.watched,
+        deny_reason_header: config.options.deny_reason_header,
         path_normalization: config.options.path_normalization.into(),
         jwt_rules,
         external_authorization,
         mesh_tls: spoken(&config.options.mesh_tls),
         trust_domains: aliases(config),
     };
-    Some(Compiled { message, holds: holds(policy.revisions.into_iter().chain(of_policies).chain(of_tokens)) })
+    let revisions = policy.revisions.into_iter().chain(authorization.revisions).chain(of_tokens);
+    Some(Compiled { message, holds: holds(revisions) })
 }
 
 /// All names of our trust domain, where it has several.

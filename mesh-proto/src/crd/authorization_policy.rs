@@ -3,11 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::meta::{Labels, ObjectMeta, WorkloadSelector};
+use super::meta::{ObjectMeta, WorkloadSelector};
+use super::target_ref::{TargetRef, Whom};
 use crate::model::authorization::Attribute;
 
-/// The label that pods of a Gateway of the Gateway API have.
-pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// `"true"`: the policy decides nothing.
 pub const DRY_RUN: &str = "istio.io/dry-run";
 
@@ -30,9 +29,9 @@ strict! {
     pub struct AuthorizationPolicySpec {
         /// Absent: the namespace; the whole mesh in the root namespace.
         pub selector: Option<WorkloadSelector>,
-        /// Gateways, in place of a selector.
+        /// A gateway or a service, in place of a selector.
         pub target_ref: Option<TargetRef>,
-        /// Gateways, in place of a selector.
+        /// Gateways and services, in place of a selector.
         pub target_refs: Vec<TargetRef>,
         /// When a request matches. None at all matches nothing: ALLOW with no rules denies everything.
         pub rules: Vec<Rule>,
@@ -40,18 +39,6 @@ strict! {
         pub action: Action,
         /// Of CUSTOM.
         pub provider: Option<Provider>,
-    }
-
-    /// Whom a policy is for.
-    pub struct TargetRef {
-        /// gateway.networking.k8s.io, or empty for a Service.
-        pub group: String,
-        /// Gateway, Service ...
-        pub kind: String,
-        /// Its name.
-        pub name: String,
-        /// Its namespace; the policy's when absent.
-        pub namespace: Option<String>,
     }
 
     /// Who decides in place of the proxy.
@@ -215,54 +202,24 @@ impl Operation {
     }
 }
 
+impl AuthorizationPolicySpec {
+    /// Whom the policy is for.
+    #[must_use]
+    pub fn whom(&self) -> Whom<'_> {
+        Whom::new(self.selector.as_ref(), self.target_ref.as_ref(), &self.target_refs)
+    }
+}
+
 impl AuthorizationPolicy {
     /// It decides nothing, as its annotation says.
     #[must_use]
     pub fn is_dry_run(&self) -> bool {
         self.metadata.annotations.get(DRY_RUN).is_some_and(|value| value == "true")
     }
-}
 
-/// Whom a policy with `targetRefs` is for: the pods of its Gateway. Waypoints, which Services and ServiceEntries are for, do
-/// not exist here: nobody has that label. Of several, or of a kind that is not known, anybody may be meant: no label at all.
-/// `None`: it goes by its selector.
-#[must_use]
-pub fn gateway_labels(policy: &Value) -> Option<Labels> {
-    let one = policy.pointer("/spec/targetRef").filter(|target| target.is_object());
-    let many = policy.pointer("/spec/targetRefs").and_then(Value::as_array);
-    let all: Vec<&Value> = one.into_iter().chain(many.into_iter().flatten()).collect();
-    let text = |target: &Value, field: &str| {
-        target.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
-    let label = |name: String| Labels::from([(GATEWAY_NAME.to_owned(), name)]);
-    let is_of_waypoint =
-        |target: &&Value| matches!(text(target, "kind").as_str(), "Service" | "ServiceEntry");
-    let others: Vec<&&Value> = all.iter().filter(|target| !is_of_waypoint(target)).collect();
-    match (all.is_empty(), &others[..]) {
-        (true, _) => None,
-        (false, []) => Some(label(String::new())),
-        (false, [gateway]) if text(gateway, "kind") == "Gateway" => Some(label(text(gateway, "name"))),
-        (false, _) => Some(Labels::new()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn whom_target_refs_are_for() {
-        let of = |refs: Value| gateway_labels(&json!({"spec": {"targetRefs": refs}}));
-        let named = |name: &str| Some(Labels::from([(GATEWAY_NAME.to_owned(), name.to_owned())]));
-        let gateway = |name: &str| json!({"kind": "Gateway", "name": name});
-        assert_eq!(of(json!([])), None);
-        assert_eq!(of(json!([gateway("a")])), named("a"));
-        assert_eq!(of(json!([{"kind": "Service", "name": "b"}])), named(""));
-        assert_eq!(of(json!([{"kind": "Service", "name": "b"}, gateway("a")])), named("a"));
-        assert_eq!(of(json!([gateway("a"), gateway("b")])), Some(Labels::new()));
-        assert_eq!(of(json!([{"kind": "GatewayClass", "name": "c"}])), Some(Labels::new()));
-        assert_eq!(gateway_labels(&json!({"spec": {"targetRef": gateway("a")}})), named("a"));
+    /// Something comes of it: neither AUDIT nor a dry run.
+    #[must_use]
+    pub fn decides(&self) -> bool {
+        self.spec.action != Action::Audit && !self.is_dry_run()
     }
 }

@@ -12,6 +12,7 @@ mod host;
 mod peer_authentication;
 mod request_authentication;
 mod service_entry;
+mod target_refs;
 mod virtual_service;
 
 use super::object::Object;
@@ -37,7 +38,7 @@ pub fn object(object: &Object, findings: &mut Findings) {
         Object::ServiceEntry(entry) => service_entry::check(&entry.spec, findings),
         Object::PeerAuthentication(policy) => peer_authentication::check(&policy.spec, findings),
         Object::AuthorizationPolicy(policy) => authorization_policy::check(policy, findings),
-        Object::RequestAuthentication(rules) => request_authentication::check(&rules.spec, findings),
+        Object::RequestAuthentication(rules) => request_authentication::check(rules, findings),
     }
 }
 

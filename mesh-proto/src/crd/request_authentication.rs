@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::authorization_policy::TargetRef;
 use super::meta::{ObjectMeta, WorkloadSelector};
+use super::target_ref::{TargetRef, Whom};
 use super::values::Duration;
 
 strict! {
@@ -26,9 +26,9 @@ strict! {
     pub struct RequestAuthenticationSpec {
         /// Absent: the namespace; the whole mesh in the root namespace.
         pub selector: Option<WorkloadSelector>,
-        /// Gateways, in place of a selector.
+        /// A gateway or a service, in place of a selector.
         pub target_ref: Option<TargetRef>,
-        /// Gateways, in place of a selector.
+        /// Gateways and services, in place of a selector.
         pub target_refs: Vec<TargetRef>,
         /// Issuers.
         pub jwt_rules: Vec<JwtRule>,
@@ -76,5 +76,13 @@ strict! {
         pub header: String,
         /// The claim.
         pub claim: String,
+    }
+}
+
+impl RequestAuthenticationSpec {
+    /// Whom it is for.
+    #[must_use]
+    pub fn whom(&self) -> Whom<'_> {
+        Whom::new(self.selector.as_ref(), self.target_ref.as_ref(), &self.target_refs)
     }
 }

@@ -69,7 +69,7 @@ pub fn targets(kind: Kind, value: &Value) -> Option<Targets> {
         | Kind::PeerAuthentication
         | Kind::WasmPlugin
         | Kind::TrafficExtension => {
-            let of_gateway = crate::crd::authorization_policy::gateway_labels(value);
+            let of_gateway = crate::crd::target_ref::gateway_labels(value);
             let refers = matches!(kind, Kind::AuthorizationPolicy | Kind::RequestAuthentication);
             if refers && of_gateway.is_some() {
                 return of_gateway.map(Targets::Workloads);

@@ -15,7 +15,7 @@ use std::str::FromStr;
 
 pub use address::AddressBlock;
 pub use path::PathPattern;
-pub use text::{Glob, TextPattern};
+pub use text::{Glob, Literal, TextPattern};
 
 /// The longest value: nothing that a policy compares with is longer in earnest.
 const MAX_VALUE: usize = 4096;
@@ -205,6 +205,18 @@ impl Pattern {
     }
 }
 
+impl Pattern {
+    /// What every text that fits is or begins with; `None` where that says nothing, and for what is no text.
+    #[must_use]
+    pub fn literal(&self) -> Option<Literal> {
+        match self {
+            Self::Text(text) => text.literal(),
+            Self::Path(path) => path.literal(),
+            Self::Address(_) | Self::Port(_) | Self::Namespace(_) | Self::ServiceAccount(_) => None,
+        }
+    }
+}
+
 fn service_account(text: &str, namespace: &str) -> Result<String, InvalidPattern> {
     let (of, name) = text.split_once('/').unwrap_or((namespace, text));
     let good = |name: &str| super::identity::is_kubernetes_name(name);
@@ -285,6 +297,39 @@ impl fmt::Display for Attribute {
             }
         })
     }
+}
+
+/// What a VirtualService's match on a claim begins with.
+const ROUTED_CLAIM: &str = "@request.auth.claims";
+
+/// Why a match on a token names no claim.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} names no claim of a token")]
+pub struct UnknownClaim(String);
+
+/// The claim that a VirtualService's header match is about, by the names that lead to it: `@request.auth.claims.a.b` or
+/// `@request.auth.claims[a][b]`. `None`: it is about a header field.
+///
+/// # Errors
+/// It begins like one, and is none.
+pub fn routed_claim(name: &str) -> Result<Option<Vec<String>>, UnknownClaim> {
+    if !name.starts_with('@') {
+        return Ok(None);
+    }
+    let unknown = || UnknownClaim(name.chars().take(80).collect());
+    // Without case, as Istio reads it; names of claims have one.
+    let (begin, rest) = name.split_at_checked(ROUTED_CLAIM.len()).ok_or_else(unknown)?;
+    if !begin.eq_ignore_ascii_case(ROUTED_CLAIM) || name.len() > MAX_VALUE {
+        return Err(unknown());
+    }
+    let names = match rest.strip_prefix('.') {
+        Some(dotted) => dotted.split('.').map(str::to_owned).collect(),
+        None => bracketed(rest).ok_or_else(unknown)?,
+    };
+    if names.iter().any(|name| name.is_empty() || name.contains(['[', ']'])) {
+        return Err(unknown());
+    }
+    Ok(Some(names))
 }
 
 /// `[a][b]` is a and b; at least one, none empty.

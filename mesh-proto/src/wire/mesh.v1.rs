@@ -96,6 +96,12 @@ pub struct SelfConfig {
     /// Tokens: one that is there must be valid. By issuer.
     #[prost(message, repeated, tag = "18")]
     pub jwt_rules: ::prost::alloc::vec::Vec<JwtRule>,
+    /// What is told and decides nothing: AUDIT, and dry runs of DENY and ALLOW.
+    #[prost(message, repeated, tag = "19")]
+    pub watched_authorization: ::prost::alloc::vec::Vec<AuthorizationPolicy>,
+    /// Whoever is denied is told which rule did it.
+    #[prost(bool, tag = "20")]
+    pub deny_reason_header: bool,
     /// Who is asked about some requests, before policies and tokens (CUSTOM). Named in `requires`.
     #[prost(message, optional, tag = "30")]
     pub external_authorization: ::core::option::Option<ExternalAuthorization>,
@@ -251,6 +257,9 @@ pub struct AuthorizationPolicy {
     /// One of them has to match. None: the policy matches nothing.
     #[prost(message, repeated, tag = "3")]
     pub rules: ::prost::alloc::vec::Vec<AuthorizationRule>,
+    /// The container ports that it is for; none: all.
+    #[prost(uint32, repeated, tag = "4")]
+    pub ports: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AuthorizationRule {
@@ -458,6 +467,9 @@ pub struct HeaderMatch {
     /// withoutHeaders
     #[prost(bool, tag = "3")]
     pub invert: bool,
+    /// Set: not a field, but this claim of a valid token, by the names that lead to it.
+    #[prost(string, repeated, tag = "4")]
+    pub claim: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QueryMatch {
@@ -1128,6 +1140,8 @@ impl MtlsMode {
 pub enum AuthorizationAction {
     AuthorizationDeny = 0,
     AuthorizationAllow = 1,
+    /// only among what is watched
+    AuthorizationAudit = 2,
 }
 impl AuthorizationAction {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1138,6 +1152,7 @@ impl AuthorizationAction {
         match self {
             Self::AuthorizationDeny => "AUTHORIZATION_DENY",
             Self::AuthorizationAllow => "AUTHORIZATION_ALLOW",
+            Self::AuthorizationAudit => "AUTHORIZATION_AUDIT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1145,6 +1160,7 @@ impl AuthorizationAction {
         match value {
             "AUTHORIZATION_DENY" => Some(Self::AuthorizationDeny),
             "AUTHORIZATION_ALLOW" => Some(Self::AuthorizationAllow),
+            "AUTHORIZATION_AUDIT" => Some(Self::AuthorizationAudit),
             _ => None,
         }
     }

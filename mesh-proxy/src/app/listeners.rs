@@ -237,9 +237,10 @@ async fn follow_policy(worker: &Rc<Worker>) {
         let other = !std::sync::Arc::ptr_eq(&roots, &now.0) || !std::sync::Arc::ptr_eq(&tls, &now.1);
         (roots, tls) = now;
         if let Some(config) = config {
-            let ended = worker.live.revise(&config, other.then_some(handle));
-            if ended > 0 {
-                tracing::info!(ended, "connections are not allowed any more");
+            let ended = worker.live.revise(&config, other.then_some(handle), &worker.guards);
+            let cut = worker.under_way.revise(&config, &worker.guards);
+            if ended + cut > 0 {
+                tracing::info!(connections = ended, requests = cut, "not allowed any more");
             }
         }
         if other {

@@ -11,18 +11,25 @@ use http::HeaderName;
 use http::request::Parts;
 
 use super::external::{self, Asked, External, Whom};
-use super::{Connection, Guard, RequestFacts, Token, Verdict};
+use super::under_way;
+use super::{Connection, Guard, Guards, RequestFacts, Token, Verdict, Watched};
+use crate::authentication::Verified;
+use crate::exchange::Exchange;
 use crate::http::{Body, path};
 use crate::inbound::decide;
 use crate::respond::Failure;
+use crate::route::VerifiedClaims;
 use crate::store::SelfConfig;
+use crate::telemetry::{Carries, DryRun};
 use crate::worker::Worker;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// One connection's way in: what its policies come to is kept until they change.
 pub struct Gate {
-    connection: Connection,
+    connection: Rc<Connection>,
+    /// Routes may look at claims.
+    routes: bool,
     known: RefCell<Option<(Arc<SelfConfig>, Rc<Guard>)>>,
     /// What somebody else is asked about.
     asking: RefCell<Option<(Arc<External>, Rc<Guard>)>>,
@@ -32,7 +39,18 @@ impl Gate {
     /// Of a connection.
     #[must_use]
     pub fn new(connection: Connection) -> Self {
-        Self { connection, known: RefCell::default(), asking: RefCell::default() }
+        Self {
+            connection: Rc::new(connection),
+            routes: false,
+            known: RefCell::default(),
+            asking: RefCell::default(),
+        }
+    }
+
+    /// Of a connection whose requests are routed from here: what their tokens say goes with them.
+    #[must_use]
+    pub fn to_routes(connection: Connection) -> Self {
+        Self { routes: true, ..Self::new(connection) }
     }
 
     /// Puts a request's path right. What policies look at from here on is what goes on.
@@ -71,25 +89,59 @@ impl Gate {
     ///
     /// # Errors
     /// What keeps it out.
-    pub fn admit(&self, worker: &Worker, config: &Arc<SelfConfig>, head: &mut Parts) -> Result<(), Failure> {
+    pub fn admit(
+        &self,
+        worker: &Worker,
+        config: &Arc<SelfConfig>,
+        head: &mut Parts,
+        exchange: &mut Exchange,
+    ) -> Result<(), Failure> {
         let tokens = &config.jwt_rules;
         let verified = match tokens.is_empty() {
             true => None,
             false => tokens.verify(head, &mut worker.tokens.borrow_mut(), SystemTime::now())?,
         };
-        if config.authorization.is_empty() {
-            return Ok(());
+        let lasts = under_way::may_last(head);
+        let told = verified.as_ref().filter(|_| self.routes || lasts).map(|verified| VerifiedClaims {
+            claims: verified.claims.clone(),
+            space_delimited: verified.space_delimited.to_vec(),
+        });
+        if let Some(told) = told.as_ref().filter(|_| self.routes) {
+            head.extensions.insert(told.clone());
         }
-        let token = verified.as_ref().map(|v| Token::new(&v.claims, v.space_delimited));
-        told(self.guard(config).decide(&RequestFacts::new(head, self.remote(head), token)))
+        if !config.authorization.is_empty() {
+            self.decide(worker, config, head, verified.as_ref(), exchange)?;
+        }
+        if lasts {
+            let remote = self.remote(head);
+            exchange.permit(worker.under_way.admit(&self.connection, head, remote, told));
+        }
+        Ok(())
     }
 
-    fn guard(&self, config: &Arc<SelfConfig>) -> Rc<Guard> {
+    fn decide(
+        &self,
+        worker: &Worker,
+        config: &Arc<SelfConfig>,
+        head: &Parts,
+        verified: Option<&Verified<'_>>,
+        exchange: &mut Exchange,
+    ) -> Result<(), Failure> {
+        let token = verified.map(|v| Token::new(&v.claims, v.space_delimited));
+        let (guard, facts) = (self.guard(worker, config), RequestFacts::new(head, self.remote(head), token));
+        let watched = guard.watch(&facts);
+        if !watched.is_empty() {
+            exchange.policies(watch(worker, &self.connection, &watched, Carries::Requests));
+        }
+        told(guard.decide(&facts))
+    }
+
+    fn guard(&self, worker: &Worker, config: &Arc<SelfConfig>) -> Rc<Guard> {
         let mut known = self.known.borrow_mut();
         match &*known {
             Some((of, guard)) if Arc::ptr_eq(of, config) => guard.clone(),
             _ => {
-                let guard = Rc::new(Guard::of_requests(&config.authorization, &self.connection));
+                let guard = worker.guards.borrow_mut().get(config, &self.connection);
                 known.insert((config.clone(), guard)).1.clone()
             }
         }
@@ -148,11 +200,27 @@ pub async fn bytes_of(
     bytes(config, connection)
 }
 
+/// What a connection's bytes are told of that decides nothing.
+#[must_use]
+pub fn watch_bytes(worker: &Worker, config: &SelfConfig, connection: &Connection) -> Option<Rc<str>> {
+    let watched = config.authorization.watch_bytes(connection);
+    (!watched.is_empty()).then(|| watch(worker, connection, &watched, Carries::Bytes))
+}
+
+/// Counts what dry runs come to; what the log says.
+fn watch(worker: &Worker, connection: &Connection, watched: &Watched, carries: Carries) -> Rc<str> {
+    for (action, shadow) in watched.shadows() {
+        let port = connection.destination.port();
+        worker.telemetry.dry_run(DryRun { carries, port, action, result: shadow.result() });
+    }
+    Rc::from(watched.to_string())
+}
+
 /// Whether nothing that could be asked for on a connection would be let in.
 #[must_use]
-pub fn is_shut(config: &SelfConfig, connection: &Connection) -> bool {
-    let guard = || Guard::of_requests(&config.authorization, connection);
-    !config.authorization.is_empty() && matches!(guard().whole(), Some(Verdict::Denied(_)))
+pub fn is_shut(config: &Arc<SelfConfig>, connection: &Connection, guards: &mut Guards) -> bool {
+    !config.authorization.is_empty()
+        && matches!(guards.get(config, connection).whole(), Some(Verdict::Denied(_)))
 }
 
 fn told(verdict: Verdict) -> Result<(), Failure> {

@@ -5,14 +5,33 @@ use std::sync::Arc;
 
 use mesh_proto::model::authorization::{Attribute, Pattern};
 
-use super::{Clause, Connection, Matcher, Policies, RequestFacts, Rule, Verdict};
+use super::{
+    Actions, Clause, Connection, Matcher, Policies, RequestFacts, Rule, Rules, Shadow, Verdict, Watched,
+};
 
 /// The policies of one connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Guard {
-    deny: Vec<Rule>,
-    allow: Vec<Rule>,
+    enforced: Decider,
+    /// What is told and decides nothing.
+    watched: Option<Box<Watch>>,
+}
+
+/// Rules that decide together.
+#[derive(Debug)]
+struct Decider {
+    deny: Rules,
+    /// There is a DENY policy.
+    denies: bool,
+    allow: Rules,
+    /// There is an ALLOW policy.
     restricted: bool,
+}
+
+#[derive(Debug)]
+struct Watch {
+    audit: Rules,
+    dry_run: Decider,
 }
 
 /// Which kind of rule it is. Where a text can be read in several ways, DENY matches if one of them does, ALLOW if all do.
@@ -39,18 +58,27 @@ impl Guard {
     #[must_use]
     pub fn of_requests(policies: &Policies, connection: &Connection) -> Self {
         let known = |matcher: &Matcher| matcher.of_connection(connection);
-        let left = |rules: &[Rule]| rules.iter().filter_map(|rule| rule.given(known)).collect();
-        Self { deny: left(&policies.deny), allow: left(&policies.allow), restricted: policies.restricted }
+        let left = |rules: &[Rule]| Rules::new(rules.iter().filter_map(|rule| rule.given(known)).collect());
+        let port = connection.destination.port();
+        let decider = |actions: &Actions| Decider {
+            deny: left(&actions.deny),
+            denies: actions.denies.at(port),
+            allow: left(&actions.allow),
+            restricted: actions.restricted.at(port),
+        };
+        let watch = || Watch { audit: left(&policies.audit), dry_run: decider(&policies.dry_run) };
+        let watched = policies.watches().then(|| Box::new(watch()));
+        Self { enforced: decider(&policies.enforced), watched }
     }
 
     /// The verdict on a request.
     #[must_use]
     pub fn decide(&self, request: &RequestFacts<'_>) -> Verdict {
-        let matches = |rule: &&Rule, reading| rule.matches(|matcher| matcher.of_request(request, reading));
-        if let Some(rule) = self.deny.iter().find(|rule| matches(rule, Reading::Any)) {
+        let Decider { deny, allow, restricted, .. } = &self.enforced;
+        if let Some(rule) = deny.first(request, Reading::Any) {
             return Verdict::Denied(Some(rule.label.clone()));
         }
-        if !self.restricted || self.allow.iter().any(|rule| matches(&rule, Reading::All)) {
+        if !restricted || allow.first(request, Reading::All).is_some() {
             return Verdict::Allowed;
         }
         Verdict::Denied(None)
@@ -59,41 +87,88 @@ impl Guard {
     /// The verdict where it is the same for whatever is asked for.
     #[must_use]
     pub fn whole(&self) -> Option<Verdict> {
-        if let Some(rule) = self.deny.iter().find(|rule| rule.is_settled()) {
+        let Decider { deny, allow, restricted, .. } = &self.enforced;
+        if let Some(rule) = deny.settled() {
             return Some(Verdict::Denied(Some(rule.label.clone())));
         }
-        if self.restricted && self.allow.is_empty() {
+        if *restricted && allow.is_empty() {
             return Some(Verdict::Denied(None));
         }
-        let allowed = !self.restricted || self.allow.iter().any(Rule::is_settled);
-        (self.deny.is_empty() && allowed).then_some(Verdict::Allowed)
+        let allowed = !restricted || allow.settled().is_some();
+        (deny.is_empty() && allowed).then_some(Verdict::Allowed)
+    }
+
+    /// What is told of a request and decides nothing.
+    #[must_use]
+    pub fn watch(&self, request: &RequestFacts<'_>) -> Watched {
+        let Some(watch) = &self.watched else { return Watched::default() };
+        let label = |rule: Option<&Rule>| rule.map(|rule| rule.label.clone());
+        let Decider { deny, denies, allow, restricted } = &watch.dry_run;
+        Watched {
+            audit: label(watch.audit.first(request, Reading::Any)),
+            deny: denies.then(|| Shadow::of_deny(label(deny.first(request, Reading::Any)))),
+            allow: restricted.then(|| Shadow::of_allow(label(allow.first(request, Reading::All)))),
+        }
+    }
+
+    /// How many rules still can match.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let of = |decider: &Decider| decider.deny.len() + decider.allow.len();
+        let watched = self.watched.as_ref().map(|watch| watch.audit.len() + of(&watch.dry_run));
+        of(&self.enforced) + watched.unwrap_or_default()
+    }
+
+    /// Whether none can.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
 impl Policies {
-    /// The verdict on a connection that carries bytes. An ALLOW rule that asks for something of a request cannot match; a
-    /// DENY rule asks for one thing less.
+    /// The verdict on a connection that carries bytes.
     #[must_use]
     pub fn of_bytes(&self, connection: &Connection) -> Verdict {
-        let known = |matcher: &Matcher| match matcher.attribute {
-            Attribute::RemoteIp => Some(matcher.holds(|p| p.is_address(connection.source))),
-            _ if matcher.attribute.is_of_request() => Some(true),
-            _ => matcher.of_connection(connection),
-        };
-        let matches = |rule: &&Rule| rule.given(known).is_some();
-        if let Some(rule) = self.deny.iter().find(matches) {
-            return Verdict::Denied(Some(rule.label.clone()));
+        if let Some(rule) = first_of_bytes(&self.enforced.deny, connection, Reading::Any) {
+            return Verdict::Denied(Some(rule));
         }
-        let asks = |rule: &&Rule| rule.matchers().any(|matcher| matcher.attribute.is_of_request());
-        if !self.restricted || self.allow.iter().filter(|rule| !asks(rule)).any(|rule| matches(&rule)) {
+        let restricted = self.enforced.restricted.at(connection.destination.port());
+        if !restricted || first_of_bytes(&self.enforced.allow, connection, Reading::All).is_some() {
             return Verdict::Allowed;
         }
         Verdict::Denied(None)
     }
+
+    /// What is told of such a connection and decides nothing.
+    #[must_use]
+    pub fn watch_bytes(&self, connection: &Connection) -> Watched {
+        let first = |rules, reading| first_of_bytes(rules, connection, reading);
+        let port = connection.destination.port();
+        let Actions { deny, denies, allow, restricted } = &self.dry_run;
+        Watched {
+            audit: first(&self.audit, Reading::Any),
+            deny: denies.at(port).then(|| Shadow::of_deny(first(deny, Reading::Any))),
+            allow: restricted.at(port).then(|| Shadow::of_allow(first(allow, Reading::All))),
+        }
+    }
+}
+
+/// The first rule that matches a connection of bytes. Of an ALLOW rule that asks for something of a request none can; a DENY rule
+/// asks for one thing less.
+fn first_of_bytes(rules: &[Rule], connection: &Connection, reading: Reading) -> Option<Arc<str>> {
+    let holds = |matcher: &Matcher| match matcher.attribute {
+        Attribute::RemoteIp => matcher.holds(|p| p.is_address(connection.source)),
+        _ if matcher.attribute.is_of_request() => reading == Reading::Any,
+        _ => matcher.of_connection(connection).unwrap_or_default(),
+    };
+    let asks = |rule: &Rule| rule.matchers().any(|matcher| matcher.attribute.is_of_request());
+    let can = |rule: &&Rule| reading == Reading::Any || !asks(rule);
+    rules.iter().filter(can).find(|rule| rule.matches(holds)).map(|rule| rule.label.clone())
 }
 
 impl Rule {
-    fn matchers(&self) -> impl Iterator<Item = &Arc<Matcher>> {
+    pub(super) fn matchers(&self) -> impl Iterator<Item = &Arc<Matcher>> {
         self.from.iter().chain(&self.to).flatten().chain(&self.when)
     }
 
@@ -108,11 +183,11 @@ impl Rule {
     }
 
     /// It matches whatever is asked for.
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         self.from.is_empty() && self.to.is_empty() && self.when.is_empty()
     }
 
-    fn matches(&self, holds: impl Fn(&Matcher) -> bool) -> bool {
+    pub(super) fn matches(&self, holds: impl Fn(&Matcher) -> bool) -> bool {
         let one_of = |clauses: &[Clause]| {
             clauses.is_empty() || clauses.iter().any(|clause| clause.iter().all(|m| holds(m)))
         };

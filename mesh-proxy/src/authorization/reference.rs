@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::request::Parts;
 use mesh_proto::wire::mesh::v1 as wire;
 
-use super::Connection;
+use super::{Connection, Verdict};
 
 /// What is asked.
 pub(crate) struct Asked<'a> {
@@ -16,24 +16,31 @@ pub(crate) struct Asked<'a> {
     pub(crate) remote: IpAddr,
 }
 
-/// Whether it may pass.
-pub(crate) fn allowed(policies: &[wire::AuthorizationPolicy], asked: &Asked<'_>) -> bool {
+/// Whether it may pass; which rule denies it.
+pub(crate) fn verdict(policies: &[wire::AuthorizationPolicy], asked: &Asked<'_>) -> Verdict {
+    let port = u32::from(asked.connection.destination.port());
+    let here = |policy: &&wire::AuthorizationPolicy| policy.ports.is_empty() || policy.ports.contains(&port);
     let of = |action: wire::AuthorizationAction| {
-        policies.iter().filter(move |policy| policy.action == i32::from(action))
+        policies.iter().filter(here).filter(move |policy| policy.action == i32::from(action))
     };
     // "If there are any DENY policies that match the request, deny the request."
     for policy in of(wire::AuthorizationAction::AuthorizationDeny) {
-        if policy.rules.iter().any(|rule| matches(rule, policy, asked, true)) {
-            return false;
+        if let Some(rule) = policy.rules.iter().position(|rule| matches(rule, policy, asked, true)) {
+            let origin = policy.origin.as_ref().unwrap();
+            let label = format!("ns[{}]-policy[{}]-rule[{rule}]", origin.namespace, origin.name);
+            return Verdict::Denied(Some(label.into()));
         }
     }
     // "If there are no ALLOW policies for the workload, allow the request."
     let mut allows = of(wire::AuthorizationAction::AuthorizationAllow).peekable();
     if allows.peek().is_none() {
-        return true;
+        return Verdict::Allowed;
     }
     // "If any of the ALLOW policies match the request, allow the request. Deny the request."
-    allows.any(|policy| policy.rules.iter().any(|rule| matches(rule, policy, asked, false)))
+    match allows.any(|policy| policy.rules.iter().any(|rule| matches(rule, policy, asked, false))) {
+        true => Verdict::Allowed,
+        false => Verdict::Denied(None),
+    }
 }
 
 fn matches(

@@ -4,12 +4,12 @@ use http::Request;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::reference::{Asked, allowed};
+use super::reference::{self, Asked};
 use super::*;
 
 mod rows;
 
-type Match<'a> = (&'a str, &'a [&'a str], &'a [&'a str]);
+pub(super) type Match<'a> = (&'a str, &'a [&'a str], &'a [&'a str]);
 
 fn matcher((attribute, values, not_values): Match<'_>) -> wire::AuthorizationMatch {
     let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
@@ -24,7 +24,11 @@ fn clause(matches: &[Match<'_>]) -> wire::AuthorizationClause {
     wire::AuthorizationClause { matches: matches.iter().copied().map(matcher).collect() }
 }
 
-fn rule(from: &[&[Match<'_>]], to: &[&[Match<'_>]], when: &[Match<'_>]) -> wire::AuthorizationRule {
+pub(super) fn rule(
+    from: &[&[Match<'_>]],
+    to: &[&[Match<'_>]],
+    when: &[Match<'_>],
+) -> wire::AuthorizationRule {
     wire::AuthorizationRule {
         from: from.iter().map(|c| clause(c)).collect(),
         to: to.iter().map(|c| clause(c)).collect(),
@@ -41,18 +45,19 @@ fn policy(deny: bool, name: &str, rules: Vec<wire::AuthorizationRule>) -> wire::
         origin: Some(wire::Origin { namespace: "shop".into(), name: name.into(), ..wire::Origin::default() }),
         action: action.into(),
         rules,
+        ports: vec![],
     }
 }
 
-fn allow(rules: Vec<wire::AuthorizationRule>) -> wire::AuthorizationPolicy {
+pub(super) fn allow(rules: Vec<wire::AuthorizationRule>) -> wire::AuthorizationPolicy {
     policy(false, "allow", rules)
 }
 
-fn deny(rules: Vec<wire::AuthorizationRule>) -> wire::AuthorizationPolicy {
+pub(super) fn deny(rules: Vec<wire::AuthorizationRule>) -> wire::AuthorizationPolicy {
     policy(true, "deny", rules)
 }
 
-fn connection(peer: Option<&str>) -> Connection {
+pub(super) fn connection(peer: Option<&str>) -> Connection {
     Connection {
         peer: peer.map(|peer| format!("spiffe://{peer}").parse().unwrap()),
         source: "10.0.0.1".parse().unwrap(),
@@ -63,7 +68,7 @@ fn connection(peer: Option<&str>) -> Connection {
 
 const WEB: Option<&str> = Some("cluster.local/ns/shop/sa/web");
 
-fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> Parts {
+pub(super) fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> Parts {
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -296,10 +301,13 @@ impl Draw {
             to: draw.clauses(),
             when: (0..draw.one(&[0, 0, 1])).map(|_| draw.matcher()).collect(),
         };
-        (0..self.one(&[1, 1, 2, 3]))
+        // Now and then more than one looks through, so that an index has something to leave out.
+        (0..self.one(&[1, 1, 2, 3, 3, 9]))
             .map(|index| {
                 let rules = (0..self.one(&[0, 1, 1, 2])).map(|_| rule(self)).collect();
-                policy(self.one(&[true, false]), &format!("p{index}"), rules)
+                let ports = self.one::<&[u32]>(&[&[], &[], &[], &[80], &[8080, 9090]]);
+                let policy = policy(self.one(&[true, false]), &format!("p{index}"), rules);
+                wire::AuthorizationPolicy { ports: ports.to_vec(), ..policy }
             })
             .collect()
     }
@@ -345,20 +353,48 @@ fn the_slow_evaluator_agrees() {
         let (connection, head) = (draw.connection(), draw.head());
         let remote = draw.one(&["10.0.0.1", "9.9.9.9", "fd00::9"]).parse().unwrap();
         let guard = Guard::of_requests(&policies, &connection);
-        let verdict = guard.decide(&RequestFacts::new(&head, remote, None)) == Verdict::Allowed;
+        let facts = RequestFacts::new(&head, remote, None);
+        let verdict = guard.decide(&facts);
         let asked = Asked { connection: &connection, head: Some(&head), remote };
-        assert_eq!(verdict, allowed(&wire, &asked), "case {case}: {wire:#?} {connection:?} {head:?}");
+        let expected = reference::verdict(&wire, &asked);
+        assert_eq!(verdict, expected, "case {case}: {wire:#?} {connection:?} {head:?}");
         if let Some(whole) = guard.whole() {
-            assert_eq!(verdict, whole == Verdict::Allowed, "case {case}: the same for all requests");
+            let same = (verdict == Verdict::Allowed) == (whole == Verdict::Allowed);
+            assert!(same, "case {case}: the same for all requests");
         }
-        let bytes = policies.of_bytes(&connection) == Verdict::Allowed;
+        watched_alike(&wire, &connection, &facts, &verdict);
+        let bytes = policies.of_bytes(&connection);
         let asked = Asked { connection: &connection, head: None, remote: connection.source };
-        assert_eq!(bytes, allowed(&wire, &asked), "case {case}, bytes: {wire:#?} {connection:?}");
+        let expected = reference::verdict(&wire, &asked);
+        assert_eq!(bytes, expected, "case {case}, bytes: {wire:#?} {connection:?}");
+        let (verdict, bytes) = (verdict == Verdict::Allowed, bytes == Verdict::Allowed);
         passed[0] += u32::from(verdict);
         passed[1] += u32::from(bytes);
     }
     // Both answers are common, or the comparison would say little.
     assert!(passed.iter().all(|n| *n > cases / 10 && *n < cases - cases / 10), "{passed:?} of {cases}");
+}
+
+/// A dry run of the same policies decides nothing, and comes to the same.
+fn watched_alike(
+    wire: &[wire::AuthorizationPolicy],
+    connection: &Connection,
+    facts: &RequestFacts<'_>,
+    verdict: &Verdict,
+) {
+    let guard = Guard::of_requests(&Policies::default().watching(wire).unwrap(), connection);
+    assert_eq!(guard.decide(facts), Verdict::Allowed);
+    let Watched { audit, deny, allow } = guard.watch(facts);
+    assert_eq!(audit, None);
+    match verdict {
+        Verdict::Denied(Some(rule)) => {
+            assert_eq!(deny, Some(Shadow { denied: true, rule: Some(rule.clone()) }));
+        }
+        Verdict::Denied(None) => assert!(deny.is_none_or(|d| !d.denied) && allow.is_some_and(|a| a.denied)),
+        Verdict::Allowed => {
+            assert!(deny.is_none_or(|d| !d.denied) && allow.is_none_or(|a| !a.denied));
+        }
+    }
 }
 
 /// Divided at the last slash: an issuer is not another one whose name begins alike.

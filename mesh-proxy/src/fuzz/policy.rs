@@ -3,8 +3,8 @@
 use http::request::Parts;
 use mesh_proto::wire::mesh::v1 as wire;
 
-use crate::authorization::reference::{Asked, allowed};
-use crate::authorization::{Connection, Guard, Policies, RequestFacts, Verdict};
+use crate::authorization::reference::{self, Asked};
+use crate::authorization::{Connection, Guard, Policies, RequestFacts};
 
 const PEERS: [&str; 5] = [
     "",
@@ -158,10 +158,10 @@ pub fn policy(data: &[u8]) {
     // What means nothing is refused: nothing is decided then.
     let Ok(policies) = Policies::parse(&wire) else { return };
     let guard = Guard::of_requests(&policies, &connection);
-    let verdict = guard.decide(&RequestFacts::new(&head, remote, None)) == Verdict::Allowed;
+    let verdict = guard.decide(&RequestFacts::new(&head, remote, None));
     let asked = Asked { connection: &connection, head: Some(&head), remote };
-    assert_eq!(verdict, allowed(&wire, &asked), "{wire:#?} {connection:?} {head:?} {remote}");
-    let bytes = policies.of_bytes(&connection) == Verdict::Allowed;
+    assert_eq!(verdict, reference::verdict(&wire, &asked), "{wire:#?} {connection:?} {head:?} {remote}");
+    let bytes = policies.of_bytes(&connection);
     let asked = Asked { connection: &connection, head: None, remote: connection.source };
-    assert_eq!(bytes, allowed(&wire, &asked), "bytes: {wire:#?} {connection:?}");
+    assert_eq!(bytes, reference::verdict(&wire, &asked), "bytes: {wire:#?} {connection:?}");
 }

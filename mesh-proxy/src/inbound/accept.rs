@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -74,6 +75,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, po
         local: port.dialled().or(stream.local_addr().ok()),
         remote: Some(remote),
         server_name: Rc::from(""),
+        policies: None,
     };
     let mut arrival = Arrival { worker, peer: None, me, port, ends, closer, watch };
     let Some(seen) = arrival.look(&stream).await else { return };
@@ -230,7 +232,7 @@ impl Arrival {
         serve_connection(io, first, protocol, &worker.settings, Rc::new(service), self.watch).await;
     }
 
-    async fn opaque(self, io: Io, first: Bytes, chain: Chain) {
+    async fn opaque(mut self, io: Io, first: Bytes, chain: Chain) {
         // Requests are told in words; bytes cannot be, and what policy forbids may have become known during a handshake.
         let config = self.worker.store.self_config();
         // Of the same configuration as is asked by: a newer one has not asked anybody.
@@ -239,6 +241,8 @@ impl Arrival {
         let connection = admitted.connection.clone();
         // Before anybody is asked: what changes meanwhile counts too.
         let _entry = self.worker.live.admit(admitted);
+        let watch = |config: &Arc<_>| gate::watch_bytes(&self.worker, config, &connection);
+        self.ends.policies = config.as_ref().and_then(watch);
         let allowed = match config {
             None => Err(Failure::NotReady),
             Some(config) => gate::bytes_of(&self.worker, &config, &connection, self.ends.source()).await,

@@ -13,6 +13,7 @@ use mesh_proto::model::{Protocol as Declared, SpiffeId};
 
 use crate::authorization::Gate;
 use crate::authorization::external::Asked;
+use crate::authorization::under_way::while_allowed;
 use crate::capture::Application;
 use crate::drain::Closer;
 use crate::exchange::{Ends, Exchange, reply};
@@ -75,21 +76,29 @@ impl Inbound {
         if let Some(id) = head.headers.get(&crate::exchange::REQUEST_ID) {
             exchange.request_id(id);
         }
-        let asked = self.authorize(&mut head, &mut body).await?;
+        let asked = self.authorize(&mut head, &mut body, exchange).await?;
         let target = self.target(&head);
         exchange.upstream(None, target.address, false);
-        let mut answer = send_direct(&self.worker, target, Request::from_parts(head, body), exchange).await?;
+        let told = exchange.told();
+        let request = Request::from_parts(head, body);
+        let answer = std::pin::pin!(send_direct(&self.worker, target, request, exchange));
+        let mut answer = while_allowed(told, answer).await?;
         asked.to_response(answer.headers_mut());
         Ok(answer)
     }
 
     /// The place of authorization: nothing reaches the application before it has said yes. What it has looked at is what
     /// goes on.
-    async fn authorize(&self, head: &mut Parts, body: &mut Body) -> Result<Asked, Failure> {
+    async fn authorize(
+        &self,
+        head: &mut Parts,
+        body: &mut Body,
+        exchange: &mut Exchange,
+    ) -> Result<Asked, Failure> {
         let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
         self.gate.begin(&config, head)?;
         if config.external.is_none() {
-            self.gate.admit(&self.worker, &config, head)?;
+            self.gate.admit(&self.worker, &config, head, exchange)?;
             return Ok(Asked::default());
         }
         let source = self.ends.borrow().source();
@@ -97,7 +106,7 @@ impl Inbound {
         // What is in force now, not what was when the answer was waited for.
         let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
         self.gate.begin(&config, head)?;
-        self.gate.admit(&self.worker, &config, head)?;
+        self.gate.admit(&self.worker, &config, head, exchange)?;
         Ok(asked)
     }
 

@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::decide::{Through, still_allowed};
 use crate::authorization::external::External;
-use crate::authorization::{Connection, gate};
+use crate::authorization::{Connection, Guards, gate};
 use crate::drain::Closer;
 use crate::store::SelfConfig;
 
@@ -62,7 +62,12 @@ impl Live {
     }
 
     /// Ends every connection that would not be let in now; says how many.
-    pub fn revise(&self, config: &SelfConfig, roots: Option<&RootsHandle>) -> usize {
+    pub fn revise(
+        &self,
+        config: &Arc<SelfConfig>,
+        roots: Option<&RootsHandle>,
+        guards: &RefCell<Guards>,
+    ) -> usize {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = UnixTime::since_unix_epoch(now);
         let connections = self.0.connections.borrow();
@@ -73,7 +78,7 @@ impl Live {
         // Each request is asked for; a connection that none can pass on any more has no use.
         let permitted = |c: &Admitted| match c.bytes {
             true => gate::bytes(config, &c.connection).is_ok() && was_asked(config, c),
-            false => !gate::is_shut(config, &c.connection),
+            false => !gate::is_shut(config, &c.connection, &mut guards.borrow_mut()),
         };
         let refused = connections.values().filter(|c| {
             !still_allowed(config, c.connection.destination.port(), c.through) || !trusted(c) || !permitted(c)

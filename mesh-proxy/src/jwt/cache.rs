@@ -127,7 +127,8 @@ fn weight(claims: &Claims) -> usize {
     // Issuer, subject, audiences and presenter are there once more.
     let audiences: usize = claims.audiences.iter().map(|audience| size_of::<String>() + audience.len()).sum();
     let texts = claims.issuer.len()
-        + [&claims.subject, &claims.presenter].into_iter().flatten().map(String::len).sum::<usize>();
+        + [&claims.subject, &claims.presenter].into_iter().flatten().map(String::len).sum::<usize>()
+        + claims.principal().map_or(0, str::len);
     size_of::<Claims>() + all + audiences + texts
 }
 

@@ -23,6 +23,8 @@ pub struct Claims {
     pub expires: Option<SystemTime>,
     /// Everything.
     pub all: Map<String, Value>,
+    /// `<issuer>/<subject>`.
+    principal: Option<String>,
 }
 
 impl Claims {
@@ -40,14 +42,15 @@ impl Claims {
         };
         let expires = validity.expires.map(instant).transpose()?;
         let audiences = audiences(&all)?;
-        Ok((Self { issuer, subject, audiences, presenter, expires, all }, validity))
+        let named = subject.as_deref().filter(|subject| !subject.is_empty() && !issuer.is_empty());
+        let principal = named.map(|subject| format!("{issuer}/{subject}"));
+        Ok((Self { issuer, subject, audiences, presenter, expires, all, principal }, validity))
     }
 
     /// `<issuer>/<subject>`; none without both.
     #[must_use]
-    pub fn principal(&self) -> Option<String> {
-        let subject = self.subject.as_deref().filter(|subject| !subject.is_empty())?;
-        (!self.issuer.is_empty()).then(|| format!("{}/{subject}", self.issuer))
+    pub fn principal(&self) -> Option<&str> {
+        self.principal.as_deref()
     }
 
     /// The texts of the claim at `path`: a text is one, of a list each text is one, everything else is none. Of the claims

@@ -187,5 +187,6 @@ pub(super) fn ends(worker: &Worker, stream: &TcpStream, peer: SocketAddr) -> Res
         local: stream.local_addr().ok(),
         remote: Some(peer),
         server_name: Rc::from(""),
+        policies: None,
     })
 }

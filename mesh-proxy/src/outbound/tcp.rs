@@ -334,5 +334,6 @@ fn entry<'a>(start: SystemTime, started: Instant, ends: &'a Ends) -> LogEntry<'a
         downstream_remote: ends.remote,
         server_name: &ends.server_name,
         route_name: "",
+        policies: ends.policies.as_deref().unwrap_or_default(),
     }
 }

@@ -2,6 +2,8 @@
 
 mod display;
 
+use std::sync::Arc;
+
 use http::header::{COOKIE, HOST, HeaderName};
 use http::request::Parts;
 use mesh_proto::wire::mesh::v1 as wire;
@@ -10,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::text::{Text, regex};
 use super::{InvalidRoute, Source};
+use crate::jwt::Claims;
 
 /// Joined values of a repeated header are put together here; more than this is rare.
 type Joined = SmallVec<[u8; 512]>;
@@ -154,11 +157,23 @@ struct Header {
 enum From {
     Name(HeaderName),
     Pseudo(&'static str, fn(&Parts) -> Option<&[u8]>),
+    /// A claim of the request's valid token, by the names that lead to it.
+    Claim(Vec<String>),
+}
+
+/// What a request's token says, once it has been verified: among the request's extensions, where nothing that is sent can put it.
+#[derive(Debug, Clone)]
+pub struct VerifiedClaims {
+    /// All of it.
+    pub claims: Arc<Claims>,
+    /// Claims that are lists with spaces between.
+    pub space_delimited: Vec<String>,
 }
 
 impl Header {
     fn new(header: &wire::HeaderMatch, field: &str) -> Result<Self, InvalidRoute> {
         let from = match header.name.as_str() {
+            _ if !header.claim.is_empty() => From::Claim(header.claim.clone()),
             ":method" => From::Pseudo(":method", method),
             ":scheme" => From::Pseudo(":scheme", scheme),
             ":path" => From::Pseudo(":path", path_and_query),
@@ -176,6 +191,15 @@ impl Header {
     fn matches(&self, head: &Parts) -> bool {
         match &self.from {
             From::Pseudo(_, value) => self.decide(value(head)),
+            // Of a list one is enough; without a valid token there is none.
+            From::Claim(path) => {
+                let token = head.extensions.get::<VerifiedClaims>();
+                let fits = |token: &VerifiedClaims| {
+                    let mut texts = token.claims.texts_with(path, &token.space_delimited);
+                    texts.any(|text| self.value.matches(Some(text.as_bytes())))
+                };
+                token.is_some_and(fits) != self.invert
+            }
             From::Name(name) => {
                 let mut values = head.headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
                 let first = values.next();

@@ -27,7 +27,7 @@ fn path(kind: PathKind, ignore_case: bool) -> wire::Match {
 }
 
 fn header(name: &str, kind: TextKind, invert: bool) -> wire::Match {
-    let header = wire::HeaderMatch { name: name.to_owned(), value: text(kind), invert };
+    let header = wire::HeaderMatch { name: name.to_owned(), value: text(kind), invert, claim: vec![] };
     wire::Match { headers: vec![header], ..Default::default() }
 }
 
@@ -447,5 +447,52 @@ fn j13_patterns_take_linear_time() {
         assert!(!takes(&path(PathKind::Regex(pattern.into()), false), &at(&long)), "{pattern}");
         let request = head(|r| r.uri("/").header("x", long.as_str()));
         assert!(!takes(&header("x", regex(pattern), false), &request), "{pattern}");
+    }
+}
+
+/// Claims of a valid token: of a list one is enough, without a token there is none.
+#[test]
+fn claims_of_tokens() {
+    use mesh_proto::runtime::testing::TestIssuer;
+    let issuer = TestIssuer::new("https://idp", "EdDSA");
+    let keys = crate::jwt::KeySet::parse(issuer.jwks().as_bytes()).unwrap();
+    let token = issuer.sign(serde_json::json!({
+        "sub": "ann", "group": ["a", "b"], "nested": {"role": "admin"}, "scope": "read write", "age": 7,
+    }));
+    let claims = crate::jwt::verify(&token, &keys, std::time::SystemTime::now()).unwrap();
+    let with = {
+        let mut head = head(|request| request.header("group", "c"));
+        let verified = VerifiedClaims { claims: Arc::new(claims), space_delimited: vec![] };
+        head.extensions.insert(verified);
+        head
+    };
+    let without = head(|request| request.header("group", "a").header("sub", "ann"));
+    let finds = |claim: &[&str], kind: TextKind, invert: bool, head: &Parts| {
+        let claim = claim.iter().map(ToString::to_string).collect();
+        let name = "@request.auth.claims".to_owned();
+        let header = wire::HeaderMatch { name, value: text(kind), invert, claim };
+        let matches = vec![wire::Match { headers: vec![header], ..Default::default() }];
+        table(vec![rule("a", matches)]).find(head).is_some()
+    };
+    let exact = |text: &str| TextKind::Exact(text.into());
+    for (claim, kind, expected) in [
+        (&["sub"][..], exact("ann"), true),
+        (&["sub"], exact("bob"), false),
+        (&["sub"], TextKind::Prefix("an".into()), true),
+        (&["sub"], regex("a.n"), true),
+        (&["sub"], regex("a"), false),
+        (&["sub"], TextKind::Present(true), true),
+        (&["group"], exact("b"), true),
+        (&["group"], exact("c"), false),
+        (&["nested", "role"], exact("admin"), true),
+        (&["nested"], exact("admin"), false),
+        (&["scope"], exact("write"), true),
+        (&["age"], exact("7"), false),
+        (&["none"], TextKind::Present(true), false),
+    ] {
+        assert_eq!(finds(claim, kind.clone(), false, &with), expected, "{claim:?} {kind:?}");
+        assert_eq!(finds(claim, kind.clone(), true, &with), !expected, "not {claim:?} {kind:?}");
+        assert!(!finds(claim, kind.clone(), false, &without), "no token: {claim:?} {kind:?}");
+        assert!(finds(claim, kind, true, &without));
     }
 }

@@ -100,6 +100,8 @@ pub struct SelfConfig {
     pub authorization: Policies,
     /// Who is asked about requests before that.
     pub external: Option<Arc<External>>,
+    /// Whoever is denied is told which rule did it.
+    pub deny_reason_header: bool,
     /// Which tokens are valid here.
     pub jwt_rules: JwtRules,
     /// What is done to a request's path before anybody looks at it.
@@ -165,7 +167,8 @@ impl TryFrom<wire::SelfConfig> for SelfConfig {
             access_log: wire.access_log,
             cluster_domain: wire.cluster_domain,
             locality: Locality::new(&wire.locality),
-            authorization: Policies::parse(&wire.authorization)?,
+            authorization: Policies::parse(&wire.authorization)?.watching(&wire.watched_authorization)?,
+            deny_reason_header: wire.deny_reason_header,
             external: wire.external_authorization.as_ref().map(External::parse).transpose()?.map(Arc::new),
             jwt_rules: JwtRules::parse(&wire.jwt_rules)?,
             path_normalization: wire::PathNormalization::try_from(wire.path_normalization)

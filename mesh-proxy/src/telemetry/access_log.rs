@@ -66,6 +66,10 @@ pub(super) fn write(entry: &LogEntry<'_>, clock: &mut Clock, line: &mut Vec<u8>)
     plain(line, entry.server_name.as_bytes());
     line.push(b' ');
     plain(line, entry.route_name.as_bytes());
+    if !entry.policies.is_empty() {
+        line.push(b' ');
+        escaped(line, entry.policies.as_bytes(), |byte| byte);
+    }
     line.push(b'\n');
 }
 

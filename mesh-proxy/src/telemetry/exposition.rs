@@ -35,6 +35,7 @@ fn write_all(shared: &Shared, out: &mut String) -> fmt::Result {
     counter(out, name, "Bytes sent to clients.", connections, |shard| shard.sent.get())?;
     let name = "istio_tcp_received_bytes_total";
     counter(out, name, "Bytes received from clients.", connections, |shard| shard.received.get())?;
+    shared.dry_runs.write(out)?;
     own(shared, out)
 }
 

@@ -338,6 +338,7 @@ fn entry() -> LogEntry<'static> {
         downstream_local: Some("127.9.2.3:9080".parse().unwrap()),
         downstream_remote: Some("127.0.0.1:50000".parse().unwrap()),
         server_name: "",
+        policies: "",
         route_name: "default",
     }
 }

@@ -8,7 +8,7 @@ use super::access_log::Clock;
 use super::cache::Cache;
 use super::labels::{self, Class};
 use super::series::{ConnectionShard, RequestShard};
-use super::{Flags, LogEntry, Party, Reporter, RequestFacts, Route, Service, Shared, access_log};
+use super::{DryRun, Flags, LogEntry, Party, Reporter, RequestFacts, Route, Service, Shared, access_log};
 
 /// Records what one worker did. Clone it freely within its thread.
 #[derive(Debug, Clone)]
@@ -73,6 +73,11 @@ impl WorkerTelemetry {
             let mut clock = self.inner.clock.borrow_mut();
             self.inner.shared.log.write(self.inner.index, |line| access_log::write(entry, &mut clock, line));
         }
+    }
+
+    /// Counts what a dry run of an AuthorizationPolicy came to.
+    pub fn dry_run(&self, dry_run: DryRun) {
+        self.inner.shared.dry_runs.count(dry_run);
     }
 
     /// Whether [`Self::log`] does anything.

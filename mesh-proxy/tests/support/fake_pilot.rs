@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use mesh_proto::discovery::{TROUBLES_TYPE_URL, TYPE_URL};
 use mesh_proto::model::{Kind, ResourceName, resource};
@@ -48,6 +49,8 @@ struct Held {
     rejected: Vec<String>,
     /// What gateways told last that they cannot serve.
     troubles: Vec<String>,
+    /// When each pod's proxy has acknowledged something last.
+    acked: BTreeMap<String, Instant>,
 }
 
 impl FakePilot {
@@ -89,6 +92,11 @@ impl FakePilot {
     /// What a gateway told last that it cannot serve.
     pub fn troubles(&self) -> Vec<String> {
         self.state.held.lock().troubles.clone()
+    }
+
+    /// When a pod's proxy has acknowledged something last.
+    pub fn acked(&self, pod: &str) -> Option<Instant> {
+        self.state.held.lock().acked.get(pod).copied()
     }
 
     /// What proxies have refused.
@@ -158,6 +166,9 @@ impl Follower {
         }
         for name in request.resource_names_unsubscribe {
             self.wanted.remove(&name.parse().unwrap());
+        }
+        if !request.response_nonce.is_empty() && request.error_detail.is_none() {
+            state.held.lock().acked.insert(self.pod.clone(), Instant::now());
         }
         if let Some(told) =
             request.error_detail.iter().flat_map(|e| &e.details).find(|d| d.type_url == TROUBLES_TYPE_URL)

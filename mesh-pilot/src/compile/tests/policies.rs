@@ -3,7 +3,7 @@
 use mesh_proto::wire::mesh::v1 as wire;
 use wire::MtlsMode::{MtlsDisable, MtlsPermissive, MtlsStrict};
 
-use super::super::fixture::{Mesh, object};
+use super::super::fixture::{Mesh, object, viewer};
 use crate::snapshot::MeshOptions;
 
 fn policy(name: &str, spec: &str) -> String {
@@ -166,6 +166,88 @@ fn whose_authorization_policies_a_pod_has() {
     let dry = policy("a", "action: DENY, rules: [{}]")
         .replace("namespace: default", "namespace: default, annotations: {istio.io/dry-run: 'true'}");
     assert_eq!(authorization(&dry), []);
+}
+
+/// What decides nothing is told apart: a proxy that knows nothing of it loses nothing.
+#[test]
+fn what_is_only_watched() {
+    use wire::AuthorizationAction::{AuthorizationAllow as Allow, AuthorizationAudit as Audit};
+    let audit = object("AuthorizationPolicy", "a", "{action: AUDIT, rules: [{}]}");
+    let dry = object("AuthorizationPolicy", "b", "{rules: [{}]}")
+        .replace("namespace: default", "namespace: default, annotations: {istio.io/dry-run: 'true'}");
+    let config = of(&format!("{audit}{dry}"));
+    let watched: Vec<_> =
+        config.watched_authorization.iter().map(wire::AuthorizationPolicy::action).collect();
+    assert_eq!((watched, config.authorization.len()), (vec![Audit, Allow], 0));
+    assert_eq!(config.deny_all, None);
+    // The one that cannot be read was never to decide anything.
+    assert_eq!(of(&object("AuthorizationPolicy", "a", "{action: AUDIT, rule: []}")).deny_all, None);
+}
+
+/// Policies that name whom they are for: pods of gateways by their labels, pods of services at the ports that these lead to.
+#[test]
+fn whom_target_refs_name() {
+    let of = |name: &str, target: &str| {
+        let policy = object(
+            "AuthorizationPolicy",
+            name,
+            &format!("{{action: DENY, rules: [{{}}], targetRefs: [{target}]}}"),
+        );
+        let policies = of(&policy).authorization;
+        policies.iter().map(|policy| policy.ports.clone()).collect::<Vec<_>>()
+    };
+    let none: [Vec<u32>; 0] = [];
+    let gateway =
+        |kind: &str, name: &str| format!("{{group: gateway.networking.k8s.io, kind: {kind}, name: {name}}}");
+    assert_eq!(of("a", "{kind: Service, name: reviews}"), [vec![9080]]);
+    assert_eq!(of("a", "{kind: Service, name: ratings}"), none);
+    assert_eq!(of("istio-system/a", "{kind: Service, name: reviews}"), none, "another namespace's");
+    assert_eq!(of("money/a", "{kind: Service, name: reviews}"), none);
+    assert_eq!(of("a", &gateway("Gateway", "edge")), none);
+    let labelled = |policy: &str, target: &str| {
+        let pod = "---\n{apiVersion: v1, kind: Pod, metadata: {name: edge-0, uid: e, labels: {gateway.networking.k8s.io/gateway-name: edge, gateway.networking.k8s.io/gateway-class-name: istio}}, spec: {containers: [{name: a}]}, status: {podIP: 10.1.0.9}}\n";
+        let policy = object("AuthorizationPolicy", policy, &format!("{{targetRefs: [{target}]}}"));
+        Mesh::with(&format!("{pod}{policy}")).self_config("edge-0").authorization.len()
+    };
+    assert_eq!(labelled("a", &gateway("Gateway", "edge")), 1);
+    assert_eq!(labelled("a", &gateway("Gateway", "other")), 0);
+    assert_eq!(labelled("istio-system/a", &gateway("Gateway", "edge")), 0, "of its own namespace only");
+    assert_eq!(labelled("istio-system/a", &gateway("GatewayClass", "istio")), 1);
+    assert_eq!(labelled("istio-system/a", &gateway("GatewayClass", "other")), 0);
+    assert_eq!(labelled("money/a", &gateway("GatewayClass", "istio")), 0);
+}
+
+/// A ServiceEntry with pods is as a Service; one without has nowhere to enforce a policy, and so nobody reaches it.
+#[test]
+fn policies_for_service_entries() {
+    let entry = |more: &str| {
+        object(
+            "ServiceEntry",
+            "e",
+            &format!(
+                "{{hosts: [www.e.example], ports: [{{number: 80, name: http, protocol: HTTP, targetPort: 9080}}], {more}}}"
+            ),
+        )
+    };
+    let policy = |action: &str| {
+        let spec = format!(
+            "{{{action}rules: [{{}}], targetRefs: [{{group: networking.istio.io, kind: ServiceEntry, name: e}}]}}"
+        );
+        object("AuthorizationPolicy", "p", &spec)
+    };
+    let pods =
+        entry("location: MESH_INTERNAL, resolution: STATIC, workloadSelector: {labels: {app: reviews}}");
+    assert_eq!(of(&format!("{pods}{}", policy(""))).authorization[0].ports, [9080]);
+    let outside = entry("resolution: DNS");
+    let reached = |yaml: &str| {
+        let mesh = Mesh::with(yaml);
+        (mesh.cluster(&viewer("default"), "www.e.example", 80).is_some(), mesh.told())
+    };
+    assert_eq!(reached(&outside), (true, vec![]));
+    let (reaches, told) = reached(&format!("{outside}{}", policy("")));
+    assert!(!reaches && told[0].contains("nobody reaches www.e.example"), "{told:?}");
+    assert!(reached(&format!("{outside}{}", policy("action: AUDIT, "))).0);
+    assert!(Mesh::with(&policy("")).told()[0].contains("there is no ServiceEntry e"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::super::authorization_policy::{
     Action, AuthorizationPolicy, AuthorizationPolicySpec, Condition, Field, Rule,
 };
 use super::super::problem::Findings;
-use super::tell_yet;
+use super::target_refs;
 use crate::model::authorization::{Attribute, Pattern};
 
 /// So many values of one policy: more is a mistake, and costs every request.
@@ -13,7 +13,8 @@ const MAX_VALUES: usize = 10_000;
 
 pub(super) fn check(policy: &AuthorizationPolicy, findings: &mut Findings) {
     let spec = &policy.spec;
-    targets(spec, findings);
+    let (one, many) = (spec.target_ref.as_ref(), &spec.target_refs);
+    target_refs::check(&policy.metadata, spec.selector.as_ref(), one, many, findings);
     action(policy, findings);
     let mut counted = 0;
     for (index, wanted) in spec.rules.iter().enumerate() {
@@ -24,40 +25,17 @@ pub(super) fn check(policy: &AuthorizationPolicy, findings: &mut Findings) {
     }
 }
 
-fn targets(spec: &AuthorizationPolicySpec, findings: &mut Findings) {
-    let refers = spec.target_ref.is_some() || !spec.target_refs.is_empty();
-    if refers {
-        let path = if spec.target_ref.is_some() { "spec.targetRef" } else { "spec.targetRefs" };
-        findings.error(
-            path,
-            "targetRefs are not in force yet",
-            "selector.matchLabels with the labels of the gateway's pods, as istio: ingressgateway",
-        );
-    }
-    if refers && spec.selector.is_some() {
-        findings.error("spec.selector", "there are targetRefs too", "one of them");
-    }
-    if spec.selector.as_ref().is_some_and(|selector| selector.match_labels.is_empty()) {
-        findings.warning(
-            "spec.selector",
-            "an empty selector selects the whole namespace",
-            "matchLabels with a label",
-        );
-    }
-}
-
 fn action(policy: &AuthorizationPolicy, findings: &mut Findings) {
     let spec = &policy.spec;
     match spec.action {
         Action::Custom => custom(spec, findings),
-        Action::Audit => tell_yet(findings, true, "spec", "action AUDIT"),
-        Action::Allow | Action::Deny => {}
+        Action::Audit | Action::Allow | Action::Deny => {}
     }
     if spec.provider.is_some() && spec.action != Action::Custom {
         findings.error("spec.provider", "only CUSTOM has a provider", "");
     }
-    if policy.is_dry_run() {
-        tell_yet(findings, true, "metadata.annotations", "a dry run");
+    if policy.is_dry_run() && spec.action == Action::Custom {
+        findings.error("metadata.annotations", "CUSTOM has no dry run", "ALLOW, DENY");
     }
     if spec.action == Action::Deny && spec.rules.is_empty() {
         findings.warning("spec", "DENY without rules denies nothing", "rules: [{}] denies everything");

@@ -3,22 +3,18 @@
 use http::HeaderName;
 
 use super::super::problem::Findings;
-use super::super::request_authentication::{JwtRule, RequestAuthenticationSpec};
+use super::super::request_authentication::{JwtRule, RequestAuthentication};
+use super::target_refs;
 
 /// Istio's bound on keys written into the resource is that of the resource; ours is that of the wire.
 const MAX_JWKS: usize = 256 * 1024;
 /// More issuers than that are a mistake, and cost every request with a token.
 const MAX_RULES: usize = 128;
 
-pub(super) fn check(spec: &RequestAuthenticationSpec, findings: &mut Findings) {
-    let (one, many) = (spec.target_ref.is_some(), !spec.target_refs.is_empty());
-    if one || many {
-        findings.error(
-            if one { "spec.targetRef" } else { "spec.targetRefs" },
-            "targetRefs are not in force yet",
-            "selector.matchLabels with the labels of the gateway's pods, as istio: ingressgateway",
-        );
-    }
+pub(super) fn check(authentication: &RequestAuthentication, findings: &mut Findings) {
+    let spec = &authentication.spec;
+    let (one, many) = (spec.target_ref.as_ref(), &spec.target_refs);
+    target_refs::check(&authentication.metadata, spec.selector.as_ref(), one, many, findings);
     if spec.jwt_rules.len() > MAX_RULES {
         findings.error(
             "spec.jwtRules",

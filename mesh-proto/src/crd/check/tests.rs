@@ -170,7 +170,12 @@ fn virtual_services() {
         (with("match: [{headers: {a: {}, b: {regex: '*'}}}]"), vec![]),
         (
             with("match: [{headers: {'@request.auth.claims.a': {exact: b}}}]"),
-            vec!["error spec.http[0].match[0].headers.@request"],
+            vec!["warning spec.http[0].match[0].headers: claims are known only at gateways"],
+        ),
+        (with("match: [{gateways: [g], headers: {'@request.auth.claims[a]': {exact: b}}}]"), vec![]),
+        (
+            with("match: [{gateways: [g], headers: {'@request.auth.principal': {exact: b}}}]"),
+            vec!["error spec.http[0].match[0].headers.@request.auth.principal: \"@request"],
         ),
         (http("directResponse: {status: 503, body: {string: a}}"), vec![]),
         (http("directResponse: {status: 99}"), vec!["error spec.http[0].directResponse.status"]),
@@ -650,7 +655,7 @@ fn authorization_policies() {
         ("{rules: [{}]}".into(), vec![]),
         ("{action: DENY, rules: [{}]}".into(), vec![]),
         ("{action: DENY}".into(), vec!["warning spec: DENY without rules denies nothing"]),
-        ("{action: AUDIT}".into(), vec!["warning spec.action AUDIT: action AUDIT is accepted"]),
+        ("{action: AUDIT}".into(), vec![]),
         ("{action: CUSTOM, provider: {name: a}, rules: [{}]}".into(), vec![]),
         ("{action: CUSTOM, rules: [{}]}".into(), vec!["error spec.provider.name: CUSTOM needs a provider"]),
         ("{action: CUSTOM, provider: {name: a}}".into(), vec!["error spec.rules: CUSTOM without rules asks"]),
@@ -664,10 +669,30 @@ fn authorization_policies() {
         ),
         ("{provider: {name: a}}".into(), vec!["error spec.provider: only CUSTOM"]),
         ("{action: LOG}".into(), vec!["error spec.action: unknown variant"]),
+        ("{targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: a}]}".into(), vec![]),
+        ("{targetRef: {kind: Service, name: a}}".into(), vec![]),
+        ("{targetRefs: [{kind: ServiceEntry, group: networking.istio.io, name: a}]}".into(), vec![]),
+        ("{targetRefs: [{kind: GatewayClass, group: gateway.networking.k8s.io, name: a}]}".into(), vec![]),
         (
-            "{targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: a}]}".into(),
-            vec!["error spec.targetRefs: targetRefs are not in force"],
+            "{targetRefs: [{kind: Service, name: a}, {kind: Gateway, group: networking.istio.io, name: b}]}"
+                .into(),
+            vec![
+                "error spec.targetRefs[1].kind: a policy cannot be for \"Gateway\" of the group \"networking.istio.io\"",
+            ],
         ),
+        (
+            "{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, name: a}]}".into(),
+            vec!["error spec.selector: there are targetRefs too"],
+        ),
+        (
+            "{targetRef: {kind: Service, name: a}, targetRefs: [{kind: Service, name: a}]}".into(),
+            vec!["error spec.targetRef: there are targetRefs too"],
+        ),
+        (
+            "{targetRefs: [{kind: Service, name: a, namespace: other}]}".into(),
+            vec!["error spec.targetRefs[0].namespace: a policy is for what is in its own namespace"],
+        ),
+        ("{targetRefs: [{kind: Service}]}".into(), vec!["error spec.targetRefs[0].name: name is missing"]),
         ("{selector: {}}".into(), vec!["warning spec.selector: an empty selector"]),
         ("{rules: [{from: []}]}".into(), vec!["error spec.rules[0].from: is an empty list"]),
         ("{rules: [{to: [{}]}]}".into(), vec!["error spec.rules[0].to[0].operation: is empty"]),
@@ -758,9 +783,14 @@ fn request_authentications() {
             with("outputClaimToHeaders: [{header: x}]"),
             vec!["error spec.jwtRules[0].outputClaimToHeaders[0].claim"],
         ),
+        ("{targetRefs: [{kind: Service, name: a}]}".into(), vec![]),
+        (
+            "{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, name: a}]}".into(),
+            vec!["error spec.selector: there are targetRefs too"],
+        ),
         (
             "{targetRefs: [{kind: Gateway, name: a}]}".into(),
-            vec!["error spec.targetRefs: targetRefs are not in force"],
+            vec!["error spec.targetRefs[0].kind: a policy cannot be for \"Gateway\" of the group \"\""],
         ),
     ];
     for (spec, expected) in &cases {

@@ -10,6 +10,7 @@ use super::super::virtual_service::{
 };
 use super::host::{is_host, is_wildcard_host};
 use super::{export_to, refuse_yet, tell_yet};
+use crate::model::authorization::routed_claim;
 
 /// The words that `retryOn` may have, beside status codes.
 pub const RETRY_WORDS: &[&str] = &[
@@ -57,7 +58,7 @@ pub(super) fn check(spec: &VirtualServiceSpec, findings: &mut Findings) {
     let mut caught = None;
     for (index, route) in spec.http.iter().enumerate() {
         let path = format!("spec.http[{index}]");
-        http_route(route, &path, findings);
+        http_route(route, spec, &path, findings);
         if let Some(first) = caught {
             findings.warning(path, format!("never reached: http[{first}] takes every request (IST0130)"), "");
         } else if route.r#match.is_empty() || route.r#match.contains(&HttpMatch::default()) {
@@ -104,11 +105,26 @@ fn gateways(list: &[String], path: &str, findings: &mut Findings) {
     }
 }
 
-fn http_route(route: &HttpRoute, path: &str, findings: &mut Findings) {
+/// Tokens are verified where requests come in: a client's own sidecar knows no claims.
+fn claims(one: &HttpMatch, spec: &VirtualServiceSpec, path: &str, findings: &mut Findings) {
+    let gateways = if one.gateways.is_empty() { &spec.gateways } else { &one.gateways };
+    let of_mesh = gateways.is_empty() || gateways.iter().any(|gateway| gateway == "mesh");
+    let mut names = one.headers.keys().chain(one.without_headers.keys());
+    if of_mesh && names.any(|name| name.starts_with('@')) {
+        findings.warning(
+            format!("{path}.headers"),
+            "claims are known only at gateways: sidecars take every request for one without a token",
+            "gateways: [NAME]",
+        );
+    }
+}
+
+fn http_route(route: &HttpRoute, spec: &VirtualServiceSpec, path: &str, findings: &mut Findings) {
     actions(route, path, findings);
     not_yet(route, path, findings);
     for (index, one) in route.r#match.iter().enumerate() {
         http_match(one, &format!("{path}.match[{index}]"), findings);
+        claims(one, spec, &format!("{path}.match[{index}]"), findings);
     }
     for (index, to) in route.route.iter().enumerate() {
         let path = format!("{path}.route[{index}]");
@@ -195,7 +211,13 @@ fn http_match(one: &HttpMatch, path: &str, findings: &mut Findings) {
 
 fn header_name(name: &str, path: &str, findings: &mut Findings) {
     if name.starts_with('@') {
-        findings.error(path, "matching on token claims is not in force yet", "");
+        if let Err(wrong) = routed_claim(name) {
+            findings.error(
+                path,
+                wrong.to_string(),
+                "@request.auth.claims.NAME or @request.auth.claims[NAME]",
+            );
+        }
     } else if !matches!(name, ":method" | ":scheme" | ":path" | ":authority")
         && http::HeaderName::from_bytes(name.as_bytes()).is_err()
     {

@@ -1,6 +1,6 @@
 //! Paths: texts with a star, or templates. `{*}` is one segment that is not empty; `{**}`, at the end, anything that is left.
 
-use super::{InvalidPattern, TextPattern};
+use super::{InvalidPattern, Literal, TextPattern};
 
 /// A path of a rule, compared with the path of a request as it is passed on, without its query.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,24 @@ impl PathPattern {
             });
         }
         Ok(Self::Template(segments))
+    }
+
+    /// What every path that fits is or begins with; `None` where that says nothing.
+    #[must_use]
+    pub fn literal(&self) -> Option<Literal> {
+        let segments = match self {
+            Self::Text(text) => return text.literal(),
+            Self::Template(segments) => segments,
+        };
+        let mut begin = String::from("/");
+        for segment in segments {
+            let Segment::Literal(literal) = segment else { return Some(Literal::Begin(begin)) };
+            begin.push_str(literal);
+            begin.push('/');
+        }
+        // No operator: a template that is a text, without the slash that was put behind it.
+        begin.pop();
+        Some(Literal::Whole(begin))
     }
 
     /// Whether a path fits.

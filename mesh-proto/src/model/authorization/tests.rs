@@ -49,6 +49,43 @@ fn paths() {
 }
 
 #[test]
+fn what_an_index_can_look_for() {
+    let of = |attribute: &str, text: &str| {
+        Pattern::parse(&attribute.parse().unwrap(), text, "n").unwrap().literal()
+    };
+    let path = |text: &str| of("request.path", text);
+    let (whole, begin) = (|t: &str| Some(Literal::Whole(t.into())), |t: &str| Some(Literal::Begin(t.into())));
+    assert_eq!((path("/a"), path("/a*"), path("*/a"), path("*")), (whole("/a"), begin("/a"), None, None));
+    assert_eq!(path("/a/{*}/b"), begin("/a/"));
+    assert_eq!((path("/a/{**}"), path("/{*}"), path("/{**}")), (begin("/a/"), begin("/"), begin("/")));
+    assert_eq!(of("request.host", "A.com").map(|l| l.to_ascii_lowercase()), whole("a.com"));
+    assert_eq!((of("source.ip", "10.0.0.1"), of("source.namespace", "a")), (None, None));
+}
+
+#[test]
+fn claims_that_are_routed_on() {
+    let of = |name: &str| routed_claim(name).map(|claim| claim.map(|names| names.join("/")));
+    assert_eq!(of("x-role"), Ok(None));
+    assert_eq!(of("@request.auth.claims.sub"), Ok(Some("sub".into())));
+    assert_eq!(of("@request.auth.claims.a.B"), Ok(Some("a/B".into())));
+    assert_eq!(of("@request.auth.claims[a.b][c]"), Ok(Some("a.b/c".into())));
+    assert_eq!(of("@Request.Auth.Claims.sub"), Ok(Some("sub".into())));
+    for wrong in [
+        "@request.auth.claims",
+        "@request.auth.claims.",
+        "@request.auth.claims.a..b",
+        "@request.auth.claims.a[b]",
+        "@request.auth.claims[a]b",
+        "@request.auth.claims[]",
+        "@request.auth.claimsx",
+        "@request.auth.principal",
+        "@",
+    ] {
+        assert!(of(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn addresses() {
     let has = |block: &str, address: &str| {
         block.parse::<AddressBlock>().unwrap().contains(address.parse::<IpAddr>().unwrap())

@@ -15,7 +15,45 @@ pub enum TextPattern {
     Suffix(String),
 }
 
+/// What a text has to be, or to begin with, to fit: what an index can look for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Literal {
+    /// The whole text.
+    Whole(String),
+    /// Its beginning.
+    Begin(String),
+}
+
+impl Literal {
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Whole(text) | Self::Begin(text) => text,
+        }
+    }
+
+    /// The same for texts without case.
+    #[must_use]
+    pub fn to_ascii_lowercase(&self) -> Self {
+        match self {
+            Self::Whole(text) => Self::Whole(text.to_ascii_lowercase()),
+            Self::Begin(text) => Self::Begin(text.to_ascii_lowercase()),
+        }
+    }
+}
+
 impl TextPattern {
+    /// What every text that fits is or begins with; `None` where that says nothing.
+    #[must_use]
+    pub fn literal(&self) -> Option<Literal> {
+        match self {
+            Self::Exact(whole) => Some(Literal::Whole(whole.clone())),
+            Self::Prefix(begin) => Some(Literal::Begin(begin.clone())),
+            Self::Suffix(_) | Self::Present => None,
+        }
+    }
+
     /// Reads one.
     ///
     /// # Errors

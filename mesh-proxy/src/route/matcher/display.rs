@@ -40,6 +40,7 @@ fn header(header: &Header) -> String {
     let not = if header.invert { "not: " } else { "" };
     match &header.from {
         From::Name(name) => format!("{not}header {name} {}", header.value),
+        From::Claim(path) => format!("{not}claim {} {}", path.join("."), header.value),
         From::Pseudo(name, _) => format!("{not}header {name} {}", header.value),
     }
 }

@@ -1,0 +1,61 @@
+//! `selector` and `targetRefs` of policies: one of them, and only what a policy may be for.
+
+use super::super::meta::{ObjectMeta, WorkloadSelector};
+use super::super::problem::Findings;
+use super::super::target_ref::TargetRef;
+
+/// As many as the resource may have in Istio.
+const MAX_TARGETS: usize = 16;
+
+pub(super) fn check(
+    metadata: &ObjectMeta,
+    selector: Option<&WorkloadSelector>,
+    one: Option<&TargetRef>,
+    many: &[TargetRef],
+    findings: &mut Findings,
+) {
+    if let Some(target) = one {
+        reference(metadata, target, "spec.targetRef", findings);
+    }
+    for (index, target) in many.iter().enumerate() {
+        reference(metadata, target, &format!("spec.targetRefs[{index}]"), findings);
+    }
+    if many.len() > MAX_TARGETS {
+        findings.error(
+            "spec.targetRefs",
+            format!("{} of them", many.len()),
+            format!("at most {MAX_TARGETS}"),
+        );
+    }
+    if one.is_some() && !many.is_empty() {
+        findings.error("spec.targetRef", "there are targetRefs too", "one of them");
+    }
+    if selector.is_some() && (one.is_some() || !many.is_empty()) {
+        findings.error("spec.selector", "there are targetRefs too", "one of them");
+    }
+    if selector.is_some_and(|selector| selector.match_labels.is_empty()) {
+        findings.warning(
+            "spec.selector",
+            "an empty selector selects the whole namespace",
+            "matchLabels with a label",
+        );
+    }
+}
+
+fn reference(metadata: &ObjectMeta, target: &TargetRef, path: &str, findings: &mut Findings) {
+    if target.target().is_none() {
+        findings.error(
+            format!("{path}.kind"),
+            format!("a policy cannot be for {:?} of the group {:?}", target.kind, target.group),
+            "Gateway or GatewayClass of gateway.networking.k8s.io, Service, or ServiceEntry of networking.istio.io; \
+             selector.matchLabels with the labels of its pods for a Gateway of networking.istio.io",
+        );
+    }
+    if target.name.is_empty() {
+        findings.error(format!("{path}.name"), "name is missing", "");
+    }
+    if target.namespace.as_ref().is_some_and(|namespace| *namespace != metadata.namespace) {
+        let expected = format!("none, or {}", metadata.namespace);
+        findings.error(format!("{path}.namespace"), "a policy is for what is in its own namespace", expected);
+    }
+}

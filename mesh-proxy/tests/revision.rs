@@ -1,0 +1,233 @@
+//! Connections that are open when a policy changes: each kind, at sidecars and gateways, and how long it takes.
+//!
+//! The mechanism is asserted with limits that a busy machine keeps; how long it took from the proxy's acknowledgement on is
+//! printed (`cargo test -p mesh-proxy --test integration revision -- --nocapture`).
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::Request;
+use mesh_proto::model::Kind;
+use mesh_proto::runtime::tls::{ClientIdentity, Expect, client_config};
+use mesh_proto::wire::mesh::v1 as wire;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use wire::{MtlsMode, Protocol};
+
+use crate::grpc::echo;
+use crate::support::eventually;
+use crate::support::mesh::{Mesh, PORT, Pair, Pod, Spec, backend, default_route};
+use crate::support::origin::Origin;
+use crate::tcp::server_first;
+
+/// Longer than anything takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(20);
+const GET: &[u8] = b"GET /a HTTP/1.1\r\nhost: ratings\r\n\r\n";
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A pair, and a gateway before it.
+struct Places {
+    pair: Pair,
+    gateway: Pod,
+    protocol: Protocol,
+    app: SocketAddr,
+}
+
+/// Where a client comes in, and how.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Place {
+    Mtls,
+    Plaintext,
+    Gateway,
+}
+
+const PLACES: [Place; 3] = [Place::Mtls, Place::Plaintext, Place::Gateway];
+
+impl Places {
+    async fn start(app: SocketAddr, protocol: Protocol) -> Self {
+        let pair = Pair::start(app, protocol, MtlsMode::MtlsPermissive).await;
+        let mut listener = wire::Listener { port: 80, protocol: protocol.into(), ..Default::default() };
+        if protocol == Protocol::Tcp {
+            listener.tcp = vec![wire::TcpRule {
+                backends: vec![backend("ratings", PORT)],
+                origin: None,
+                mesh_tls: false,
+            }];
+        } else {
+            listener.virtual_hosts = vec![wire::VirtualHost {
+                domains: vec!["*".into()],
+                table: Some(default_route("ratings", PORT)),
+                https_redirect: false,
+            }];
+        }
+        pair.mesh.pilot.publish(Kind::Listener, "80", &listener);
+        let gateway = pair.mesh.pod(Spec { gateway: true, ..Spec::new("edge", app) }).await;
+        let at = SocketAddr::new(gateway.ip, 8080);
+        eventually("the gateway listens", || async move { TcpStream::connect(at).await.is_ok() }).await;
+        Self { pair, gateway, protocol, app }
+    }
+
+    async fn open(&self, place: Place, alpn: &[u8]) -> Box<dyn Stream> {
+        match place {
+            Place::Plaintext => Box::new(TcpStream::connect(self.pair.ratings.inbound()).await.unwrap()),
+            Place::Gateway => {
+                Box::new(TcpStream::connect(SocketAddr::new(self.gateway.ip, 8080)).await.unwrap())
+            }
+            Place::Mtls => {
+                let identity = self.pair.mesh.ca.identity("default", "reviews");
+                let server = "spiffe://cluster.local/ns/default/sa/ratings".parse().unwrap();
+                let (who, roots) = (ClientIdentity::Mesh(&identity), identity.roots_handle().clone());
+                let config = client_config(who, roots, Expect::Exactly(server), &[alpn]);
+                let tcp = TcpStream::connect(self.pair.ratings.inbound()).await.unwrap();
+                let name = "outbound_.9080_._.ratings.default.svc.cluster.local".try_into().unwrap();
+                Box::new(TlsConnector::from(config).connect(name, tcp).await.unwrap())
+            }
+        }
+    }
+
+    /// Gives the place a policy (none: takes it away), and says when its proxy has acknowledged that.
+    async fn change(&self, place: Place, deny: Option<wire::AuthorizationRule>) -> Instant {
+        let (name, gateway) = if place == Place::Gateway { ("edge", true) } else { ("ratings", false) };
+        let spec = Spec {
+            protocol: self.protocol,
+            mtls: MtlsMode::MtlsPermissive,
+            gateway,
+            ..Spec::new(name, self.app)
+        };
+        let mut config = Mesh::self_config(&spec);
+        config.authorization = deny
+            .map(|rule| wire::AuthorizationPolicy { rules: vec![rule], ..Default::default() })
+            .into_iter()
+            .collect();
+        let (pilot, before) = (&self.pair.mesh.pilot, Instant::now());
+        pilot.publish_self(name, &config);
+        let acked = || pilot.acked(name).filter(|at| *at > before);
+        eventually("acknowledged", || async { acked().is_some() }).await;
+        acked().unwrap()
+    }
+
+    /// The same while `ends` waits for what comes of it: how long that took from the acknowledgement on.
+    async fn measure<T>(
+        &self,
+        what: &str,
+        place: Place,
+        deny: wire::AuthorizationRule,
+        ends: impl Future<Output = T>,
+    ) -> T {
+        let ends = async {
+            let ended = tokio::time::timeout(LIMIT, ends).await;
+            (ended.unwrap_or_else(|_| panic!("{what} at {place:?}: not within {LIMIT:?}")), Instant::now())
+        };
+        let (acked, (out, ended)) = tokio::join!(self.change(place, Some(deny)), ends);
+        println!("{what}, {place:?}: {:?} after the acknowledgement", ended.saturating_duration_since(acked));
+        self.change(place, None).await;
+        out
+    }
+}
+
+fn everything() -> wire::AuthorizationRule {
+    wire::AuthorizationRule::default()
+}
+
+fn path(path: &str) -> wire::AuthorizationRule {
+    let matches = wire::AuthorizationMatch {
+        attribute: "request.path".into(),
+        values: vec![path.into()],
+        not_values: vec![],
+    };
+    wire::AuthorizationRule { when: vec![matches], ..Default::default() }
+}
+
+/// One answer, by its status.
+async fn status(stream: &mut Box<dyn Stream>) -> Option<u16> {
+    let mut all = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&all).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head
+                .lines()
+                .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            if body.len() >= length.unwrap_or(0_usize) {
+                return head.split(' ').nth(1)?.parse().ok();
+            }
+        }
+        if stream.read_buf(&mut all).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_wait_for_requests_end() {
+    let app = Origin::start("ratings").await;
+    let places = Places::start(app.address, Protocol::Http).await;
+    for place in PLACES {
+        let mut stream = places.open(place, b"istio-http/1.1").await;
+        stream.write_all(GET).await.unwrap();
+        assert_eq!(status(&mut stream).await, Some(200), "{place:?}");
+        let ends = async { drop(stream.read_to_end(&mut Vec::new()).await) };
+        places.measure("an idle HTTP/1.1 connection that nothing may pass", place, everything(), ends).await;
+        let mut stream = places.open(place, b"istio-http/1.1").await;
+        let denied = async {
+            loop {
+                stream.write_all(GET).await.unwrap();
+                match status(&mut stream).await {
+                    Some(200) => tokio::time::sleep(Duration::from_millis(1)).await,
+                    other => return other,
+                }
+            }
+        };
+        let answer = places.measure("the next request of a kept connection", place, path("/a"), denied).await;
+        assert_eq!(answer, Some(403), "{place:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_end() {
+    let places = Places::start(server_first().await, Protocol::Tcp).await;
+    for place in PLACES {
+        let mut stream = places.open(place, b"istio").await;
+        let mut hello = [0; 6];
+        stream.read_exact(&mut hello).await.unwrap();
+        let ends = async { drop(stream.read_to_end(&mut Vec::new()).await) };
+        places.measure("a connection of bytes", place, everything(), ends).await;
+    }
+}
+
+async fn streams(stream: Box<dyn Stream>) -> SendRequest<Bytes> {
+    let (send, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    send.ready().await.unwrap()
+}
+
+/// A stream is cut when its own request is not allowed any more; another one of its connection goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_are_decided_again_one_by_one() {
+    let places = Places::start(echo().await, Protocol::Grpc).await;
+    for place in PLACES {
+        let mut client = streams(places.open(place, b"istio-h2").await).await;
+        let mut open = Vec::new();
+        for path in ["/denied", "/allowed"] {
+            let request =
+                Request::post(format!("http://ratings{path}")).header("te", "trailers").body(()).unwrap();
+            let (response, mut send) = client.send_request(request, false).unwrap();
+            send.send_data(Bytes::from_static(b"one"), false).unwrap();
+            let response = response.await.unwrap();
+            assert_eq!(response.status(), 200, "{place:?}");
+            let mut body = response.into_body();
+            assert_eq!(body.data().await.unwrap().unwrap(), "one");
+            open.push((send, body));
+        }
+        let [(_held, denied), (send, allowed)] = &mut open[..] else { panic!("two") };
+        let ends = denied.data();
+        let end = places.measure("an open stream of HTTP/2", place, path("/denied"), ends).await;
+        assert!(matches!(end, Some(Err(_))), "{place:?}: {end:?}");
+        send.send_data(Bytes::from_static(b"two"), false).unwrap();
+        assert_eq!(allowed.data().await.unwrap().unwrap(), "two", "{place:?}: nobody else's stream");
+    }
+}
