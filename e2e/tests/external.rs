@@ -32,7 +32,10 @@ async fn write(ns: &Namespace, mesh: &str) -> anyhow::Result<()> {
 }
 
 async fn story(ns: &Namespace) -> anyhow::Result<()> {
-    ns.deploy(&[App::new("web"), App::new("ext-authz").environment("EXT_AUTHZ", "true")]).await?;
+    // It says no to whoever asks, the kubelet too.
+    let probe = "        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}\n";
+    let decider = App::new("ext-authz").environment("EXT_AUTHZ", "true").container(probe);
+    ns.deploy(&[App::new("web"), decider]).await?;
     let client = ns.client("client").await?;
     client.get("http://web/headers", &[]).await?.expect(200)?;
     for provider in ["by-http", "by-grpc"] {
