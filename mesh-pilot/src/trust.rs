@@ -36,8 +36,9 @@ const LOOK: Duration = Duration::from_millis(250);
 const REPORT: Duration = Duration::from_secs(5);
 /// After a lost stream; twice as long after each further one.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// After a start proxies come back within that time; a count before it says that nobody is behind, because nobody is there.
-pub(crate) const SETTLED: Duration = Duration::from_secs(30);
+/// Within that time after a start proxies come back (they wait 3 s at most between two tries): a count before it says that
+/// nobody is behind, because nobody is there.
+pub(crate) const SETTLED: Duration = Duration::from_secs(6);
 /// How often an issuer that does not know of this is asked again: it may have been replaced.
 const OTHER_ISSUER: Duration = Duration::from_secs(60);
 /// Names of proxies in a report.

@@ -29,7 +29,7 @@ const PORT: u16 = 15000;
 /// How long the authority may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait until all proxies have heard.
-const SPREADING: Duration = Duration::from_secs(10);
+const SPREADING: Duration = Duration::from_secs(20);
 /// The pause between looks.
 const LOOK: Duration = Duration::from_millis(100);
 
