@@ -152,13 +152,21 @@ impl Ca {
     pub async fn serve(self, listener: TcpListener, drain: drain::Watch) {
         let Self { keeper, attestor, rate, pilot } = self;
         let tls = server_config(keeper.identity(), ClientAuth::Optional, &[b"h2"]);
+        // Who ends writes nothing any more: what it remembers may be in the way of who comes after it.
+        let ending = drain.clone();
+        let looking = async {
+            tokio::select! {
+                () = keeper.keep() => {}
+                () = ending.draining() => std::future::pending().await,
+            }
+        };
         let follow = Follow::service(keeper.clone(), pilot, drain.clone());
         let routes =
             tonic::service::Routes::new(Service::new(keeper.clone(), attestor, rate)).add_service(follow);
         tokio::select! {
             () = grpc::serve(listener, tls, routes, drain) => {}
             () = renew(&keeper) => {}
-            () = keeper.keep() => {}
+            () = looking => {}
         }
     }
 }

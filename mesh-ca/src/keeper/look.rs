@@ -115,6 +115,10 @@ impl Keeper {
     pub(super) async fn kept(&self, now: &Now) -> Result<Kept, Failed> {
         let kept = self.shelf.state().await?;
         if kept.version.is_none() && now.kept.version.is_some() {
+            // In a directory, both are gone when it was cleared for somebody else.
+            if !self.shelf.is_shared() && self.shelf.signing().await?.is_none() {
+                return Err(Failed::Gone);
+            }
             tracing::error!("the state is gone from where it is kept: written again from memory");
             return Ok(Kept { state: now.kept.state.clone(), version: None });
         }
