@@ -31,3 +31,4 @@ mod scan;
 mod secure_gateway;
 mod survival;
 mod telemetry;
+mod told;
