@@ -82,8 +82,8 @@ fn hear(keeper: &Keeper, report: BundleReport) {
     if !is_kubernetes_name(&report.pilot) {
         return tracing::warn!("a pilot's report without its name");
     }
-    let BundleReport { pilot, sequence, proxies, behind, waiting } = report;
-    keeper.report(&pilot, Report { sequence, proxies, behind, waiting, at: 0 });
+    let BundleReport { pilot, sequence, proxies, behind, waiting, ended } = report;
+    keeper.report(&pilot, Report { sequence, proxies, behind, waiting, ended, at: 0 });
 }
 
 type States = Pin<Box<dyn Stream<Item = Result<BundleState, Status>> + Send>>;

@@ -24,6 +24,8 @@ pub const LAG: Duration = Duration::from_secs(30);
 pub const SPREAD: Duration = Duration::from_secs(120);
 /// A pilot reports every few seconds; one that was silent for that long does not know how its proxies stand.
 const SILENT: Duration = Duration::from_secs(30);
+/// Proxies of a pilot that ended come back to another one within that time; until then nobody speaks for them.
+const COMING_BACK: Duration = Duration::from_secs(10);
 /// After that long a pilot that was not heard of is taken for gone.
 pub const GONE: Duration = Duration::from_secs(300);
 /// More identities than that are not refused by name: then something else is wrong.
@@ -184,22 +186,10 @@ impl State {
     /// The same for the bundle `sequence`.
     #[must_use]
     pub fn waiting_for(&self, sequence: u64, now: u64) -> Option<String> {
-        if self.reports.is_empty() {
+        if self.reports.values().all(|report| report.ended) {
             return Some("no pilot has said how its proxies stand".to_owned());
         }
-        self.reports.iter().find_map(|(pilot, report)| {
-            let silent = now.saturating_sub(report.at);
-            if silent > SILENT.as_secs() {
-                Some(format!("the pilot {pilot} has not said for {silent} s how its proxies stand"))
-            } else if report.sequence < sequence {
-                Some(format!("the pilot {pilot} has not heard of it yet"))
-            } else if report.behind > 0 {
-                let names = report.waiting.join(", ");
-                Some(format!("{} of {} proxies have not got it: {names}", report.behind, report.proxies))
-            } else {
-                None
-            }
-        })
+        self.reports.iter().find_map(|(pilot, report)| report.waiting_for(pilot, sequence, now))
     }
 
     /// Refuses `id` from here on, or no longer.
@@ -231,6 +221,29 @@ impl State {
             rotation.since = now;
             // Known when the bundle has its number.
             rotation.sequence = 0;
+        }
+    }
+}
+
+impl Report {
+    /// Why it cannot be said that the proxies of `pilot`, which this is of, have the bundle `sequence`.
+    fn waiting_for(&self, pilot: &str, sequence: u64, now: u64) -> Option<String> {
+        let silent = now.saturating_sub(self.at);
+        if self.ended {
+            let back = silent >= COMING_BACK.as_secs();
+            (!back).then(|| format!("the pilot {pilot} has just ended, and its proxies go to another one"))
+        } else if silent > SILENT.as_secs() {
+            let left = GONE.as_secs().saturating_sub(silent);
+            Some(format!(
+                "the pilot {pilot} has not said for {silent} s how its proxies stand (in {left} s it is taken for gone)"
+            ))
+        } else if self.sequence < sequence {
+            Some(format!("the pilot {pilot} has not heard of it yet"))
+        } else if self.behind > 0 {
+            let names = self.waiting.join(", ");
+            Some(format!("{} of {} proxies have not got it: {names}", self.behind, self.proxies))
+        } else {
+            None
         }
     }
 }

@@ -44,6 +44,12 @@ const BUCKETS: &[f64] = &[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
 /// How long open streams get at the end.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// How long the last words to the authority may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Becomes true when this replica serves no more.
+pub(crate) type Ended = watch::Receiver<bool>;
+
 /// Runs the pilot until SIGTERM, SIGINT or the death of its parent.
 ///
 /// # Errors
@@ -51,7 +57,7 @@ const GRACE: Duration = Duration::from_secs(3);
 pub fn run(config: Config) -> anyhow::Result<()> {
     prepare();
     shutdown::die_with_parent(config.parent_pid)?;
-    until_signal(serve(config), Duration::ZERO, async {})
+    until_signal(|ended| serve(config, ended), Duration::ZERO, async {})
 }
 
 /// What comes before anything else in a pilot's process.
@@ -60,17 +66,26 @@ pub(crate) fn prepare() {
     crypto::install_provider();
 }
 
-/// Runs until the end of `serving`, or `linger` after a signal, then `ending`.
-pub(crate) fn until_signal(
-    serving: impl Future<Output = anyhow::Result<()>>,
+/// Runs until the end of `serving`, or `linger` after a signal, then `ending`. What serves is told that its end has come,
+/// and has [`LAST_WORDS`] to say so.
+pub(crate) fn until_signal<S: Future<Output = anyhow::Result<()>>>(
+    serving: impl FnOnce(Ended) -> S,
     linger: Duration,
     ending: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let (end, ended) = watch::channel(false);
     let result = runtime.block_on(async {
+        let mut serving = std::pin::pin!(serving(ended));
         let result = tokio::select! {
-            result = serving => result,
-            signal = shutdown::after_signal(linger) => signal.context("listening for signals"),
+            result = &mut serving => result,
+            signal = shutdown::after_signal(linger) => match signal {
+                Ok(()) => {
+                    end.send_replace(true);
+                    tokio::time::timeout(LAST_WORDS, serving).await.unwrap_or(Ok(()))
+                }
+                Err(error) => Err(error).context("listening for signals"),
+            },
         };
         ending.await;
         result
@@ -79,10 +94,10 @@ pub(crate) fn until_signal(
     result
 }
 
-/// Serves until an error; ended by being dropped.
-async fn serve(config: Config) -> anyhow::Result<()> {
+/// Serves until an error or the end.
+async fn serve(config: Config, ended: Ended) -> anyhow::Result<()> {
     let (discovery, admin) = (bind(config.listen).await?, bind(config.admin).await?);
-    serve_files(config, discovery, admin).await
+    serve_files(config, discovery, admin, ended).await
 }
 
 /// A listening socket.
@@ -91,7 +106,12 @@ pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// [`serve`] on sockets that are there already.
-async fn serve_files(config: Config, discovery: TcpListener, admin: TcpListener) -> anyhow::Result<()> {
+async fn serve_files(
+    config: Config,
+    discovery: TcpListener,
+    admin: TcpListener,
+    ended: Ended,
+) -> anyhow::Result<()> {
     let trust_domain = config.trust_domain()?;
     let mesh = MeshSettings {
         trust_domain: trust_domain.clone(),
@@ -122,6 +142,7 @@ async fn serve_files(config: Config, discovery: TcpListener, admin: TcpListener)
             ttl: None,
         },
         name: "mesh-pilot".to_owned(),
+        ended,
         beside: Box::new(move |_, tasks| {
             tasks.spawn(async {
                 source.run(found).await;
@@ -154,6 +175,8 @@ pub(crate) struct Pilot {
     pub ca: CaConfig,
     /// What this replica is called.
     pub name: String,
+    /// When to end.
+    pub ended: Ended,
     /// Starts what runs beside it: the source, and what only this kind of mesh has. An error of one ends the pilot.
     pub beside: Box<Beside>,
 }
@@ -172,14 +195,14 @@ pub(crate) struct Parts {
 }
 
 impl Pilot {
-    /// Serves until an error; ended by being dropped.
+    /// Serves until an error, or until the end and our last words are said. Being dropped ends it too.
     pub(crate) async fn serve_on(self, sockets: Sockets) -> anyhow::Result<()> {
         let Sockets { discovery, admin } = sockets;
         // A second pilot of the same process (tests) shares the recorder of the first.
         let recorder = PrometheusBuilder::new().set_buckets(BUCKETS)?.build_recorder();
         let metrics = recorder.handle();
         let _ = metrics::set_global_recorder(recorder);
-        let Self { mut index, finds, found, reach, ca, name, beside } = self;
+        let Self { mut index, finds, found, reach, ca, name, ended, beside } = self;
         let (snapshot, _) = index.snapshot();
         let hub = Arc::new(Hub::new(snapshot, Box::new(Rules)));
         let status = Arc::new(Status::new(hub.clone()));
@@ -213,8 +236,10 @@ impl Pilot {
                 name,
                 settles: SETTLED,
                 known,
+                ended,
             };
-            tasks.spawn(trust.follow());
+            let mut following = JoinSet::new();
+            following.spawn(trust.follow());
             // Whom not to trust is known before anybody is told anything.
             let _ = told.wait_for(|known| *known).await;
             let tls = server_config(&identity, ClientAuth::Required, &[b"h2"]);
@@ -223,7 +248,10 @@ impl Pilot {
             tracing::info!(address = ?discovery.local_addr().ok(), "serving discovery");
             status.set_serving();
             let settings = grpc::ServeSettings { grace: GRACE, ..grpc::ServeSettings::default() };
-            grpc::serve_with(settings, discovery, tls, routes, watch).await;
+            tokio::select! {
+                () = grpc::serve_with(settings, discovery, tls, routes, watch) => {}
+                _ = following.join_next() => {}
+            }
         };
         tokio::pin!(serving);
         loop {

@@ -31,7 +31,7 @@ use self::replicas::Replicas;
 pub use self::settings::Settings;
 use self::writer::Writer;
 use crate::admin::Audience;
-use crate::app::{self, FINDS, Parts, Pilot, Sockets};
+use crate::app::{self, Ended, FINDS, Parts, Pilot, Sockets};
 use crate::index::Index;
 use crate::keys::Reach;
 use crate::mesh_config;
@@ -51,7 +51,7 @@ const SILENCE: Duration = Duration::from_secs(75);
 pub fn run(settings: Settings) -> anyhow::Result<()> {
     app::prepare();
     let release = release(settings.clone());
-    app::until_signal(serve(settings), shutdown::LINGER, release)
+    app::until_signal(|ended| serve(settings, ended), shutdown::LINGER, release)
 }
 
 /// Another replica leads at once, not when our Lease has run out.
@@ -61,7 +61,7 @@ async fn release(settings: Settings) {
     }
 }
 
-async fn serve(mut settings: Settings) -> anyhow::Result<()> {
+async fn serve(mut settings: Settings, ended: Ended) -> anyhow::Result<()> {
     let sockets = sockets(&settings).await?;
     std::fs::create_dir_all(&settings.state_dir)
         .with_context(|| format!("state directory {}", settings.state_dir.display()))?;
@@ -116,8 +116,8 @@ async fn serve(mut settings: Settings) -> anyhow::Result<()> {
         });
     };
     let index = Index::with_slices(mesh);
-    let pilot =
-        Pilot { index, finds, found: ours, reach: Reach::Outside, ca, name, beside: Box::new(beside) };
+    let beside = Box::new(beside);
+    let pilot = Pilot { index, finds, found: ours, reach: Reach::Outside, ca, name, ended, beside };
     pilot.serve_on(sockets).await
 }
 

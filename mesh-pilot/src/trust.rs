@@ -41,6 +41,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 pub(crate) const SETTLED: Duration = Duration::from_secs(6);
 /// How often an issuer that does not know of this is asked again: it may have been replaced.
 const OTHER_ISSUER: Duration = Duration::from_secs(60);
+/// How long an authority may take to hear that we have ended. It finds out by itself too, in minutes.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// Names of proxies in a report.
 const NAMES: usize = 5;
 
@@ -56,11 +58,24 @@ pub(crate) struct Trust {
     pub settles: Duration,
     /// Something is known.
     pub known: watch::Sender<bool>,
+    /// This replica serves no more: that is its last word.
+    pub ended: watch::Receiver<bool>,
 }
 
 impl Trust {
-    /// Never ends.
+    /// Ends when the authority was told that this replica has ended, or cannot be told.
     pub async fn follow(self) {
+        let silent = async {
+            self.end().await;
+            tokio::time::sleep(FAREWELL).await;
+        };
+        tokio::select! {
+            () = self.follow_until_the_end() => {}
+            () = silent => {}
+        }
+    }
+
+    async fn follow_until_the_end(&self) {
         let file = self.ca.state_dir.join(FILE);
         let mut sequence = 0;
         if let Some(kept) = read(&file, self.identity.id().trust_domain()) {
@@ -73,6 +88,7 @@ impl Trust {
         let mut told = String::new();
         loop {
             let status = match self.converse(&file, &mut sequence, &settled).await {
+                _ if *self.ended.borrow() => return,
                 Ok(()) => {
                     wait = RETRY.0;
                     continue;
@@ -92,8 +108,16 @@ impl Trust {
                 );
                 told = why;
             }
-            tokio::time::sleep(wait).await;
+            let _ = tokio::time::timeout(wait, self.end()).await;
             wait = (wait * 2).min(RETRY.1);
+        }
+    }
+
+    /// Waits for the end.
+    async fn end(&self) {
+        // Nobody there who could say so: that is the end of a test, not ours.
+        if self.ended.clone().wait_for(|ended| *ended).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -117,6 +141,16 @@ impl Trust {
         let mut heard = false;
         loop {
             tokio::select! {
+                () = self.end() => {
+                    // Who has reported nothing is not waited for.
+                    if said.is_some() {
+                        let _ = reports.send(BundleReport { ended: true, ..self.report(*sequence) }).await;
+                    }
+                    // Theirs ends when all of ours was heard.
+                    drop(reports);
+                    while states.message().await?.is_some() {}
+                    return Ok(());
+                }
                 state = states.message() => {
                     let Some(state) = state? else { return Ok(()) };
                     *sequence = state.sequence;
@@ -166,6 +200,7 @@ impl Trust {
             proxies: count(proxies),
             behind: count(behind.len()),
             waiting: behind.into_iter().take(NAMES).collect(),
+            ended: false,
         }
     }
 
@@ -203,6 +238,7 @@ impl Trust {
             self.known.send_replace(true);
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
+                () = self.end() => return,
                 _ = changed.changed() => {}
             }
         }

@@ -131,6 +131,8 @@ pub struct Pilot {
     pub proxies: u32,
     /// Of those, which have not acknowledged it.
     pub behind: u32,
+    /// It has ended.
+    pub ended: bool,
     /// Since it said so.
     pub seconds_ago: u64,
 }
@@ -200,6 +202,7 @@ impl Keeper {
             sequence: report.sequence,
             proxies: report.proxies,
             behind: report.behind,
+            ended: report.ended,
             seconds_ago: time.saturating_sub(report.at),
         });
         Ok(Answer {

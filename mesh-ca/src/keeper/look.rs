@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn pilots_of_the_past_do_not_keep_it_closed() {
         const NOW: u64 = 1_000_000;
-        let report = Report { sequence: 1, proxies: 3, behind: 0, waiting: Vec::new(), at: NOW };
+        let report = Report { sequence: 1, proxies: 3, behind: 0, at: NOW, ..Report::default() };
         let mut state = State { root: "old".to_owned(), ..State::default() };
         state.hear(&[("pilot".to_owned(), report)].into(), NOW);
         assert_eq!(opened(&mut state, "new", NOW), Seen::Spreads);

@@ -114,6 +114,9 @@ pub struct Report {
     /// Some of their names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<String>,
+    /// Its last word: it serves nobody any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
     /// Unix seconds: when it came.
     pub at: u64,
 }
@@ -135,7 +138,8 @@ impl State {
     pub fn hear(&mut self, reports: &BTreeMap<String, Report>, now: u64) {
         for (pilot, report) in reports {
             let known = self.reports.get(pilot);
-            if known.is_none_or(|known| known.at < report.at) {
+            // Within one second what is said here is newer than what was kept, except for a last word.
+            if known.is_none_or(|known| (known.at, known.ended) <= (report.at, report.ended)) {
                 self.reports.insert(pilot.clone(), report.clone());
                 self.reported = true;
             }

@@ -16,7 +16,7 @@ fn new() -> (String, String) {
 }
 
 fn report(sequence: u64, behind: u32, at: u64) -> Report {
-    Report { sequence, proxies: 10, behind, waiting: vec!["shop/reviews-0".to_owned()], at }
+    Report { sequence, proxies: 10, behind, waiting: vec!["shop/reviews-0".to_owned()], ended: false, at }
 }
 
 /// A state whose bundle has the number 1, with the longest life of an hour.
@@ -119,6 +119,31 @@ fn activation_waits_for_every_proxy() {
     // A pilot that is gone for long counts no more.
     two.hear(&[("pilot-1".to_owned(), report(sequence, 0, NOW + 300))].into(), NOW + 300);
     assert!(step(&two, Step::Activate, facts(NOW + 300)).is_ok());
+}
+
+/// Its proxies come back to another pilot, which speaks for them; it is not waited for until it is taken for gone.
+#[test]
+fn a_pilot_that_says_goodbye_is_soon_not_waited_for() {
+    let prepared = step(&steady(), Step::Prepare, facts(NOW)).unwrap();
+    let published = step(&prepared, Step::Publish, facts(NOW)).unwrap();
+    let sequence = published.sequence;
+    let ended = |at| Report { ended: true, ..report(sequence - 1, 10, at) };
+    let mut state = heard(&published, report(sequence, 0, NOW));
+    state.hear(&[("pilot-2".to_owned(), ended(NOW))].into(), NOW);
+    let why = state.waiting(NOW + 9).unwrap();
+    assert_eq!(why, "the pilot pilot-2 has just ended, and its proxies go to another one");
+    assert_eq!(state.waiting(NOW + 10), None);
+    // Another replica of ours that had heard it before its end does not bring it back.
+    state.hear(&[("pilot-2".to_owned(), report(sequence - 1, 10, NOW - 1))].into(), NOW + 10);
+    assert_eq!(state.waiting(NOW + 10), None);
+    // Where all have ended, nobody says how proxies stand.
+    let alone = heard(&published, Report { ended: true, ..report(sequence, 0, NOW) });
+    assert!(alone.waiting(NOW + 100).unwrap().contains("no pilot has said"));
+    // It is back under its name.
+    let back = heard(&state, report(sequence, 1, NOW + 20));
+    assert!(
+        heard(&back, Report { ended: false, ..report(sequence, 1, NOW + 20) }).waiting(NOW + 20).is_some()
+    );
 }
 
 #[test]

@@ -119,6 +119,7 @@ impl Pilot {
             proxies: 2,
             behind,
             waiting: vec!["default/a-0".to_owned()],
+            ended: false,
         };
         self.reports.send(report).await.unwrap();
         let mut seen = false;
@@ -127,6 +128,14 @@ impl Pilot {
             seen = now.pilots.iter().any(|p| p.behind == behind && p.sequence == state.sequence);
             tokio::task::yield_now().await;
         }
+    }
+
+    /// The last word of a pilot: both directions end when it was heard.
+    async fn end(mut self) {
+        let report = BundleReport { pilot: "mesh-pilot".to_owned(), ended: true, ..BundleReport::default() };
+        self.reports.send(report).await.unwrap();
+        drop(self.reports);
+        while self.states.message().await.unwrap().is_some() {}
     }
 }
 
@@ -187,6 +196,10 @@ async fn a_root_takes_another_ones_place_under_connections() {
     by_force(keeper, &mut pilot, &a, &b).await;
     let told = std::fs::read_to_string(dir.path().join("root.pem")).unwrap();
     assert_eq!(told.matches("BEGIN").count(), 1);
+    pilot.end().await;
+    let status = keeper.status().await.unwrap();
+    assert!(status.pilots.len() == 1 && status.pilots[0].ended, "{status:?}");
+    assert_eq!(status.waiting.as_deref(), Some("no pilot has said how its proxies stand"));
     running.stop().await;
 }
 

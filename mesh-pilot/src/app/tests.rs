@@ -127,7 +127,7 @@ impl Pilot {
             vip_cidr6: None,
             parent_pid: None,
         };
-        let task = tokio::spawn(serve_files(config, listeners.0, listeners.1));
+        let task = tokio::spawn(serve_files(config, listeners.0, listeners.1, watch::channel(false).1));
         self.running =
             Some(Running { task, discovery: addresses.0.to_string(), admin: addresses.1.to_string() });
     }

@@ -26,6 +26,8 @@ struct Running {
     hub: Arc<Hub>,
     identity: Identity,
     told: watch::Receiver<bool>,
+    end: watch::Sender<bool>,
+    ended: tokio::task::JoinHandle<()>,
     dir: tempfile::TempDir,
 }
 
@@ -54,11 +56,11 @@ fn pilot(ca: &TestCa, address: &str, kept: Option<&BundleState>) -> Running {
     };
     let (known, told) = watch::channel(false);
     let name = "mesh-pilot-a".to_owned();
+    let (end, ended) = watch::channel(false);
     let (followed, own) = (hub.clone(), identity.clone());
-    tokio::spawn(
-        Trust { hub: followed, identity: own, ca: settings, name, settles: SETTLES, known }.follow(),
-    );
-    Running { hub, identity, told, dir }
+    let trust = Trust { hub: followed, identity: own, ca: settings, name, settles: SETTLES, known, ended };
+    let ended = tokio::spawn(trust.follow());
+    Running { hub, identity, told, end, ended, dir }
 }
 
 impl Running {
@@ -206,8 +208,14 @@ async fn our_authority_is_followed_told_and_remembered() {
     assert!(started.elapsed() >= SETTLES, "said before proxies had the time to come back");
     let first = reports.lock()[0].clone();
     assert_eq!((first.pilot.as_str(), first.sequence, first.behind), ("mesh-pilot-a", 3, 0));
-    let domain = running.identity.id().trust_domain();
+    let domain = running.identity.id().trust_domain().clone();
+    let domain = &domain;
     assert_eq!(read(&running.dir.path().join(FILE), domain), Some(state));
+    assert!(!reports.lock().iter().any(|report| report.ended));
+    // Its last word, and nothing after it.
+    running.end.send_replace(true);
+    tokio::time::timeout(LIMIT, running.ended).await.expect("it has ended").unwrap();
+    assert!(reports.lock().last().is_some_and(|report| report.ended && report.pilot == "mesh-pilot-a"));
     // Nobody else is the authority.
     let impostor = TestCa::new();
     let service = AuthorityServer::new(Ours { state: BundleState::default(), reports });

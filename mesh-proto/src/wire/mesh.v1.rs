@@ -1713,6 +1713,9 @@ pub struct BundleReport {
     /// the names of some of these
     #[prost(string, repeated, tag = "5")]
     pub waiting: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// the replica's last word: it serves nobody any more
+    #[prost(bool, tag = "6")]
+    pub ended: bool,
 }
 /// Generated client implementations.
 pub mod authority_client {

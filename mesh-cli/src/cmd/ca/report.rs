@@ -62,7 +62,10 @@ fn pilots(answer: &Answer) -> String {
             pilot.sequence.to_string(),
             pilot.proxies.to_string(),
             pilot.behind.to_string(),
-            format!("{} s ago", pilot.seconds_ago),
+            match pilot.ended {
+                true => format!("{} s ago that it ends", pilot.seconds_ago),
+                false => format!("{} s ago", pilot.seconds_ago),
+            },
         ]);
     }
     table.trim_fmt()
