@@ -13,6 +13,7 @@ mod authorization;
 mod ca;
 mod charts;
 mod circuit_breaking;
+mod claims;
 mod contract;
 mod discovery;
 mod egress;
