@@ -19,6 +19,7 @@ mod discovery;
 mod egress;
 mod external;
 mod failover;
+mod federation;
 mod gateway;
 mod identity;
 mod inject;

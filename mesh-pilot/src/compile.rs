@@ -57,7 +57,7 @@ fn origin_of(reference: &ObjectRef, location: String, rule: Option<usize>) -> wi
 }
 
 /// The names of our trust domain: its own, then its aliases.
-fn trust_domains(config: &Config) -> impl Iterator<Item = &TrustDomain> {
+pub(crate) fn trust_domains(config: &Config) -> impl Iterator<Item = &TrustDomain> {
     let own = &config.mesh.trust_domain;
     let aliases = config.options.trust_domain_aliases.iter().filter(move |alias| *alias != own);
     std::iter::once(own).chain(aliases)

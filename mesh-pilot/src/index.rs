@@ -138,8 +138,8 @@ impl Index {
                 }
             }
             Event::Options(options) => {
-                self.dirty_config |= self.options != options;
-                self.options = options;
+                self.dirty_config |= self.options != *options;
+                self.options = *options;
             }
             Event::InitDone => {
                 for reference in self.objects.end_listing() {

@@ -4,6 +4,7 @@
 
 pub mod in_files;
 mod providers;
+mod roots;
 mod tls;
 
 use std::path::{Path, PathBuf};
@@ -77,6 +78,11 @@ pub fn parse(text: &str) -> Result<(MeshConfig, Vec<Told>), Told> {
         if name == "extensionProviders" {
             let read = providers::read(value, &mut told);
             config.options.extension_providers = read.map_err(|message| wrong(name, message))?;
+            continue;
+        }
+        if name == "caCertificates" {
+            let read = roots::read(value, &mut told);
+            config.options.added_roots = read.map_err(|message| wrong(name, message))?;
             continue;
         }
         field(&mut config, &mut told, name, value).map_err(|message| wrong(name, message))?;
@@ -209,7 +215,7 @@ pub async fn follow(
         let problems = match &now {
             Ok((newest, told)) => {
                 if newest.options != config.options || said.is_none() {
-                    found.push(Event::Options(newest.options.clone()));
+                    found.push(Event::Options(Box::new(newest.options.clone())));
                     config = newest.clone();
                 }
                 let mut told = told.clone();
@@ -301,6 +307,7 @@ mod tests {
             },
             trust_domain_aliases: vec!["old".parse().unwrap(), "older".parse().unwrap()],
             deny_reason_header: true,
+            added_roots: Vec::new(),
         };
         assert_eq!(config.options, options);
         let paths: Vec<_> = told.iter().map(|told| told.path.as_str()).collect();
@@ -326,6 +333,7 @@ mod tests {
             ("tlsDefaults: {ecdhCurves: [P-224]}", "tlsDefaults"),
             ("tlsDefaults: TLSV1_3", "tlsDefaults"),
             ("trustDomainAliases: [A B]", "trustDomainAliases"),
+            ("caCertificates: [{pem: none}]", "caCertificates"),
             ("- a", ""),
             ("a: [", ""),
         ] {

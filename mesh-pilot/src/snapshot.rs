@@ -9,6 +9,7 @@
 //! `self_config(&Config, &Pod)`; each gives `Option<Compiled<wire type>>`, where `None` is "does not exist for this viewer".
 //! `notes(&Config) -> Vec<Note>` says what is wrong or ineffective between objects, once a configuration change.
 
+mod added_roots;
 mod provider;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,6 +21,7 @@ use mesh_proto::model::{HostPort, Protocol, SpiffeId, TlsParameters, TrustDomain
 
 use crate::keys::{KeySource, Keys};
 
+pub use self::added_roots::AddedRoots;
 pub use self::provider::{Authorizer, ExtensionProvider, Provider, Speaks};
 /// Labels or annotations; sorted, so that equal maps encode equally.
 pub use mesh_proto::crd::Labels;
@@ -103,6 +105,16 @@ pub struct MeshOptions {
     pub tls_defaults: TlsParameters,
     /// Other names of our trust domain.
     pub trust_domain_aliases: Vec<TrustDomain>,
+    /// Roots beside those that the authority tells.
+    pub added_roots: Vec<AddedRoots>,
+}
+
+impl MeshOptions {
+    /// Whether others add other roots, or to another trust domain.
+    #[must_use]
+    pub fn adds_otherwise(&self, other: &Self) -> bool {
+        (&self.added_roots, &self.trust_domain_aliases) != (&other.added_roots, &other.trust_domain_aliases)
+    }
 }
 
 /// `outboundTrafficPolicy.mode`.

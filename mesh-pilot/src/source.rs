@@ -48,7 +48,7 @@ pub enum Event {
         keys: Keys,
     },
     /// Settings of the whole mesh are these from now on.
-    Options(MeshOptions),
+    Options(Box<MeshOptions>),
     /// The listing is done.
     InitDone,
 }

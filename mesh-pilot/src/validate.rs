@@ -27,7 +27,7 @@ pub fn between(documents: &[Document], mesh: MeshSettings) -> Vec<Problem> {
                 origins.insert(resource.reference.clone(), resource.origin.clone());
                 if let Some((options, wrong)) = in_files::said(resource) {
                     problems.extend(wrong);
-                    index.apply(Event::Options(options.unwrap_or_default()));
+                    index.apply(Event::Options(Box::new(options.unwrap_or_default())));
                 }
                 index.apply(Event::Apply(Box::new(resource.clone())));
             }

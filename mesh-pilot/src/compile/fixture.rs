@@ -66,7 +66,7 @@ impl Mesh {
 
     /// The same where MeshConfig says something.
     pub(super) fn with_options(options: MeshOptions, yaml: &str) -> Self {
-        Self::after(Event::Options(options), yaml)
+        Self::after(Event::Options(Box::new(options)), yaml)
     }
 
     /// The same where an issuer's keys have been asked for.

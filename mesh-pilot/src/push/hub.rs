@@ -2,6 +2,8 @@
 //!
 //! One lock, held for the time of a look-up or of one response's making; nothing waits under it.
 
+mod trust;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -87,6 +89,8 @@ struct Inner {
     /// Who wants what: only names that change without a configuration change.
     interest: HashMap<ResourceName, BTreeSet<StreamId>>,
     pods: HashMap<PodKey, StreamId>,
+    /// Whom to trust, as the authority tells it.
+    told: Vec<wire::TrustBundle>,
     /// Identities revoked by name.
     tainted: BTreeSet<String>,
     next_id: u64,
@@ -120,6 +124,7 @@ impl Hub {
             streams: HashMap::new(),
             interest: HashMap::new(),
             pods: HashMap::new(),
+            told: Vec::new(),
             tainted: BTreeSet::new(),
             next_id: 0,
         };
@@ -130,7 +135,10 @@ impl Hub {
     pub fn publish(&self, snapshot: Arc<Snapshot>, changes: &Changes) {
         let mut inner = self.inner.lock();
         let first = snapshot.loaded && !inner.snapshot.loaded;
-        inner.snapshot = snapshot;
+        let before = std::mem::replace(&mut inner.snapshot, snapshot);
+        if before.config.options.adds_otherwise(&inner.snapshot.config.options) {
+            inner.retrust();
+        }
         if changes.config || first {
             // Also the viewers: whether labels belong to them is a matter of configuration.
             let pods = inner.pods.keys().cloned().collect();
@@ -152,64 +160,6 @@ impl Hub {
         }
         drop(inner);
         self.published.send_modify(|count| *count += 1);
-    }
-
-    /// Whom to trust, all of it: one bundle for each trust domain. Streams of identities that it refuses are closed.
-    pub fn set_trust(&self, bundles: Vec<wire::TrustBundle>) {
-        let mut inner = self.inner.lock();
-        let mut wanted = HashMap::new();
-        for mut bundle in bundles {
-            bundle.roots.sort();
-            bundle.roots.dedup();
-            bundle.tainted.sort();
-            bundle.tainted.dedup();
-            wanted.insert(ResourceName::new(Kind::TrustBundle, &bundle.trust_domain), bundle);
-        }
-        let mut changed =
-            inner.cache.unfix(|name| name.kind != Kind::TrustBundle || wanted.contains_key(name));
-        let mut tainted = BTreeSet::new();
-        for (name, bundle) in wanted {
-            changed |= inner.cache.fix(name, bundle.encode_to_vec());
-            tainted.extend(bundle.tainted);
-        }
-        if !changed {
-            return;
-        }
-        inner.tainted = tainted;
-        let refused = |slot: &Slot| inner.tainted.contains(slot.stream.subject().pod.identity.as_str());
-        let gone: Vec<_> =
-            inner.streams.iter().filter(|(_, slot)| refused(slot)).map(|(id, _)| *id).collect();
-        for id in gone {
-            inner.remove(id);
-            inner.pods.retain(|_, stream| *stream != id);
-        }
-        inner.gauge();
-        for slot in inner.streams.values_mut() {
-            slot.stream.mark_all();
-            slot.woken();
-        }
-    }
-
-    /// How many proxies are connected, and the names of those that have not acknowledged whom to trust.
-    pub fn trust_coverage(&self) -> (usize, Vec<String>) {
-        let inner = self.inner.lock();
-        let bundles: Vec<_> =
-            inner.cache.fixed().filter(|fixed| fixed.name.kind == Kind::TrustBundle).collect();
-        let lacks = |slot: &&Slot| !bundles.iter().all(|bundle| slot.stream.has_acked(bundle));
-        let mut behind: Vec<_> =
-            inner.streams.values().filter(lacks).map(|slot| slot.node.id.to_string()).collect();
-        behind.sort();
-        (inner.streams.len(), behind)
-    }
-
-    /// Whom to trust, as it is told.
-    pub fn trust(&self) -> Vec<wire::TrustBundle> {
-        let inner = self.inner.lock();
-        let bundles = inner.cache.fixed().filter(|fixed| fixed.name.kind == Kind::TrustBundle);
-        let mut bundles: Vec<_> =
-            bundles.map(|fixed| wire::TrustBundle::decode(fixed.bytes.clone()).expect("ours")).collect();
-        bundles.sort_by(|a, b| a.trust_domain.cmp(&b.trust_domain));
-        bundles
     }
 
     /// Counts the snapshots published: to wait for the next one.

@@ -16,7 +16,7 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
 use super::crypto;
-use super::svid::{InvalidSvid, Svid};
+use super::svid::{InvalidSvid, Svid, is_authority};
 use crate::model::{SpiffeId, TlsParameters, TrustDomain};
 
 /// Why a certificate, a key or a root cannot be used. The fault is with whoever issued or stored it.
@@ -396,6 +396,23 @@ pub fn read_certificates(
         .map_err(|e| InvalidCertificate::Pem { what, why: e.to_string() })?;
     if certificates.is_empty() {
         return Err(InvalidCertificate::Pem { what, why: "no certificate in it".to_owned() });
+    }
+    Ok(certificates)
+}
+
+/// All certificates of a PEM text that are to be roots: each is an authority's, and can be used as one.
+///
+/// # Errors
+/// When it is no PEM or has none, or when one of them cannot be a root.
+pub fn read_roots(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, InvalidCertificate> {
+    let what = "root certificates";
+    let certificates = read_certificates(what, pem)?;
+    for (index, certificate) in certificates.iter().enumerate() {
+        if !is_authority(certificate)? {
+            let why = format!("the one at place {} may not sign others (no CA)", index + 1);
+            return Err(InvalidCertificate::Pem { what, why });
+        }
+        RootCertStore::empty().add(certificate.clone()).map_err(InvalidCertificate::Root)?;
     }
     Ok(certificates)
 }

@@ -192,6 +192,14 @@ fn malformed(error: impl std::fmt::Display) -> InvalidSvid {
     InvalidSvid::Malformed(error.to_string())
 }
 
+/// Whether a certificate is an authority's: one that may sign others.
+///
+/// # Errors
+/// When it is no certificate.
+pub(super) fn is_authority(der: &CertificateDer<'_>) -> Result<bool, InvalidSvid> {
+    Ok(parse(der)?.basic_constraints().map_err(malformed)?.is_some_and(|c| c.value.ca))
+}
+
 fn refuse_signing(certificate: &X509Certificate<'_>) -> Result<(), InvalidSvid> {
     let ca = certificate.basic_constraints().map_err(malformed)?.is_some_and(|c| c.value.ca);
     let usage = certificate.key_usage().map_err(malformed)?;

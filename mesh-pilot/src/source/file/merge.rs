@@ -135,7 +135,7 @@ impl Files {
         }
         if let Some(options) = options.filter(|options| *options != self.options) {
             self.options = options.clone();
-            events.push(Event::Options(options));
+            events.push(Event::Options(Box::new(options)));
         }
     }
 

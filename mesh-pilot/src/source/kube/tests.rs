@@ -376,11 +376,11 @@ fn mesh_config_reaches_every_proxy() {
         detection_timeout: Some(std::time::Duration::from_millis(300)),
         ..MeshOptions::default()
     };
-    story.index.apply(Event::Options(options.clone()));
+    story.index.apply(Event::Options(Box::new(options.clone())));
     let (snapshot, changes) = story.index.snapshot();
     assert!(changes.config);
     story.snapshot = snapshot;
     assert_eq!(told(&story), (OutboundPolicy::OutboundRegistryOnly, true, 300));
-    story.index.apply(Event::Options(options));
+    story.index.apply(Event::Options(Box::new(options)));
     assert!(!story.index.snapshot().1.config, "the same");
 }
