@@ -92,12 +92,12 @@ fn key(root: &CertificateDer<'static>) -> Option<Value> {
 pub fn parse(text: &[u8]) -> Result<Document, InvalidBundle> {
     let form = |why: &str| InvalidBundle::Form(why.to_owned());
     if text.len() > MAX_DOCUMENT {
-        return Err(form("larger than 1 MiB"));
+        return Err(InvalidBundle::Form(format!("larger than {MAX_DOCUMENT} bytes")));
     }
     let value: Value = serde_json::from_slice(text).map_err(|e| InvalidBundle::Form(e.to_string()))?;
     let keys = value.get("keys").and_then(Value::as_array).ok_or_else(|| form("`keys` is no list"))?;
     if keys.len() > MAX_KEYS {
-        return Err(form("more than 64 keys"));
+        return Err(InvalidBundle::Form(format!("more than {MAX_KEYS} keys")));
     }
     let mut roots = Vec::new();
     for (index, key) in keys.iter().enumerate() {

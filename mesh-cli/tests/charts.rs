@@ -287,6 +287,82 @@ fn the_custom_resources_stay_and_can_be_left_out() {
     );
 }
 
+/// The bundle endpoint is reached where it listens, and the authority understands what values say of other trust domains.
+#[test]
+fn the_authority_federates_as_values_say() {
+    use mesh_ca::federation::{Federated, Source, Spiffe, Web};
+    use mesh_ca::kubernetes::Settings;
+    if !helm() {
+        return;
+    }
+    let policy = "global.networkPolicy.enabled=true";
+    let ports = |all: &[Value]| {
+        let number = |ports: &Value, key: &str| -> Vec<u64> {
+            ports.as_array().unwrap().iter().map(|port| port[key].as_u64().unwrap()).collect()
+        };
+        let inside = container(find(all, "Deployment", "mesh-ca"))["ports"].clone();
+        let policy = find(all, "NetworkPolicy", "mesh-ca")["spec"]["ingress"][0]["ports"].clone();
+        let service = find(all, "Service", "mesh-ca")["spec"]["ports"].clone();
+        [number(&inside, "containerPort"), number(&policy, "port"), number(&service, "port")]
+    };
+    let closed = render("mesh", "control-plane", &[policy]);
+    assert!(ports(&closed).iter().flatten().all(|port| *port != 8443), "nothing listens there");
+    assert!(!names(&closed, "ConfigMap").contains(&"mesh-ca-federation".to_owned()));
+    let settings = |all: &[Value]| {
+        let ca = container(find(all, "Deployment", "mesh-ca")).clone();
+        Settings::from_lookup(|name| environment(&ca, name).as_str().map(str::to_owned)).unwrap()
+    };
+    assert_eq!((settings(&closed).bundle, settings(&closed).federation), (None, Vec::new()));
+
+    let spiffe = r#"{"trustDomain":"c.test","bundle":"C","httpsSpiffe":{"url":"https://c/","endpointSpiffeId":"spiffe://c.test/ns/a/sa/b"}}"#;
+    let web = r#"{"trustDomain":"d.test","httpsWeb":{"url":"https://d/","roots":"D"}}"#;
+    let federation = format!(r#"ca.federation=[{{"trustDomain":"b.test","bundle":"B\nB"}},{spiffe},{web}]"#);
+    let open = render("mesh", "control-plane", &[policy, "ca.bundleEndpoint.enabled=true", &federation]);
+    assert!(ports(&open).iter().all(|ports| ports.contains(&8443)), "{:?}", ports(&open));
+    let file = |name: &str| std::path::PathBuf::from(format!("/etc/mesh/federation/{name}"));
+    let of = |domain: &str, bundle| Federated { trust_domain: domain.parse().unwrap(), bundle };
+    let first = Spiffe {
+        url: "https://c/".into(),
+        endpoint_spiffe_id: "spiffe://c.test/ns/a/sa/b".parse().unwrap(),
+        bundle: file("c.test.bundle"),
+    };
+    let expected = [
+        of("b.test", Source::File(file("b.test.bundle"))),
+        of("c.test", Source::HttpsSpiffe(first)),
+        of("d.test", Source::HttpsWeb(Web { url: "https://d/".into(), roots: Some(file("d.test.web")) })),
+    ];
+    let settings = settings(&open);
+    assert_eq!((settings.bundle.map(|at| at.port()), &settings.federation[..]), (Some(8443), &expected[..]));
+    // The files are where it looks for them.
+    let texts = &find(&open, "ConfigMap", "mesh-ca-federation")["data"];
+    assert_eq!(texts, &json!({"b.test.bundle": "B\nB", "c.test.bundle": "C", "d.test.web": "D"}));
+    let deployment = find(&open, "Deployment", "mesh-ca");
+    let volume = &deployment["spec"]["template"]["spec"]["volumes"][0];
+    let mount = &container(deployment)["volumeMounts"][0];
+    assert_eq!((&mount["name"], &mount["mountPath"]), (&volume["name"], &json!("/etc/mesh/federation")));
+    assert_eq!(volume["configMap"]["name"], "mesh-ca-federation");
+}
+
+/// One way to a bundle for each trust domain, as a whole.
+#[test]
+fn what_is_no_federation_is_refused() {
+    if !helm() {
+        return;
+    }
+    for wrong in [
+        r#"[{"trustDomain":"b.test"}]"#,
+        r#"[{"trustDomain":"B test","bundle":"B"}]"#,
+        r#"[{"trustDomain":"b.test","httpsSpiffe":{"url":"https://b/","endpointSpiffeId":"spiffe://b.test/a"}}]"#,
+        r#"[{"trustDomain":"b.test","bundle":"B","httpsWeb":{"url":"https://b/"}}]"#,
+        r#"[{"trustDomain":"b.test","httpsWeb":{"url":"http://b/"}}]"#,
+        r#"[{"trustDomain":"b.test","file":"/b"}]"#,
+    ] {
+        let complaint =
+            try_render("mesh", "control-plane", &[&format!("ca.federation={wrong}")]).unwrap_err();
+        assert!(complaint.contains("federation"), "{wrong}: {complaint}");
+    }
+}
+
 /// A value that nobody reads is a mistake, not a wish that is forgotten.
 #[test]
 fn unknown_values_are_refused_by_name() {

@@ -93,6 +93,26 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
+{{- /* CA_FEDERATION: what values say of other trust domains, with their texts as files of the ConfigMap mesh-ca-federation. */}}
+{{- define "mesh.federation" -}}
+{{- $all := list }}
+{{- range $one := .Values.ca.federation }}
+  {{- $file := printf "/etc/mesh/federation/%s" $one.trustDomain }}
+  {{- $bundle := dict "file" (printf "%s.bundle" $file) }}
+  {{- with $one.httpsSpiffe }}
+    {{- $from := dict "url" .url "endpoint_spiffe_id" .endpointSpiffeId "bundle" (printf "%s.bundle" $file) }}
+    {{- $bundle = dict "https_spiffe" $from }}
+  {{- end }}
+  {{- with $one.httpsWeb }}
+    {{- $from := dict "url" .url }}
+    {{- if .roots }}{{ $_ := set $from "roots" (printf "%s.web" $file) }}{{ end }}
+    {{- $bundle = dict "https_web" $from }}
+  {{- end }}
+  {{- $all = append $all (dict "trust_domain" $one.trustDomain "bundle" $bundle) }}
+{{- end }}
+{{- toJson $all }}
+{{- end }}
+
 {{- /* (list . .Values.pilot): the environment that both servers read. */}}
 {{- define "mesh.env" -}}
 {{- $root := index . 0 }}{{ $one := index . 1 }}

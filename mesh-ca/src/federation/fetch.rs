@@ -9,7 +9,7 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use mesh_proto::runtime::crypto;
-use mesh_proto::runtime::identity::{Roots, RootsHandle, read_certificates};
+use mesh_proto::runtime::identity::{Roots, RootsHandle, read_certificates, read_roots};
 use mesh_proto::runtime::tls::{self, ClientIdentity, Expect};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -30,8 +30,8 @@ pub(super) async fn file(path: &Path) -> Result<Document, NoBundle> {
     let opened = tokio::fs::File::open(path).await.map_err(failed)?;
     opened.take(MAX_DOCUMENT as u64 + 1).read_to_end(&mut text).await.map_err(failed)?;
     if text.trim_ascii_start().starts_with(b"-----BEGIN") {
-        let roots = read_certificates("root certificates", &text)
-            .map_err(|e| NoBundle::File { path: path.to_owned(), why: e.to_string() })?;
+        let roots =
+            read_roots(&text).map_err(|e| NoBundle::File { path: path.to_owned(), why: e.to_string() })?;
         return Ok(Document { roots, sequence: None, refresh: None });
     }
     parse(&text).map_err(|source| NoBundle::Invalid { place: path.display().to_string(), source })
