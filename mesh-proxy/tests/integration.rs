@@ -16,6 +16,7 @@ mod failover;
 mod gateway;
 mod gateway_clients;
 mod grpc;
+mod held;
 mod hello;
 mod http;
 mod mesh_tls;

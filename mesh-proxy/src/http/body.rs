@@ -231,6 +231,14 @@ impl Body {
         self
     }
 
+    /// Tells a client that waits for it to send this body, which is about to be read here; what an upstream says of that
+    /// later does not reach it any more.
+    pub(crate) fn go_on(&mut self) {
+        if let Some(interim) = &mut self.interim {
+            interim.go_on();
+        }
+    }
+
     pub(crate) fn interim(&self) -> Option<&Interim> {
         self.interim.as_ref()
     }

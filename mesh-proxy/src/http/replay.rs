@@ -140,6 +140,10 @@ impl Source for Attempt {
 
     fn known_len(&self) -> Option<u64> {
         let shared = self.shared.borrow();
+        // A length that is told leaves no place for them.
+        if shared.trailers.is_some() && !self.told_trailers {
+            return None;
+        }
         let ahead: usize = shared.kept.iter().skip(self.next).map(Bytes::len).sum();
         if shared.ended {
             return Some(ahead as u64);
@@ -152,5 +156,46 @@ impl Source for Attempt {
         let all_kept = self.next >= shared.kept.len();
         let trailers_told = shared.trailers.is_none() || self.told_trailers;
         all_kept && trailers_told && (shared.ended || shared.source.is_end())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    struct Frames(VecDeque<Frame>);
+
+    impl Source for Frames {
+        fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+
+        fn known_len(&self) -> Option<u64> {
+            self.0.is_empty().then_some(0)
+        }
+
+        fn is_end(&self) -> bool {
+            self.0.is_empty()
+        }
+    }
+
+    /// Whoever is told a length gets no trailers.
+    #[tokio::test]
+    async fn trailers_come_again() {
+        let end = (HeaderName::from_static("x-end"), HeaderValue::from_static("1"));
+        let frames = [Frame::Data(Bytes::from_static(b"abc")), Frame::Trailers(HeaderMap::from_iter([end]))];
+        let body = Replayable::new(Body::from_source(Box::new(Frames(frames.into()))), 10);
+        for attempt in 1..=3 {
+            let mut body = body.attempt().unwrap();
+            assert_eq!((body.known_len(), body.is_end()), (None, false), "{attempt}");
+            assert!(matches!(body.frame().await, Some(Ok(Frame::Data(data))) if data == "abc"));
+            assert_eq!((body.known_len(), body.is_end()), (None, false), "{attempt}");
+            assert!(matches!(body.frame().await, Some(Ok(Frame::Trailers(_)))), "{attempt}");
+            assert_eq!((body.known_len(), body.is_end()), (Some(0), true), "{attempt}");
+        }
     }
 }

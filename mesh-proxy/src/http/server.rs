@@ -32,6 +32,8 @@ pub struct ServerSettings {
     pub idle_timeout: Duration,
     /// The longest silence inside a request body, and the longest wait for the client to take answer bytes.
     pub body_timeout: Duration,
+    /// The longest time for a body that is held until somebody has been asked about it: however steadily it drips.
+    pub hold_timeout: Duration,
     /// How long an idle connection still takes a request after the drain has begun: one may be on its way.
     pub drain_linger: Duration,
     /// How much of a request body is read and dropped after an early answer, before the connection is closed instead.
@@ -63,6 +65,7 @@ impl Default for ServerSettings {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(3600),
             body_timeout: Duration::from_secs(300),
+            hold_timeout: Duration::from_secs(300),
             drain_linger: Duration::from_secs(1),
             drain_body: 64 << 10,
             http2: Http2Settings::default(),

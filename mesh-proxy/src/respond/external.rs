@@ -37,6 +37,9 @@ pub enum External {
     /// A body that has to be shown whole and is longer than what may be shown.
     #[error("the request body is longer than what may be shown")]
     TooLarge,
+    /// A body that has to be shown and does not come in time.
+    #[error("the request body did not come in time to be shown")]
+    TooSlow,
 }
 
 impl External {
@@ -46,6 +49,10 @@ impl External {
             Self::Denied { rule, denial } => (denial.status, format!("ext_authz_denied{{{rule}}}")),
             Self::NotAnswered { why, status } => (*status, format!("ext_authz_error{{{why}}}")),
             Self::CannotAsk(why) => (StatusCode::FORBIDDEN, format!("ext_authz_error{{{why}}}")),
+            Self::TooSlow => {
+                let details = "request_overall_timeout{the_request_body_did_not_come_in_time}";
+                return known(StatusCode::REQUEST_TIMEOUT, Flags::STREAM_IDLE, details, Fault::Client);
+            }
             Self::TooLarge => {
                 let details = "request_payload_too_large";
                 return known(StatusCode::PAYLOAD_TOO_LARGE, Flags::NONE, details, Fault::Client);

@@ -21,6 +21,13 @@ fn statuses_flags_and_details_are_istios() {
         (NoEndpoint::ClusterAbsent(name.clone()).into(), 503, "NC", "cluster_not_found", Fault::Route),
         (NoEndpoint::Empty(name).into(), 503, "UH", "no_healthy_upstream", Fault::Upstream),
         (Demand::Timeout(resource).into(), 503, "NC", "discovery_timeout", Fault::Mesh),
+        (
+            Failure::External(super::External::TooSlow),
+            408,
+            "SI",
+            "request_overall_timeout{the_request_body_did_not_come_in_time}",
+            Fault::Client,
+        ),
         (Failure::RouteTimeout, 504, "UT", "response_timeout", Fault::Upstream),
         (
             sent(SendErrorKind::ConnectFailed(ErrorKind::ConnectionRefused)),

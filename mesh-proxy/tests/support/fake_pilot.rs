@@ -126,6 +126,8 @@ impl AggregatedDiscoveryService for Streams {
 #[derive(Default)]
 struct Follower {
     pod: String,
+    /// A gateway: listeners, and what they name, are for these alone.
+    router: bool,
     wanted: BTreeSet<ResourceName>,
     sent: BTreeMap<ResourceName, String>,
     absent: BTreeSet<ResourceName>,
@@ -160,6 +162,7 @@ impl Follower {
         if let Some(node) = request.node {
             let name = node.id.split('~').nth(2).unwrap_or_default();
             self.pod = name.split('.').next().unwrap_or_default().to_owned();
+            self.router = node.id.starts_with("router~");
         }
         for name in request.resource_names_subscribe {
             self.wanted.insert(name.parse().unwrap());
@@ -236,6 +239,7 @@ impl Follower {
         match name.kind {
             Kind::Destination | Kind::Workload => self.wanted.contains(name),
             Kind::Cluster | Kind::Endpoints => implied.contains(name.name()),
+            Kind::Listener => self.router,
             _ => true,
         }
     }
@@ -251,7 +255,7 @@ impl Follower {
                     backends.extend(destination.tcp.into_iter().chain(tls).flat_map(|t| t.backends));
                     backends.extend(destination.http.into_iter().flat_map(in_table));
                 }
-                Kind::Listener => {
+                Kind::Listener if self.router => {
                     let listener = wire::Listener::decode(&body[..]).unwrap();
                     backends.extend(listener.backends().cloned());
                 }

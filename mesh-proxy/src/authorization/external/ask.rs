@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use http::header::UPGRADE;
+use http::header::{EXPECT, UPGRADE};
 use http::request::Parts;
 
 use super::answer::{Answer, NoAnswer};
@@ -62,7 +62,10 @@ impl External {
         let shown = provider.body.filter(|_| !head.headers.contains_key(UPGRADE));
         let size = content.known_len();
         let beginning = match shown {
-            Some(shown) => Some(body::hold(content, shown, worker.settings.body_timeout).await?),
+            Some(shown) => {
+                let waits = take_expectation(&mut head.headers);
+                Some(body::hold(content, shown, worker.settings.hold_timeout, waits).await?)
+            }
             None => None,
         };
         let answer = match &provider.protocol {
@@ -114,6 +117,16 @@ impl External {
             Err(NoAnswer::Failed(why) | NoAnswer::Invalid(why)) => failure(&why),
         }
     }
+}
+
+/// Whether the client waits to be told to send its body. Who is shown it tells the client, as in Envoy: the application learns of
+/// the request only afterwards, and need not say anything.
+fn take_expectation(headers: &mut HeaderMap) -> bool {
+    let waits = headers.get(EXPECT).is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if waits {
+        headers.remove(EXPECT);
+    }
+    waits
 }
 
 impl External {

@@ -20,25 +20,40 @@ pub(super) struct Beginning {
     pub(super) partial: bool,
 }
 
-/// Reads what may be shown; `body` is as whole as before. `silence`: the longest wait for a piece of it.
+/// Reads what may be shown; `body` is as whole as before. `limit`: for all of it, however many pieces come. `waits`: the client
+/// sends it only when it is told to.
 ///
 /// # Errors
 /// A body that is longer than what may be shown, where only whole ones are; one that fails, or does not come.
-pub(super) async fn hold(body: &mut Body, shown: Shown, silence: Duration) -> Result<Beginning, Failure> {
+pub(super) async fn hold(
+    body: &mut Body,
+    shown: Shown,
+    limit: Duration,
+    waits: bool,
+) -> Result<Beginning, Failure> {
     if !shown.allow_partial && body.known_len().is_some_and(|len| len > shown.max as u64) {
         return Err(Failure::External(Refusal::TooLarge));
     }
-    let failed = |error: BodyError| Failure::RequestBody(error.to_string());
+    if waits && body.as_full().is_none() {
+        body.go_on();
+    }
+    match tokio::time::timeout(limit, read(body, shown)).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::External(Refusal::TooSlow)),
+    }
+}
+
+async fn read(body: &mut Body, shown: Shown) -> Result<Beginning, Failure> {
     let mut content = Content::default();
     let (mut trailers, mut ended) = (None, false);
     // Where only a whole one may be shown, one byte more tells whether that is all. Otherwise nobody waits for it: a client
     // may well want to be answered first.
     while !ended && (content.len() < shown.max || content.len() == shown.max && !shown.allow_partial) {
-        // Not every codec bounds the wait itself.
-        let frame = tokio::time::timeout(silence, body.frame()).await;
-        match frame.map_err(|_| failed(BodyError::Timeout))? {
+        match body.frame().await {
             None => ended = true,
-            Some(Err(error)) => return Err(failed(error)),
+            // The codec's own limit, for one piece.
+            Some(Err(BodyError::Timeout)) => return Err(Failure::External(Refusal::TooSlow)),
+            Some(Err(error)) => return Err(Failure::RequestBody(error.to_string())),
             Some(Ok(Frame::Data(data))) => content.push(data),
             Some(Ok(Frame::Trailers(fields))) => (trailers, ended) = (Some(fields), true),
         }
@@ -107,10 +122,11 @@ impl Source for Held {
 
     fn known_len(&self) -> Option<u64> {
         let data = |frame: &Frame| match frame {
-            Frame::Data(data) => data.len() as u64,
-            Frame::Trailers(_) => 0,
+            Frame::Data(data) => Some(data.len() as u64),
+            // A length that is told leaves no place for them.
+            Frame::Trailers(_) => None,
         };
-        let held: u64 = self.kept.iter().map(data).sum();
+        let held = self.kept.iter().map(data).sum::<Option<u64>>()?;
         let rest = if self.ended { Some(0) } else { self.rest.known_len() };
         rest.map(|rest| held + rest)
     }
@@ -122,9 +138,11 @@ impl Source for Held {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+
     use super::*;
 
-    const SILENCE: Duration = Duration::from_secs(300);
+    const LIMIT: Duration = Duration::from_secs(300);
 
     /// Pieces, what may be shown of them, what is (and whether there is more).
     type Case = (&'static [&'static str], Shown, Option<(&'static str, bool)>);
@@ -178,7 +196,7 @@ mod tests {
         for (texts, shown, expected) in cases {
             for len in [None, Some(texts.concat().len() as u64)] {
                 let mut body = pieces(texts, len);
-                let told = hold(&mut body, shown, SILENCE).await;
+                let told = hold(&mut body, shown, LIMIT, false).await;
                 match expected {
                     None => assert_eq!(told, Err(Failure::External(Refusal::TooLarge)), "{texts:?}"),
                     Some((bytes, partial)) => {
@@ -203,18 +221,21 @@ mod tests {
         let frames = [Frame::Data(Bytes::from_static(b"abc")), trailers].into();
         let mut body = Body::from_source(Box::new(Pieces(frames, None)));
         let shown = Shown { max: 10, allow_partial: false, as_bytes: false };
-        hold(&mut body, shown, SILENCE).await.unwrap();
-        assert_eq!(body.known_len(), Some(3));
+        hold(&mut body, shown, LIMIT, false).await.unwrap();
+        // Whoever is told a length gets no trailers.
+        assert_eq!((body.known_len(), body.is_end()), (None, false));
         assert!(matches!(body.frame().await, Some(Ok(Frame::Data(_)))));
+        assert_eq!((body.known_len(), body.is_end()), (None, false));
         assert!(matches!(body.frame().await, Some(Ok(Frame::Trailers(map))) if map.contains_key("x-end")));
-        assert!(body.frame().await.is_none() && body.is_end());
+        assert_eq!((body.known_len(), body.is_end()), (Some(0), true));
+        assert!(body.frame().await.is_none());
     }
 
     #[tokio::test]
     async fn a_whole_body_can_be_sent_again_however_small_its_pieces_are() {
         let mut body = pieces(&["a"; 1000], None);
         let shown = Shown { max: 1000, allow_partial: false, as_bytes: false };
-        hold(&mut body, shown, SILENCE).await.unwrap();
+        hold(&mut body, shown, LIMIT, false).await.unwrap();
         assert_eq!(body.as_full().unwrap(), &"a".repeat(1000));
     }
 
@@ -237,7 +258,41 @@ mod tests {
             }
         }
         let shown = Shown { max: 10, allow_partial: true, as_bytes: false };
-        let told = hold(&mut Body::from_source(Box::new(Silent)), shown, SILENCE).await;
-        assert_eq!(told, Err(Failure::RequestBody(BodyError::Timeout.to_string())));
+        let told = hold(&mut Body::from_source(Box::new(Silent)), shown, LIMIT, false).await;
+        assert_eq!(told, Err(Failure::External(Refusal::TooSlow)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_not_waited_for_longer() {
+        /// A byte each minute.
+        struct Drip(Pin<Box<tokio::time::Sleep>>);
+
+        const MINUTE: Duration = Duration::from_secs(60);
+
+        impl Source for Drip {
+            fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+                std::task::ready!(self.0.as_mut().poll(cx));
+                self.0 = Box::pin(tokio::time::sleep(MINUTE));
+                Poll::Ready(Some(Ok(Frame::Data(Bytes::from_static(b"a")))))
+            }
+
+            fn known_len(&self) -> Option<u64> {
+                None
+            }
+
+            fn is_end(&self) -> bool {
+                false
+            }
+        }
+        let shown = Shown { max: 1000, allow_partial: true, as_bytes: false };
+        let began = tokio::time::Instant::now();
+        let mut body = Body::from_source(Box::new(Drip(Box::pin(tokio::time::sleep(MINUTE)))));
+        let told = hold(&mut body, shown, LIMIT, false).await;
+        assert_eq!(told, Err(Failure::External(Refusal::TooSlow)));
+        assert!(began.elapsed() <= LIMIT + Duration::from_secs(1), "{:?}", began.elapsed());
+        // What is shown early is not late.
+        let mut body = Body::from_source(Box::new(Drip(Box::pin(tokio::time::sleep(MINUTE)))));
+        let few = Shown { max: 3, ..shown };
+        assert!(hold(&mut body, few, LIMIT, false).await.is_ok_and(|beginning| beginning.bytes == "aaa"));
     }
 }

@@ -113,7 +113,7 @@ fn begin(core: &Shared, head: RequestHead) -> Result<Request<Body>, BadRequest> 
         }
     };
     let interim =
-        inner.interim_allowed.then(|| Interim::H1(InterimWriter::new(core.clone(), inner.exchange)));
+        inner.interim_allowed.then(|| Interim::h1(InterimWriter::new(core.clone(), inner.exchange)));
     drop(inner);
     let mut request = Request::new(body.with_case(head.case).with_interim(interim));
     *request.method_mut() = head.method;

@@ -40,7 +40,7 @@ pub(super) async fn serve<S: Service>(
     let received = Rc::new(std::cell::Cell::new(0));
     let incoming = Incoming::new(stream, &parts.headers, received.clone());
     let body = if incoming.is_end() { Body::empty() } else { Body::h2(Box::new(incoming)) };
-    let body = body.with_interim(Some(Interim::H2(respond.clone())));
+    let body = body.with_interim(Some(Interim::h2(respond.clone())));
     let Some(reply) = call(service, Request::from_parts(parts, body), &respond).await else { return };
     let Reply { response, then, record } = reply;
     let response = match then {
