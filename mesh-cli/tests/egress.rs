@@ -10,8 +10,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::support::{BASE, Mesh};
 
-/// Starts a server of TLS outside of the mesh; the PEM of its authority. Its answers: the server name that it was asked for,
-/// and the request's head.
+/// Starts a server of TLS outside of the mesh; the PEM of its authority.
 fn outside(names: &[&str]) -> (SocketAddr, String) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -25,6 +24,12 @@ fn outside(names: &[&str]) -> (SocketAddr, String) {
         .with_no_client_auth()
         .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
         .unwrap();
+    (serve(config), authority.pem())
+}
+
+/// Serves TLS on loopback: each answer says the server name that was asked for, whether a client certificate was shown, and
+/// the request's head.
+pub fn serve(config: rustls::ServerConfig) -> SocketAddr {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -43,7 +48,7 @@ fn outside(names: &[&str]) -> (SocketAddr, String) {
             }
         });
     });
-    (at, authority.pem())
+    at
 }
 
 async fn answer(mut stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>) -> std::io::Result<()> {
@@ -55,7 +60,8 @@ async fn answer(mut stream: tokio_rustls::server::TlsStream<tokio::net::TcpStrea
                 return Ok(());
             }
         }
-        let body = format!("sni={sni}\n{}", String::from_utf8_lossy(&head));
+        let shown = stream.get_ref().1.peer_certificates().is_some();
+        let body = format!("sni={sni}\nclient={shown}\n{}", String::from_utf8_lossy(&head));
         head.clear();
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         stream.write_all(answer.as_bytes()).await?;

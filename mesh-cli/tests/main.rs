@@ -28,6 +28,7 @@ mod lifecycle;
 mod my_service;
 mod netns;
 mod protocols;
+mod revoked;
 mod routing;
 mod scan;
 mod secure_gateway;
