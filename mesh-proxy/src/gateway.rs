@@ -223,21 +223,21 @@ impl Gateway {
         }
         let known = self.find(&head)?;
         let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
-        self.gate.begin(&config, &mut head)?;
-        let Some(external) = &config.external else {
+        if config.external.is_none() {
+            self.gate.begin(&config, &mut head)?;
             self.gate.admit(&self.worker, &config, &mut head, exchange)?;
             let rule = known.virtual_host.table.find(&head);
             return self.route((head, body), &known, rule, exchange).await;
-        };
-        // As in Envoy: unless it is said otherwise, what a provider changes chooses no other route (tokens may).
-        let early = !external.clears_route() && config.jwt_rules.is_empty();
-        let before = early.then(|| known.virtual_host.table.find(&head));
-        let asked = self.gate.ask(&self.worker, &config, self.ends.source(), (&mut head, &mut body)).await?;
-        // What is in force now, not what was when the answer was waited for.
-        let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
-        self.gate.begin(&config, &mut head)?;
+        }
+        let source = self.ends.source();
+        let (asked, config) = self.gate.ask(&self.worker, config, source, (&mut head, &mut body)).await?;
         self.gate.admit(&self.worker, &config, &mut head, exchange)?;
-        let rule = before.filter(|_| asked.asked).unwrap_or_else(|| known.virtual_host.table.find(&head));
+        // Routes too are those of now: what the others name may be gone.
+        let known = self.find(&head)?;
+        // As in Envoy: unless it is said otherwise, what a provider changes chooses no other route (tokens may).
+        let late = config.external.as_ref().is_some_and(|external| external.clears_route());
+        let shown = asked.before().filter(|_| !late && config.jwt_rules.is_empty()).unwrap_or(&head);
+        let rule = known.virtual_host.table.find(shown);
         let mut answer = self.route((head, body), &known, rule, exchange).await?;
         asked.to_response(answer.headers_mut());
         Ok(answer)

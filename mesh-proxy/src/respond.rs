@@ -170,6 +170,12 @@ pub struct Verdict {
 }
 
 impl Failure {
+    /// Whether somebody who was asked about a request has said so, or has said nothing; the request itself is whole.
+    #[must_use]
+    pub fn is_an_answer(&self) -> bool {
+        matches!(self, Self::External(why) if why.is_an_answer())
+    }
+
     /// Status, flag, detail and fault.
     #[must_use]
     pub fn verdict(&self) -> Verdict {

@@ -16,7 +16,7 @@ use wire::external_authorization::Protocol as By;
 use wire::{MtlsMode, Protocol};
 
 use crate::grpc::{self, echo};
-use crate::support::authorizer::{ByHttp, asking, publish};
+use crate::support::authorizer::{ByHttp, asking, cluster_of, publish, publish_as};
 use crate::support::mesh::{Mesh, PORT, Pair, Pod, Spec, default_route};
 use crate::support::{client, eventually};
 
@@ -74,6 +74,14 @@ struct Places {
     pair: Pair,
     gateway: Pod,
     authz: ByHttp,
+    app: SocketAddr,
+    protocol: Protocol,
+}
+
+fn external() -> wire::ExternalAuthorization {
+    let http = wire::HttpAuthorization { to_upstream_on_allow: vec!["x-by".into()], ..Default::default() };
+    let body = wire::CheckedBody { max_bytes: 1000, ..Default::default() };
+    wire::ExternalAuthorization { body: Some(body), ..asking(By::Http(http)) }
 }
 
 impl Places {
@@ -95,20 +103,27 @@ impl Places {
         pair.mesh.pilot.publish(Kind::Listener, "80", &listener);
         let spec = || Spec { gateway: true, ..Spec::new("edge", app) };
         let gateway = pair.mesh.pod(spec()).await;
-        let ratings = Spec { protocol, ..Spec::new("ratings", app) };
-        for spec in [ratings, spec()] {
-            let mut config = Mesh::self_config(&spec);
-            let mut external = asking(By::Http(wire::HttpAuthorization::default()));
-            external.body = Some(wire::CheckedBody { max_bytes: 1000, ..Default::default() });
-            config.external_authorization = Some(external);
-            let (pilot, before) = (&pair.mesh.pilot, std::time::Instant::now());
-            pilot.publish_self(spec.name, &config);
-            let acked = || async { pilot.acked(spec.name).is_some_and(|at| at > before) };
-            eventually("the policy is in force", acked).await;
-        }
         let edge = SocketAddr::new(gateway.ip, 8080);
         eventually("the gateway listens", || async move { TcpStream::connect(edge).await.is_ok() }).await;
-        Self { pair, gateway, authz }
+        let places = Self { pair, gateway, authz, app, protocol };
+        for name in ["ratings", "edge"] {
+            places.publish(name, external()).await;
+        }
+        places
+    }
+
+    /// Gives a proxy somebody to ask, and waits until it has acknowledged that.
+    async fn publish(&self, name: &str, external: wire::ExternalAuthorization) {
+        let (protocol, gateway) = (self.protocol, name == "edge");
+        let mut config = Mesh::self_config(&Spec { protocol, gateway, ..Spec::new("ratings", self.app) });
+        if gateway {
+            config = Mesh::self_config(&Spec { gateway, ..Spec::new("edge", self.app) });
+        }
+        config.external_authorization = Some(external);
+        let (pilot, before) = (&self.pair.mesh.pilot, std::time::Instant::now());
+        pilot.publish_self(name, &config);
+        let acked = || async { pilot.acked(name).is_some_and(|at| at > before) };
+        eventually("the policy is acknowledged", acked).await;
     }
 
     /// With an application of HTTP/1, when each of them reaches it.
@@ -218,4 +233,49 @@ async fn trailers_of_a_held_body_reach_the_application() {
             assert!(body.contains("x-sum: 1\r\n") && body.contains("abc"), "{at} {pieces:?}: {reached}");
         }
     }
+}
+
+/// What an answer means is said by the settings that it was asked for by: where somebody else is to be asked by then, he is
+/// asked, and of what the other one has said nothing counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_to_be_asked_by_now_is_asked() {
+    let seen = Arc::<Mutex<String>>::default();
+    let places = Places::http1(app(seen.clone()).await).await;
+    let other = ByHttp::start().await;
+    publish_as("other", &places.pair.mesh, other.address, None);
+    let mut by_other = external();
+    by_other.cluster = Some(cluster_of("other"));
+    for (name, at) in [("ratings", places.all()[1]), ("edge", places.all()[2])] {
+        // What the first one says, what the other one says, what comes of it. (The gateway is tried when nobody else asks.)
+        for (first, second, status) in [(200, 403, 403), (403, 200, 200), (200, 200, 200)] {
+            places.authz.says(first, "x-by: first\r\n", "");
+            other.says(second, "", "");
+            places.authz.hold(true);
+            let before = places.authz.asked.lock().len();
+            seen.lock().clear();
+            let post =
+                "POST / HTTP/1.1\r\nhost: ratings\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc";
+            let answer = tokio::spawn(client::send(at, post));
+            eventually("it is asked", || async { places.authz.asked.lock().len() > before }).await;
+            places.publish(name, by_other.clone()).await;
+            places.authz.hold(false);
+            let answer = answer.await.unwrap().unwrap();
+            // Behind the application's own 100.
+            let told =
+                if answer.status == 100 { client::parse(answer.body.as_bytes()).unwrap() } else { answer };
+            assert_eq!(told.status, status, "{name} {first} {second}");
+            assert!(other.last().ends_with("\r\n\r\nabc"), "{}", other.last());
+            let reached = std::mem::take(&mut *seen.lock());
+            assert_eq!(!reached.is_empty(), status == 200, "{name} {first} {second}");
+            assert!(!reached.contains("x-by") && (status != 200 || reached.ends_with("abc")), "{reached}");
+            places.publish(name, external()).await;
+        }
+        // The rest is for the other place alone.
+        places.publish(name, trouble_free()).await;
+    }
+}
+
+/// Nothing is asked about.
+fn trouble_free() -> wire::ExternalAuthorization {
+    wire::ExternalAuthorization { policies: vec![], ..external() }
 }

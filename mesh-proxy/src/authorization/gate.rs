@@ -17,11 +17,14 @@ use crate::authentication::Verified;
 use crate::exchange::Exchange;
 use crate::http::{Body, path};
 use crate::inbound::decide;
-use crate::respond::Failure;
+use crate::respond::{External as Refusal, Failure};
 use crate::route::VerifiedClaims;
 use crate::store::SelfConfig;
 use crate::telemetry::{Carries, DryRun};
 use crate::worker::Worker;
+
+/// Settings by which one request is asked about, where they change while an answer is waited for.
+const VIEWS: usize = 4;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -65,11 +68,39 @@ impl Gate {
         Ok(())
     }
 
-    /// Asks whoever is to be asked about a request (CUSTOM), before tokens and policies: they see what comes of it.
+    /// Asks whoever is to be asked about a request (CUSTOM), before tokens and policies: they see what comes of it. Returns
+    /// the settings that are in force then: where others are to be asked by them, they are asked, about the request as it was.
     ///
     /// # Errors
     /// What keeps it out.
     pub async fn ask(
+        &self,
+        worker: &Rc<Worker>,
+        mut config: Arc<SelfConfig>,
+        source: SocketAddr,
+        (head, body): (&mut Parts, &mut Body),
+    ) -> Result<(Asked, Arc<SelfConfig>), Failure> {
+        for _ in 0..VIEWS {
+            self.begin(&config, head)?;
+            let asked = self.ask_by(worker, &config, source, (&mut *head, &mut *body)).await;
+            // What is in force now, not what was when the answer was waited for.
+            let now = worker.store.self_config().ok_or(Failure::NotReady)?;
+            let same = Arc::ptr_eq(&now, &config) || now.external == config.external;
+            config = now;
+            match asked {
+                Ok(asked) if same => {
+                    self.begin(&config, head)?;
+                    return Ok((asked, config));
+                }
+                Ok(asked) => asked.undo(head),
+                Err(failure) if same || !failure.is_an_answer() => return Err(failure),
+                Err(_) => {}
+            }
+        }
+        Err(Failure::External(Refusal::CannotAsk("who is asked changes faster than he answers".to_owned())))
+    }
+
+    async fn ask_by(
         &self,
         worker: &Rc<Worker>,
         config: &SelfConfig,

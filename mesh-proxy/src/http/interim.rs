@@ -35,7 +35,7 @@ impl Interim {
         Self { to: To::H2(respond), went_on: false }
     }
 
-    /// Tells the client to send its body: whoever would have told it has not seen the request yet.
+    /// Tells the client to send its body: whoever would have told it has not seen the request yet. Once.
     pub(crate) fn go_on(&mut self) {
         self.send(StatusCode::CONTINUE, HeaderMap::new(), &HeaderCase::Lower);
         self.went_on = true;

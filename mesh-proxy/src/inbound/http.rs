@@ -96,16 +96,13 @@ impl Inbound {
         exchange: &mut Exchange,
     ) -> Result<Asked, Failure> {
         let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
-        self.gate.begin(&config, head)?;
         if config.external.is_none() {
+            self.gate.begin(&config, head)?;
             self.gate.admit(&self.worker, &config, head, exchange)?;
             return Ok(Asked::default());
         }
         let source = self.ends.borrow().source();
-        let asked = self.gate.ask(&self.worker, &config, source, (head, body)).await?;
-        // What is in force now, not what was when the answer was waited for.
-        let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
-        self.gate.begin(&config, head)?;
+        let (asked, config) = self.gate.ask(&self.worker, config, source, (head, body)).await?;
         self.gate.admit(&self.worker, &config, head, exchange)?;
         Ok(asked)
     }

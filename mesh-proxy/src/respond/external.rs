@@ -43,6 +43,14 @@ pub enum External {
 }
 
 impl External {
+    /// Whether it is what an answer, or none, has come to; of the request nothing is lost then.
+    pub(super) fn is_an_answer(&self) -> bool {
+        match self {
+            Self::Denied { .. } | Self::NotAnswered { .. } | Self::CannotAsk(_) => true,
+            Self::TooLarge | Self::TooSlow => false,
+        }
+    }
+
     /// Spaces would end the field in a log.
     pub(super) fn verdict(&self) -> Verdict {
         let (status, details) = match self {

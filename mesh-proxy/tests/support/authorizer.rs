@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use super::mesh::{Mesh, Pod, host, policy};
 
@@ -24,13 +25,16 @@ pub struct ByHttp {
     pub address: SocketAddr,
     pub asked: Arc<Mutex<Vec<String>>>,
     answer: Arc<Mutex<Vec<u8>>>,
+    /// Answers are kept back.
+    held: Arc<watch::Sender<bool>>,
 }
 
 impl ByHttp {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let authorizer = Self { address, asked: Arc::default(), answer: Arc::default() };
+        let held = Arc::new(watch::Sender::new(false));
+        let authorizer = Self { address, asked: Arc::default(), answer: Arc::default(), held };
         let serving = authorizer.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -51,6 +55,11 @@ impl ByHttp {
             "HTTP/1.1 {status} x\r\n{headers}content-length: {}\r\n\r\n{body}",
             body.len()
         ));
+    }
+
+    /// Keeps answers back, or gives those that were kept back.
+    pub fn hold(&self, held: bool) {
+        self.held.send_replace(held);
     }
 
     /// The newest question.
@@ -79,6 +88,7 @@ impl ByHttp {
             }
             let whole: Vec<u8> = buffer.drain(..head + length.unwrap_or(0)).collect();
             self.asked.lock().push(String::from_utf8_lossy(&whole).into_owned());
+            let _ = self.held.subscribe().wait_for(|held| !held).await;
             let answer = self.answer.lock().clone();
             if answer.is_empty() {
                 // For ever, or until the one who asks goes away.
@@ -187,7 +197,12 @@ fn framed(message: &[u8]) -> Bytes {
 
 /// Publishes the service `authz` with one endpoint: an address outside of the mesh, or a pod of it.
 pub fn publish(mesh: &Mesh, at: SocketAddr, pod: Option<&Pod>) {
-    let name = format!("{}:{PORT}", host("authz"));
+    publish_as("authz", mesh, at, pod);
+}
+
+/// The same under another name.
+pub fn publish_as(service: &str, mesh: &Mesh, at: SocketAddr, pod: Option<&Pod>) {
+    let name = format!("{}:{PORT}", host(service));
     let outside = wire::Endpoint {
         uid: at.to_string(),
         address: at.to_string(),
@@ -196,14 +211,15 @@ pub fn publish(mesh: &Mesh, at: SocketAddr, pod: Option<&Pod>) {
         ..Default::default()
     };
     let endpoint = pod.map_or(outside, Pod::endpoint);
-    let cluster = wire::Cluster { name: Some(cluster()), policy: Some(policy()), ..Default::default() };
+    let cluster =
+        wire::Cluster { name: Some(cluster_of(service)), policy: Some(policy()), ..Default::default() };
     mesh.pilot.publish(Kind::Cluster, &name, &cluster);
     mesh.pilot.publish(Kind::Endpoints, &name, &wire::Endpoints { endpoints: vec![endpoint] });
 }
 
-/// Of the service `authz`.
-pub fn cluster() -> wire::HostPort {
-    wire::HostPort { host: host("authz"), port: PORT.into() }
+/// Of a service that is asked.
+pub fn cluster_of(service: &str) -> wire::HostPort {
+    wire::HostPort { host: host(service), port: PORT.into() }
 }
 
 /// A policy without conditions: everything is asked about.
@@ -219,7 +235,7 @@ pub fn asking(protocol: wire::external_authorization::Protocol) -> wire::Externa
             ..Default::default()
         }],
         provider: "authz".into(),
-        cluster: Some(cluster()),
+        cluster: Some(cluster_of("authz")),
         timeout: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
         status_on_error: 403,
         protocol: Some(protocol),

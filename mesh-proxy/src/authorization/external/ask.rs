@@ -30,12 +30,25 @@ pub struct Whom<'a> {
 /// What came of asking.
 #[derive(Debug, Default)]
 pub struct Asked {
-    /// Somebody was asked.
-    pub asked: bool,
+    /// The request about which somebody was asked, as it was before he changed it.
+    before: Option<Box<Parts>>,
     changes: Option<Box<Changes>>,
 }
 
 impl Asked {
+    /// The request about which somebody was asked, as it was before he changed it.
+    #[must_use]
+    pub fn before(&self) -> Option<&Parts> {
+        self.before.as_deref()
+    }
+
+    /// Makes of a request what it was.
+    pub(in crate::authorization) fn undo(self, head: &mut Parts) {
+        if let Some(before) = self.before {
+            *head = *before;
+        }
+    }
+
     /// Changes the answer to a request that has passed.
     pub fn to_response(&self, headers: &mut HeaderMap) {
         if let Some(changes) = &self.changes {
@@ -83,10 +96,11 @@ impl External {
             },
         };
         let changes = self.verdict(provider, rule, answer, &head.headers)?;
+        let before = Some(Box::new(head.clone()));
         if let Some(changes) = &changes {
             changes.to_request(head);
         }
-        Ok(Asked { asked: true, changes: changes.map(Box::new) })
+        Ok(Asked { before, changes: changes.map(Box::new) })
     }
 
     /// What an answer means here. `client`: what the request that is asked about has.
