@@ -1,5 +1,6 @@
 //! Requests end to end through two sidecars.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -202,11 +203,10 @@ async fn timeouts_of_the_route_and_of_one_attempt() {
     .await;
 }
 
-/// RFC 6455's handshake, then bytes both ways.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upgraded_connection_is_a_tunnel() {
+/// An application that speaks another protocol after its 101: it greets and echoes.
+pub async fn upgrades() -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let app = listener.local_addr().unwrap();
+    let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
@@ -223,6 +223,13 @@ async fn an_upgraded_connection_is_a_tunnel() {
             });
         }
     });
+    address
+}
+
+/// RFC 6455's handshake, then bytes both ways.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgraded_connection_is_a_tunnel() {
+    let app = upgrades().await;
     let pair = Pair::start(app, Protocol::Http, MtlsMode::MtlsStrict).await;
     let mut connection = Connection::open(pair.vip()).await;
     let upgrade = "GET /ws HTTP/1.1\r\nhost: ratings\r\nupgrade: websocket\r\nconnection: upgrade\r\n\

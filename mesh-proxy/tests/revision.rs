@@ -15,9 +15,12 @@ use mesh_proto::wire::mesh::v1 as wire;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use wire::external_authorization::Protocol as By;
 use wire::{MtlsMode, Protocol};
 
 use crate::grpc::echo;
+use crate::http::upgrades;
+use crate::support::authorizer::{ByHttp, asking, publish};
 use crate::support::eventually;
 use crate::support::mesh::{Mesh, PORT, Pair, Pod, Spec, backend, default_route};
 use crate::support::origin::Origin;
@@ -91,7 +94,7 @@ impl Places {
     }
 
     /// Gives the place a policy (none: takes it away), and says when its proxy has acknowledged that.
-    async fn change(&self, place: Place, deny: Option<wire::AuthorizationRule>) -> Instant {
+    async fn change(&self, place: Place, policy: Option<Policy>) -> Instant {
         let (name, gateway) = if place == Place::Gateway { ("edge", true) } else { ("ratings", false) };
         let spec = Spec {
             protocol: self.protocol,
@@ -100,10 +103,14 @@ impl Places {
             ..Spec::new(name, self.app)
         };
         let mut config = Mesh::self_config(&spec);
-        config.authorization = deny
-            .map(|rule| wire::AuthorizationPolicy { rules: vec![rule], ..Default::default() })
-            .into_iter()
-            .collect();
+        match policy {
+            None => {}
+            Some(Policy::Deny(rule)) => {
+                config.authorization =
+                    vec![wire::AuthorizationPolicy { rules: vec![rule], ..Default::default() }];
+            }
+            Some(Policy::Custom(external)) => config.external_authorization = Some(*external),
+        }
         let (pilot, before) = (&self.pair.mesh.pilot, Instant::now());
         pilot.publish_self(name, &config);
         let acked = || pilot.acked(name).filter(|at| *at > before);
@@ -116,17 +123,35 @@ impl Places {
         &self,
         what: &str,
         place: Place,
-        deny: wire::AuthorizationRule,
+        policy: impl Into<Policy>,
         ends: impl Future<Output = T>,
     ) -> T {
         let ends = async {
             let ended = tokio::time::timeout(LIMIT, ends).await;
             (ended.unwrap_or_else(|_| panic!("{what} at {place:?}: not within {LIMIT:?}")), Instant::now())
         };
-        let (acked, (out, ended)) = tokio::join!(self.change(place, Some(deny)), ends);
+        let (acked, (out, ended)) = tokio::join!(self.change(place, Some(policy.into())), ends);
         println!("{what}, {place:?}: {:?} after the acknowledgement", ended.saturating_duration_since(acked));
         self.change(place, None).await;
         out
+    }
+}
+
+/// What a place is given.
+enum Policy {
+    Deny(wire::AuthorizationRule),
+    Custom(Box<wire::ExternalAuthorization>),
+}
+
+impl From<wire::AuthorizationRule> for Policy {
+    fn from(rule: wire::AuthorizationRule) -> Self {
+        Self::Deny(rule)
+    }
+}
+
+impl From<wire::ExternalAuthorization> for Policy {
+    fn from(external: wire::ExternalAuthorization) -> Self {
+        Self::Custom(Box::new(external))
     }
 }
 
@@ -229,5 +254,75 @@ async fn streams_are_decided_again_one_by_one() {
         assert!(matches!(end, Some(Err(_))), "{place:?}: {end:?}");
         send.send_data(Bytes::from_static(b"two"), false).unwrap();
         assert_eq!(allowed.data().await.unwrap().unwrap(), "two", "{place:?}: nobody else's stream");
+    }
+}
+
+const UPGRADE: &[u8] =
+    b"GET /ws HTTP/1.1\r\nhost: ratings\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
+
+/// Whoever has somebody to ask from now on has asked nobody about what is open: it ends, as bytes do. What is asked about
+/// afterwards goes on, and so does what no rule selects.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_was_asked_about_ends() {
+    let authz = ByHttp::start().await;
+    authz.says(200, "", "");
+    let places = Places::start(upgrades().await, Protocol::Http).await;
+    publish(&places.pair.mesh, authz.address, None);
+    let http = || asking(By::Http(wire::HttpAuthorization::default()));
+    let upgraded = async |place| {
+        let mut stream = places.open(place, b"istio-http/1.1").await;
+        stream.write_all(UPGRADE).await.unwrap();
+        let mut all = Vec::new();
+        while !all.ends_with(b"hi ") {
+            assert!(stream.read_buf(&mut all).await.unwrap() > 0, "{place:?}");
+        }
+        assert!(all.starts_with(b"HTTP/1.1 101 "), "{place:?}: {}", String::from_utf8_lossy(&all));
+        stream
+    };
+    for place in PLACES {
+        let mut stream = upgraded(place).await;
+        let ends = async { drop(stream.read_to_end(&mut Vec::new()).await) };
+        places.measure("an upgraded stream that nobody was asked about", place, http(), ends).await;
+        // Another one that was asked about, and one that was not to be.
+        places.change(place, Some(http().into())).await;
+        let before = authz.asked.lock().len();
+        let mut asked = upgraded(place).await;
+        assert_eq!(authz.asked.lock().len(), before + 1, "{place:?}");
+        let mut elsewhere = http();
+        elsewhere.policies[0].rules = vec![path("/other")];
+        places.change(place, None).await;
+        let mut spared = upgraded(place).await;
+        places.change(place, Some(elsewhere.into())).await;
+        for stream in [&mut asked, &mut spared] {
+            stream.write_all(b"there").await.unwrap();
+            let mut back = [0; 5];
+            stream.read_exact(&mut back).await.unwrap();
+            assert_eq!(&back, b"there", "{place:?}");
+        }
+        places.change(place, None).await;
+    }
+}
+
+/// The same for a stream of HTTP/2; a request that has just begun may end by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_nobody_was_asked_about_end() {
+    let authz = ByHttp::start().await;
+    authz.says(200, "", "");
+    let places = Places::start(echo().await, Protocol::Grpc).await;
+    publish(&places.pair.mesh, authz.address, None);
+    for place in PLACES {
+        let mut client = streams(places.open(place, b"istio-h2").await).await;
+        let request = || Request::post("http://ratings/a").header("te", "trailers").body(()).unwrap();
+        let (response, mut send) = client.send_request(request(), false).unwrap();
+        send.send_data(Bytes::from_static(b"one"), false).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "one");
+        let custom = asking(By::Http(wire::HttpAuthorization::default()));
+        let what = "an open stream of HTTP/2 that nobody was asked about";
+        let end = places.measure(what, place, custom, body.data()).await;
+        assert!(matches!(end, Some(Err(_))), "{place:?}: {end:?}");
+        // The next one is asked about, on the same connection.
+        let (response, _) = client.send_request(request(), true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200, "{place:?}");
     }
 }

@@ -31,7 +31,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 pub use self::answer::Changes;
 pub use self::ask::{Asked, Whom, bytes};
 
-use super::{Connection, Guard, InvalidPolicy, Policies, Verdict};
+use super::{Connection, Guard, InvalidPolicy, Policies, RequestFacts, Verdict};
 use crate::cluster::{ClusterCell, ClusterHandle};
 
 /// Why it cannot be used. Guessing could open what should be closed.
@@ -140,6 +140,11 @@ impl External {
     /// What of a connection's requests is asked about.
     pub(super) fn guard(&self, connection: &Connection) -> Guard {
         Guard::of_requests(&self.selection, connection)
+    }
+
+    /// Whether somebody is to be asked about a request.
+    pub(super) fn selects(&self, connection: &Connection, request: &RequestFacts<'_>) -> bool {
+        self.guard(connection).decide(request) != Verdict::Allowed
     }
 
     /// Whether routes are chosen after the answer, not before.

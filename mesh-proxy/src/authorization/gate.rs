@@ -145,7 +145,8 @@ impl Gate {
         }
         if lasts {
             let remote = self.remote(head);
-            exchange.permit(worker.under_way.admit(&self.connection, head, remote, told));
+            let external = config.external.clone();
+            exchange.permit(worker.under_way.admit(&self.connection, head, remote, told, external));
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! Requests that are under way for longer, so that they can be decided again: streams of HTTP/2, and what becomes a tunnel.
 //!
 //! In: each of them, with what it was let in by. Out: [`UnderWay::revise`] says which one would not be let in any more; its answer
-//! is cut off, or its tunnel ended. (An exchange of HTTP/1 ends with its answer, and its connection with it.)
+//! is cut off, or its tunnel ended. (An exchange of HTTP/1 ends with its answer, and its connection with it.) One that
+//! somebody is to be asked about by now (CUSTOM) who was not asked when it began ends too: it comes again, and he is asked.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -11,16 +12,23 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{Response, Version, header};
 
+use super::external::External;
 use super::{Connection, Guards, RequestFacts, Token, Verdict};
 use crate::http::{Body, BodyError, Frame, Source};
 use crate::inbound::decide;
-use crate::respond::Failure;
+use crate::respond::{External as Refusal, Failure};
 use crate::route::VerifiedClaims;
 use crate::store::SelfConfig;
+
+/// For a request that somebody is to be asked about who was not: most have ended by then. What is acknowledged is in force
+/// within a second.
+const GRACE: Duration = Duration::from_millis(500);
+const UNASKED: &str = "it began before anybody was to be asked about it";
 
 /// Those of one worker.
 #[derive(Default)]
@@ -42,6 +50,10 @@ pub struct Asked {
     pub remote: IpAddr,
     /// What its token says.
     pub token: Option<VerifiedClaims>,
+    /// By which settings somebody was asked about it.
+    pub external: Option<Arc<External>>,
+    /// It has been told to end soon.
+    ending: bool,
     told: Rc<Told>,
 }
 
@@ -74,25 +86,32 @@ impl UnderWay {
         head: &Parts,
         remote: IpAddr,
         token: Option<VerifiedClaims>,
+        external: Option<Arc<External>>,
     ) -> Permit {
         let id = self.0.next.get();
         self.0.next.set(id + 1);
         let told = Rc::<Told>::default();
         let (connection, head) = (connection.clone(), head.clone());
-        let asked = Asked { connection, head, remote, token, told: told.clone() };
+        let asked = Asked { connection, head, remote, token, external, ending: false, told: told.clone() };
         self.0.requests.borrow_mut().insert(id, asked);
         Permit { id, of: self.0.clone(), told }
     }
 
     /// Ends those that would not be let in now; says how many.
     pub fn revise(&self, config: &Arc<SelfConfig>, guards: &RefCell<Guards>) -> usize {
-        let requests = self.0.requests.borrow();
-        let denied = requests.values().filter_map(|asked| {
-            let failure = asked.decide(config, guards).filter(|_| asked.told.failure.borrow().is_none())?;
-            asked.told.deny(failure);
-            Some(())
-        });
-        denied.count()
+        let mut ended = 0;
+        for asked in self.0.requests.borrow_mut().values_mut().filter(|asked| asked.told.is_allowed()) {
+            if let Some(failure) = asked.decide(config, guards) {
+                asked.told.deny(failure);
+            } else if !asked.ending && asked.is_unasked(config) {
+                let failure = Failure::External(Refusal::CannotAsk(UNASKED.to_owned()));
+                asked.end(failure);
+            } else {
+                continue;
+            }
+            ended += 1;
+        }
+        ended
     }
 
     /// How many there are.
@@ -120,6 +139,34 @@ impl Asked {
             Verdict::Denied(rule) => Some(Failure::Denied { rule }),
         }
     }
+
+    /// Whether somebody is to be asked about it by now, and was not.
+    fn is_unasked(&mut self, config: &SelfConfig) -> bool {
+        let (Some(now), before) = (&config.external, &mut self.external) else { return false };
+        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, now)) {
+            return false;
+        }
+        if before.as_ref() == Some(now) {
+            // The same again: next time that is seen at once.
+            *before = Some(now.clone());
+            return false;
+        }
+        // Tokens are not verified yet when it is asked.
+        now.selects(&self.connection, &RequestFacts::new(&self.head, self.remote, None))
+    }
+
+    /// A tunnel has no end of its own, an ordinary request is given a little time for it.
+    fn end(&mut self, failure: Failure) {
+        self.ending = true;
+        if self.head.headers.contains_key(header::UPGRADE) {
+            return self.told.deny(failure);
+        }
+        let told = self.told.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(GRACE).await;
+            told.deny(failure);
+        });
+    }
 }
 
 impl Permit {
@@ -142,6 +189,10 @@ impl Told {
         if let Some(waker) = self.waiting.borrow_mut().take() {
             waker.wake();
         }
+    }
+
+    fn is_allowed(&self) -> bool {
+        self.failure.borrow().is_none()
     }
 
     /// Why it may not go on, if that is so.
