@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod destination;
 pub mod endpoints;
 pub mod external;
+mod features;
 #[cfg(test)]
 mod fixture;
 mod host;

@@ -37,7 +37,14 @@ pub const REJECTED_TYPE_URL: &str = "type.googleapis.com/mesh.v1.Rejected";
 pub const TROUBLES_TYPE_URL: &str = "type.googleapis.com/mesh.v1.Troubles";
 
 /// Features that this build understands in a resource's `requires`. A resource that names another is refused.
-pub const FEATURES: &[&str] = &[EXTERNAL_AUTHORIZATION];
+pub const FEATURES: &[&str] = &[EXTERNAL_AUTHORIZATION, TLS_PARAMETERS, CERTIFICATE_RULES];
 
 /// `self/self` names somebody who has to be asked: a proxy that knows nothing of it would let everything in.
 pub const EXTERNAL_AUTHORIZATION: &str = "external_authorization";
+
+/// Versions, suites and groups of TLS are narrowed: a proxy that knows nothing of it would speak as it does by default.
+pub const TLS_PARAMETERS: &str = "tls_parameters";
+
+/// Some certificates that the CA signed are refused (lists of what is revoked, names, pins): a proxy that knows nothing of it
+/// would take all of them.
+pub const CERTIFICATE_RULES: &str = "certificate_rules";

@@ -8,7 +8,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 use super::destination::service_ref;
 use super::host::{full, names, visible_service};
 use super::traffic::{Groups, first_policy, select, subsets};
-use super::{holds, origin, policy};
+use super::{features, holds, origin, policy};
 use crate::snapshot::{Compiled, Config, Service, Viewer};
 
 /// The policy and the subsets of a service's port. A host that a refused DestinationRule was to secure has none, nor one with a
@@ -32,7 +32,7 @@ pub fn cluster(config: &Config, viewer: &Viewer, name: &HostPort) -> Option<Comp
             subset.traffic_policy.as_ref().map_or(whole, |policy| whole.overridden(policy, name.port())),
         )),
     };
-    let message = wire::Cluster {
+    let mut message = wire::Cluster {
         name: Some(name.into()),
         policy: Some(complete(whole)),
         subsets: subsets(&rules).into_iter().map(subset).collect(),
@@ -43,6 +43,7 @@ pub fn cluster(config: &Config, viewer: &Viewer, name: &HostPort) -> Option<Comp
         requires: Vec::new(),
         addresses: service.entry.as_ref().map_or(wire::Addresses::All, |entry| entry.addresses).into(),
     };
+    message.requires = features::of_cluster(&message);
     let revisions = rules.iter().map(|rule| rule.revision).chain([held.revision]);
     Some(Compiled { message, holds: holds(revisions) })
 }

@@ -22,7 +22,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 pub(super) use self::tls::dns_names;
 use super::host::{full, intersection};
 use super::routes::{Rules, Scope, gateway_name, http_rules, visibility};
-use super::{holds, origin};
+use super::{features, holds, origin};
 use crate::snapshot::{Compiled, Config, Held, TargetPort, Viewer};
 
 /// A Gateway with its place in the configuration.
@@ -112,6 +112,7 @@ pub fn listener(config: &Config, viewer: &Viewer, port: u16) -> Option<Compiled<
             revisions.extend(more);
         }
     }
+    message.requires = features::of_listener(&message);
     Some(Compiled { message, holds: holds(revisions) })
 }
 

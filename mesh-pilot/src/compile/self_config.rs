@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use mesh_proto::discovery::EXTERNAL_AUTHORIZATION;
 use mesh_proto::wire::mesh::v1 as wire;
 
 use super::endpoints::{PodPort, facts, ports};
 use super::external::external;
 use super::policy::{deny_all, peer_policy};
-use super::{authentication, authorization, holds, on_wire, spoken, trust_domains};
+use super::{authentication, authorization, features, holds, on_wire, spoken, trust_domains};
 use crate::snapshot::{Compiled, Config, Outbound, Pod};
 
 /// How long a plaintext client of a PERMISSIVE port may say nothing before the application is asked to speak first. Mesh
@@ -31,10 +30,8 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
     };
     let authorization = authorization::policies(config, pod);
     let external_authorization = external(config, pod);
-    // Who knows nothing of it would let everything in.
-    let needs = external_authorization.as_ref().map(|_| EXTERNAL_AUTHORIZATION.to_owned());
     let (jwt_rules, of_tokens) = authentication::jwt_rules(config, pod);
-    let message = wire::SelfConfig {
+    let mut message = wire::SelfConfig {
         identity: pod.identity.to_string(),
         facts: Some(facts(pod)),
         labels: pod.labels.clone(),
@@ -50,7 +47,7 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
         // MeshConfig's accessLogFile is empty by default; who starts a proxy may switch its log on (the local mesh does).
         access_log: config.options.access_log,
         cluster_domain: config.mesh.cluster_domain.to_string(),
-        requires: needs.into_iter().collect(),
+        requires: Vec::new(),
         deny_all: deny_all(config, pod),
         locality: pod.locality.to_string(),
         authorization: authorization.enforced,
@@ -62,6 +59,7 @@ pub fn self_config(config: &Config, pod: &Pod) -> Option<Compiled<wire::SelfConf
         mesh_tls: spoken(&config.options.mesh_tls),
         trust_domains: aliases(config),
     };
+    message.requires = features::of_self(&message);
     let revisions = policy.revisions.into_iter().chain(authorization.revisions).chain(of_tokens);
     Some(Compiled { message, holds: holds(revisions) })
 }

@@ -1,9 +1,10 @@
 //! Gateways that end TLS or pass it on: which name, which certificate, which routes, and who gets which Secret.
 
+use mesh_proto::discovery::{CERTIFICATE_RULES, FEATURES, TLS_PARAMETERS};
 use mesh_proto::wire::mesh::v1 as wire;
 use wire::tls_server::Action;
 
-use super::super::fixture::{Mesh, gateway, labelled, object};
+use super::super::fixture::{Mesh, gateway, labelled, object, viewer};
 use super::super::{listener_ports, secret, secret_names};
 use crate::snapshot::MeshOptions;
 use crate::snapshot::Viewer;
@@ -136,6 +137,44 @@ fn what_the_mesh_says_of_tls() {
     let mesh = Mesh::with_options(options.clone(), &object("DestinationRule", "d", rule));
     let tls = mesh.policy("reviews", 9080).client_tls.unwrap();
     assert_eq!(tls.parameters.unwrap().ecdh_curves, ["P-256"]);
+}
+
+/// A proxy that would drop what narrows TLS in silence refuses the resource instead; nobody else is asked for anything.
+#[test]
+fn what_narrows_tls_has_to_be_known() {
+    let parameters = TlsParameters { tls12: false, ..TlsParameters::default() };
+    let narrow =
+        MeshOptions { mesh_tls: parameters.clone(), tls_defaults: parameters, ..MeshOptions::default() };
+    let of = |options: &MeshOptions, server: &str, tls: &str| {
+        let rule = format!(
+            "{{host: reviews, subsets: [{{name: v1, labels: {{}}, trafficPolicy: {{tls: {{{tls}}}}}}}]}}"
+        );
+        let yaml = format!("{}{}", edge("a", &https("x.com", server)), object("DestinationRule", "d", &rule));
+        let mesh = Mesh::with_options(options.clone(), &yaml);
+        let own = mesh.self_config("reviews-v1-0").requires;
+        [
+            own,
+            mesh.listener(443).unwrap().requires,
+            mesh.cluster(&viewer("default"), "reviews", 9080).unwrap().requires,
+        ]
+    };
+    let none: [&[&str]; 3] = [&[], &[], &[]];
+    let as_usual = MeshOptions::default();
+    let simple = "mode: SIMPLE, credentialName: c";
+    assert_eq!(of(&as_usual, simple, "mode: SIMPLE"), none);
+    let all: &[&str] = &[TLS_PARAMETERS];
+    assert_eq!(of(&narrow, simple, "mode: SIMPLE"), [all, all, all]);
+    assert_eq!(of(&narrow, simple, "mode: DISABLE"), [all, all, &[]]);
+    let rules: &[&str] = &[CERTIFICATE_RULES];
+    let listed = "mode: SIMPLE, caCertificates: /a, caCrl: /b";
+    assert_eq!(of(&as_usual, "mode: MUTUAL, credentialName: c, caCrl: /c", listed), [&[], rules, rules]);
+    assert_eq!(
+        of(&as_usual, "mode: MUTUAL, credentialName: c, subjectAltNames: [a]", "mode: SIMPLE"),
+        [&[], rules, &[]]
+    );
+    let newest = "mode: SIMPLE, credentialName: c, minProtocolVersion: TLSV1_3";
+    assert_eq!(of(&as_usual, newest, "mode: SIMPLE"), [&[], all, &[]]);
+    assert!([TLS_PARAMETERS, CERTIFICATE_RULES].iter().all(|name| FEATURES.contains(name)));
 }
 
 /// Which clients: names, pins (two spellings of one), what was revoked.
