@@ -145,6 +145,10 @@ fn what_is_excluded_goes_past(mesh: &Mesh) {
     assert_eq!(curl(mesh, "by-range-0", &format!("http://{web}/")), None, "plaintext into STRICT");
 }
 
+const DENIED: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: { name: denied }\nspec:\n  \
+                      selector: { matchLabels: { app: web } }\n  action: DENY\n  \
+                      rules: [{ to: [{ operation: { paths: [/denied] } }] }]\n";
+
 /// A packet sniffer on the bridge sees no plaintext; what is excluded shows that it would.
 #[test]
 fn no_plaintext_between_instances() {
@@ -162,6 +166,22 @@ fn no_plaintext_between_instances() {
     };
     let meshed = sniffed("client-0", "http://web/");
     assert!(meshed.packets > 10 && !meshed.seen, "{meshed:?}");
+    // Nor of what a policy denies.
+    mesh.write("denied.yaml", DENIED);
+    let codes = || {
+        let each = ["curl", "-s", "-m", "20", "-o", "/dev/null", "-w", "%{http_code} "];
+        let send =
+            ["-H", "x-canary: c4n4ry-in-a-header", "-d", "c4n4ry-in-a-header", "http://web/denied?[1-9]"];
+        within(&mesh, "client-0", &[&each[..], &send[..]].concat()).expect("answers")
+    };
+    eventually("each instance denies", || {
+        let codes = codes();
+        if codes == ["403"; 9].join(" ") { Ok(()) } else { Err(codes) }
+    });
+    let sniffer = Sniffer::start(&hub, "c4n4ry-in-a-header");
+    assert_eq!(codes(), ["403"; 9].join(" "));
+    let denied = sniffer.end();
+    assert!(denied.packets > 10 && !denied.seen, "{denied:?}");
     let plain = sniffed("by-port-0", &format!("http://{web}:9999/"));
     assert!(plain.seen, "{plain:?}");
 }
