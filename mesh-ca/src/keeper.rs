@@ -27,7 +27,7 @@ pub use told::Told;
 
 use crate::admin::Ready;
 use crate::authority::{Authority, OpenError, Policy};
-use crate::rotation::{Report, State};
+use crate::rotation::{Report, State, TooManyRoots};
 use crate::server::counters;
 use crate::shelf::{Kept, NotKept, Shelf};
 
@@ -61,6 +61,9 @@ pub enum Failed {
          new root"
     )]
     Gone,
+    /// One root too many.
+    #[error(transparent)]
+    TooManyRoots(#[from] TooManyRoots),
     /// A root that was put into the old one's place while nobody looked.
     #[error(
         "another root was plugged in while this authority was away: it signs when it has spread, in {0} s or less"
@@ -106,6 +109,8 @@ pub struct Keeper {
     told: watch::Sender<Arc<Told>>,
     /// The longest life that the state knows of.
     longest: AtomicU64,
+    /// When the last certificate ends that the state knows of.
+    until: AtomicU64,
     /// What pilots said to us, whatever the other replicas know.
     reports: Mutex<BTreeMap<String, Report>>,
     /// The roots of other trust domains that came since the last look: PEM.
@@ -175,7 +180,7 @@ impl Keeper {
         let authority = Authority::new(found.material, settings.policy.clone())
             .map_err(|error| Failed::Bad { version: version.clone(), error })?;
         let mut state = kept.state.clone();
-        let seen = look::opened(&mut state, &root_of(&authority), settings.clock.now());
+        let seen = look::opened(&mut state, &root_of(&authority), settings.clock.now())?;
         state.longest = state.longest.max(settings.policy.limits.default.as_secs());
         state.foreign.retain(|domain, _| settings.federated.iter().any(|known| known.as_str() == domain));
         let told = settle(&mut state, &authority);
@@ -290,6 +295,7 @@ impl Opened {
             identity,
             told: watch::Sender::new(Arc::new(told)),
             longest: AtomicU64::new(now.kept.state.longest),
+            until: AtomicU64::new(now.kept.state.until),
             reports: Mutex::default(),
             fetched: Mutex::default(),
             now: tokio::sync::Mutex::new(now),

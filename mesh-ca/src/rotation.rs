@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use state::{Phase, Report, Rotation, State, Taint};
+pub use state::{Earlier, Phase, Report, Rotation, State, Taint, TooManyRoots};
 
 /// How long another replica may go on signing with the old root after the new one took over, and clocks may differ.
 pub const LAG: Duration = Duration::from_secs(30);
@@ -124,6 +124,7 @@ impl State {
                     since: facts.now,
                     sequence: 0,
                     longest: 0,
+                    until: 0,
                 });
             }
             (Step::Publish, Some(Phase::Prepared)) => next.enter(Phase::Published, facts.now),
@@ -138,6 +139,16 @@ impl State {
                 }
                 self.covered(facts)?;
                 next.rotation = None;
+                if facts.force {
+                    next.earlier.clear();
+                }
+            }
+            (Step::Retire, None) if !self.earlier.is_empty() => {
+                let left = self.earlier_in_use(facts.now);
+                if left > 0 && !facts.force {
+                    return Err(Refused::InUse { left });
+                }
+                next.earlier.clear();
             }
             (Step::Cancel, Some(Phase::Prepared | Phase::Published)) => next.rotation = None,
             (step, phase) => return Err(Refused::Order { step: step.name(), now: what_next(phase) }),
@@ -164,16 +175,16 @@ impl State {
         self.enter(Phase::Activated, now);
         if let Some(rotation) = &mut self.rotation {
             rotation.key = None;
-            rotation.longest = self.longest;
+            (rotation.longest, rotation.until) = (self.longest, self.until);
         }
-        self.longest = 0;
+        (self.longest, self.until) = (0, 0);
     }
 
     /// For how many seconds certificates of the old root may still be in use.
     #[must_use]
     pub fn old_in_use(&self, now: u64) -> u64 {
         let Some(rotation) = self.rotation.as_ref().filter(|r| r.phase == Phase::Activated) else { return 0 };
-        (rotation.since + rotation.longest + LAG.as_secs()).saturating_sub(now)
+        rotation.last_end().saturating_sub(now)
     }
 
     /// Why it cannot be said that every proxy has what this rotation has made known; `None` if they all have.

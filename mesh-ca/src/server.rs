@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use crate::attest::{Attestor, Caller, Credentials, NotAttested};
 use crate::audit::Asked;
-use crate::authority::{Issued, hex};
+use crate::authority::{Authority, Issued, hex};
 use crate::csr;
 use crate::keeper::Keeper;
 use crate::keeper::told::sha256;
@@ -100,7 +100,7 @@ impl Service {
     }
 
     /// How long the certificate lives.
-    async fn life(&self, asked: i64) -> Result<Duration, Refusal> {
+    async fn life(&self, authority: &Arc<Authority>, asked: i64) -> Result<Duration, Refusal> {
         let asked = match asked {
             0 => None,
             seconds => {
@@ -109,12 +109,14 @@ impl Service {
                 Some(Duration::from_secs(seconds.map_err(|status| Refusal(counters::CSR_INVALID, status))?))
             }
         };
-        let life = self.keeper.signing().load().life(asked);
+        let life = authority.life(asked);
         if asked.is_some_and(|asked| asked != life) {
             metrics::counter!(counters::CLAMPED).increment(1);
         }
         let allowed = self.keeper.allow(life).await;
-        allowed.map_err(|_| {
+        // What is remembered is remembered of the root that signs.
+        let same = Arc::ptr_eq(authority, &self.keeper.signing().load());
+        allowed.ok().filter(|_| same).ok_or_else(|| {
             Refusal(counters::SIGN_FAILED, Status::unavailable("another root takes over: try again"))
         })
     }
@@ -129,8 +131,8 @@ impl Service {
         let message = request.get_ref();
         let invalid = |why: String| Refusal(counters::CSR_INVALID, Status::invalid_argument(why));
         let key = csr::public_key(&message.csr).map_err(|e| invalid(e.to_string()))?;
-        let life = self.life(message.validity_duration).await?;
         let authority = self.keeper.signing().load();
+        let life = self.life(&authority, message.validity_duration).await?;
         let issued = authority.sign(&caller.id, &key, Some(life), now);
         let issued =
             issued.map_err(|e| Refusal(counters::SIGN_FAILED, Status::unavailable(e.to_string())))?;

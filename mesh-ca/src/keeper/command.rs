@@ -182,6 +182,7 @@ impl Keeper {
                 (0, _) => "signs",
                 (_, Some(rotation)) if rotation.new == text => "next",
                 (_, Some(rotation)) if rotation.old == text => "old",
+                _ if state.earlier.iter().any(|earlier| earlier.root == text) => "old",
                 _ => "trusted",
             };
             let end = end_of(root).and_then(|end| end.duration_since(std::time::UNIX_EPOCH).ok());

@@ -1,5 +1,5 @@
-//! The longest life that was given, so that it is known when the last certificate of a root has ended: kept before the
-//! first certificate that lives so long is given.
+//! How long certificates were given, so that it is known when the last one of a root has ended: kept before one is given that
+//! ends later than what is kept says.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::shelf::NotKept;
 const TRIES: usize = 5;
 
 impl Keeper {
-    /// How long a certificate may live that wants to live for `life`: so long, or as long as any before it where the state
+    /// How long a certificate may live that wants to live for `life`: so long, or until any before it ends where the state
     /// cannot be written.
     ///
     /// # Errors
@@ -19,7 +19,7 @@ impl Keeper {
     pub async fn allow(&self, life: Duration) -> Result<Duration, Failed> {
         // A part of a second counts as a whole one.
         let seconds = life.as_secs() + u64::from(life.subsec_nanos() > 0);
-        if seconds <= self.longest.load(Ordering::Acquire) {
+        if seconds <= self.known() {
             return Ok(life);
         }
         let mut now = self.now.lock().await;
@@ -32,18 +32,24 @@ impl Keeper {
                 return Err(Failed::Gone);
             }
             let mut state = self.heard(&kept);
-            state.longest = state.longest.max(seconds);
+            state.gives(self.now_unix(), seconds);
             match self.commit(&mut now, &kept, state, None).await {
                 Ok(()) => return Ok(life),
                 Err(Failed::Shelf(NotKept::Conflict(_))) => {}
                 Err(error) => return Ok(self.as_before(life, &error)),
             }
         }
-        Ok(life.min(Duration::from_secs(self.longest.load(Ordering::Acquire))))
+        Ok(life.min(Duration::from_secs(self.known())))
+    }
+
+    /// The longest life of a certificate that is given now and ends before what is kept says.
+    fn known(&self) -> u64 {
+        let left = self.until.load(Ordering::Acquire).saturating_sub(self.now_unix());
+        self.longest.load(Ordering::Acquire).max(left)
     }
 
     fn as_before(&self, life: Duration, error: &Failed) -> Duration {
-        let longest = self.longest.load(Ordering::Acquire);
+        let longest = self.known();
         tracing::warn!(%error, asked = life.as_secs(), given = longest, "a longer life cannot be recorded now");
         life.min(Duration::from_secs(longest))
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::{CommandError, Failed, Keeper, Now, root_of, settle};
 use crate::authority::material::{end_of, start_of};
 use crate::authority::{Authority, OpenError};
-use crate::rotation::{Facts, Phase, SPREAD, State, Step};
+use crate::rotation::{Facts, Phase, SPREAD, State, Step, TooManyRoots};
 use crate::shelf::{Found, Kept, NotKept};
 
 /// An authority that is to sign from now on, and where it is from.
@@ -20,10 +20,11 @@ pub(super) struct Signs {
 const STEPS: usize = 4;
 
 /// The first look of a process, which found `root` to sign with: whether it may now.
-pub(super) fn opened(state: &mut State, root: &str, now: u64) -> Seen {
+pub(super) fn opened(state: &mut State, root: &str, now: u64) -> Result<Seen, TooManyRoots> {
+    state.forget_earlier(now);
     if state.root.is_empty() || state.root == root {
         root.clone_into(&mut state.root);
-        return Seen::Same;
+        return Ok(Seen::Same);
     }
     // Nobody can report to who has not opened yet: pilots that are long silent are not waited for.
     state.hear(&BTreeMap::new(), now);
@@ -43,7 +44,7 @@ pub(super) enum Seen {
 }
 
 /// Another root than the one that signs.
-fn another_root(state: &mut State, root: &str, now: u64) -> Seen {
+fn another_root(state: &mut State, root: &str, now: u64) -> Result<Seen, TooManyRoots> {
     let ours = state.rotation.as_ref().filter(|rotation| rotation.new == root);
     let seen = match ours.map(|rotation| (rotation.phase, rotation.key.is_some())) {
         // Another replica made it sign, or we were ended between the two writes.
@@ -58,14 +59,14 @@ fn another_root(state: &mut State, root: &str, now: u64) -> Seen {
         }
         Some((Phase::Published, false)) => Seen::Spreads,
         Some((Phase::Prepared, _)) | None => {
-            state.plugged_in(root, now);
+            state.plugged_in(root, now)?;
             Seen::Spreads
         }
     };
     if seen == Seen::Signs {
         root.clone_into(&mut state.root);
     }
-    seen
+    Ok(seen)
 }
 
 impl Keeper {
@@ -129,6 +130,7 @@ impl Keeper {
     pub(super) fn heard(&self, over: &Kept) -> State {
         let mut state = over.state.clone();
         state.hear(&self.reports.lock(), self.now_unix());
+        state.forget_earlier(self.now_unix());
         state
     }
 
@@ -136,7 +138,10 @@ impl Keeper {
     fn another(&self, state: &mut State, found: Found) -> Result<Option<Signs>, Failed> {
         let signs = self.signs(found)?;
         let root = root_of(&signs.authority);
-        let seen = if state.root == root { Seen::Signs } else { another_root(state, &root, self.now_unix()) };
+        let seen = match state.root == root {
+            true => Seen::Signs,
+            false => another_root(state, &root, self.now_unix())?,
+        };
         if seen == Seen::Spreads {
             return Ok(None);
         }
@@ -223,11 +228,13 @@ impl Keeper {
         };
         // A new root is in everybody's file before it signs, and an old one signs no more before it leaves.
         let published = self.shelf.publish(&told.own_bundle().roots).await;
+        // Before anybody signs with another root: what was given by the last one says nothing of it.
+        self.longest.store(kept.state.longest, super::Ordering::Release);
+        self.until.store(kept.state.until, super::Ordering::Release);
         if let Some(Signs { authority, version, plugged }) = signs {
             self.sign_with(authority)?;
             (now.version, now.plugged) = (version, plugged);
         }
-        self.longest.store(kept.state.longest, super::Ordering::Release);
         now.kept = kept;
         self.tell(told);
         Ok(published?)
@@ -252,9 +259,13 @@ mod tests {
         let report = Report { sequence: 1, proxies: 3, behind: 0, at: NOW, ..Report::default() };
         let mut state = State { root: "old".to_owned(), ..State::default() };
         state.hear(&[("pilot".to_owned(), report)].into(), NOW);
-        assert_eq!(opened(&mut state, "new", NOW), Seen::Spreads);
-        assert_eq!(opened(&mut state, "new", NOW + SPREAD.as_secs()), Seen::Spreads, "they may come back");
-        assert_eq!(opened(&mut state, "new", NOW + GONE.as_secs()), Seen::Signs);
+        assert_eq!(opened(&mut state, "new", NOW), Ok(Seen::Spreads));
+        assert_eq!(
+            opened(&mut state, "new", NOW + SPREAD.as_secs()),
+            Ok(Seen::Spreads),
+            "they may come back"
+        );
+        assert_eq!(opened(&mut state, "new", NOW + GONE.as_secs()), Ok(Seen::Signs));
         assert_eq!(state.root, "new");
     }
 }

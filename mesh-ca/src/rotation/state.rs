@@ -10,8 +10,24 @@ const MAX_PILOTS: usize = 64;
 const MAX_NAMES: usize = 5;
 /// What a pilot says is kept again after that many seconds, though it says the same.
 const REPORTED: u64 = 10;
+/// More roots than that are not trusted beside those of a rotation.
+const MAX_EARLIER: usize = 4;
+/// How much later than it does the last certificate ends in our memory, at least.
+const MIN_SLACK: u64 = 1;
 /// The longest name that is kept.
 const MAX_NAME: usize = 253;
+
+/// Why a root that was plugged in is not taken. The one that signs goes on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{MAX_EARLIER} roots before those of the last rotation are still trusted, as certificates of theirs are in use: another one is taken \
+     when the first of them leaves, in {left} s; `meshctl ca rotate retire --force` ends the trust in them now, and \
+     connections of proxies that have not renewed by then fail"
+)]
+pub struct TooManyRoots {
+    /// Seconds.
+    pub left: u64,
+}
 
 /// What an authority remembers. A field that is not known is one of a newer authority: then nothing is read, rather than
 /// lost.
@@ -24,8 +40,14 @@ pub struct State {
     pub bundle: String,
     /// The root that signs now, PEM.
     pub root: String,
-    /// The longest life, in seconds, that a certificate of the root that signs now was given.
+    /// The longest life, in seconds, that a certificate of the root that signs now has without being asked for.
     pub longest: u64,
+    /// Unix seconds: when the last of its certificates ends that live longer than that.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub until: u64,
+    /// Roots before those of the rotation, whose certificates may still be in use.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<Earlier>,
     /// The rotation that is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
@@ -74,8 +96,26 @@ pub struct Rotation {
     pub since: u64,
     /// The bundle that proxies must have before the next step.
     pub sequence: u64,
-    /// The longest life, in seconds, that a certificate of the old root was given; known from activation on.
+    /// The longest life, in seconds, that a certificate of the old root has without being asked for; known from activation on.
     pub longest: u64,
+    /// Unix seconds: when the last of its certificates ends that live longer than that.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub until: u64,
+}
+
+/// A root that signed before the one that signed before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Earlier {
+    /// PEM.
+    pub root: String,
+    /// Unix seconds: when the last of its certificates has ended, everywhere.
+    pub until: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl std::fmt::Debug for Rotation {
@@ -119,6 +159,14 @@ pub struct Report {
     pub ended: bool,
     /// Unix seconds: when it came.
     pub at: u64,
+}
+
+impl Rotation {
+    /// Unix seconds: when the last certificate of the old root has ended, everywhere.
+    #[must_use]
+    pub fn last_end(&self) -> u64 {
+        (self.since + self.longest).max(self.until) + super::LAG.as_secs()
+    }
 }
 
 impl Report {
@@ -168,16 +216,33 @@ impl State {
         }
     }
 
-    /// The roots that a rotation has trusted, PEM: those of before and after it, whichever signs.
+    /// The roots that a rotation has trusted, PEM: those of before and after it, whichever signs; and those before them.
     pub fn other_roots(&self) -> impl Iterator<Item = &str> {
         let known = |rotation: &&Rotation| rotation.phase != Phase::Prepared;
         let rotation = self.rotation.as_ref().filter(known);
-        rotation.into_iter().flat_map(|rotation| [rotation.old.as_str(), rotation.new.as_str()])
+        let roots = rotation.into_iter().flat_map(|rotation| [rotation.old.as_str(), rotation.new.as_str()]);
+        roots.chain(self.earlier.iter().map(|earlier| earlier.root.as_str()))
     }
 
     /// The operator has put `new` into the place of the root that signed: everybody is told before it signs. A rotation
-    /// that was under way is given up: its new root has never signed, or signs no more.
-    pub fn plugged_in(&mut self, new: &str, now: u64) {
+    /// that was under way is given up: its new root has never signed, or signs no more; its old one stays until its last
+    /// certificate has ended.
+    ///
+    /// # Errors
+    /// When too many roots are still trusted. Nothing has changed then.
+    pub fn plugged_in(&mut self, new: &str, now: u64) -> Result<(), TooManyRoots> {
+        self.forget_earlier(now);
+        if let Some((root, until)) = self.left_behind().filter(|(_, until)| *until > now) {
+            let known = self.earlier.iter().position(|earlier| earlier.root == root);
+            match known {
+                Some(at) => self.earlier[at].until = self.earlier[at].until.max(until),
+                None if self.earlier.len() >= MAX_EARLIER => {
+                    let first = self.earlier.iter().map(|earlier| earlier.until).min().unwrap_or(now);
+                    return Err(TooManyRoots { left: first.saturating_sub(now) });
+                }
+                None => self.earlier.push(Earlier { root, until }),
+            }
+        }
         self.rotation = Some(Rotation {
             phase: Phase::Published,
             automatic: true,
@@ -187,7 +252,40 @@ impl State {
             since: now,
             sequence: 0,
             longest: 0,
+            until: 0,
         });
+        Ok(())
+    }
+
+    /// The old root of a rotation whose new one has signed, and when its last certificate has ended.
+    fn left_behind(&self) -> Option<(String, u64)> {
+        let rotation = self.rotation.as_ref().filter(|rotation| rotation.phase == Phase::Activated)?;
+        Some((rotation.old.clone(), rotation.last_end()))
+    }
+
+    /// Roots before those of the rotation leave when their last certificate has ended.
+    pub fn forget_earlier(&mut self, now: u64) {
+        self.earlier.retain(|earlier| earlier.until > now);
+    }
+
+    /// For how many seconds certificates of roots before those of the rotation may still be in use.
+    #[must_use]
+    pub fn earlier_in_use(&self, now: u64) -> u64 {
+        self.earlier.iter().map(|earlier| earlier.until.saturating_sub(now)).max().unwrap_or(0)
+    }
+
+    /// Whether it is known that a certificate given at `now` for `life` seconds may be in use.
+    #[must_use]
+    pub fn covers(&self, now: u64, life: u64) -> bool {
+        life <= self.longest || now.saturating_add(life) <= self.until
+    }
+
+    /// A certificate is to be given at `now` for `life` seconds. A little more is remembered: not each one is to be kept.
+    pub fn gives(&mut self, now: u64, life: u64) {
+        if !self.covers(now, life) {
+            let slack = (self.longest / 24).max(MIN_SLACK);
+            self.until = now.saturating_add(life).saturating_add(slack);
+        }
     }
 
     /// Whether `self` is news over `kept`, which `shared` replicas read. What pilots said is news only where replicas need

@@ -178,7 +178,7 @@ fn what_is_plugged_in_is_not_ours_to_replace() {
     let plugged = Facts { plugged: true, ..facts(NOW) };
     assert_eq!(step(&steady(), Step::Prepare, plugged), Err(Refused::PluggedIn));
     let mut state = steady();
-    state.plugged_in("theirs", NOW);
+    state.plugged_in("theirs", NOW).unwrap();
     assert_eq!(state.other_roots().collect::<Vec<_>>(), [OLD, "theirs"]);
     assert_eq!(state.due(NOW + SPREAD.as_secs()), Some(Step::Activate));
 }
@@ -225,4 +225,116 @@ fn what_pilots_say_is_kept_only_where_replicas_need_it() {
     // What is too long or too much is cut.
     let long = Report { waiting: vec!["x\n".repeat(1000); 50], ..report(1, 1, NOW) }.bounded();
     assert!(long.waiting.len() == 5 && long.waiting[0].len() == 253 && !long.waiting[0].contains('\n'));
+}
+
+/// A root that took over does not make the one before it leave early, nor does the next one that is plugged in.
+#[test]
+fn a_root_stays_as_long_as_its_certificates_live() {
+    let mut state = steady();
+    state.plugged_in("second", NOW).unwrap();
+    state.activated(NOW + 130);
+    state.root = "second".to_owned();
+    state.longest = 60;
+    let end = NOW + 130 + 3600 + LAG.as_secs();
+    state.plugged_in("third", NOW + 200).unwrap();
+    let others = |state: &State| state.other_roots().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(others(&state), ["second", "third", OLD]);
+    // It takes over, and the second one's few certificates end; the first one's have not.
+    state.activated(NOW + 400);
+    state.root = "third".to_owned();
+    let forced = Facts { force: true, signing_root: "third", ..facts(NOW + 500) };
+    let retired = step(&state, Step::Retire, Facts { force: false, ..forced });
+    assert!(matches!(retired, Err(Refused::Behind(_))), "{retired:?}");
+    let state = heard(&state, report(state.sequence, 0, NOW + 500));
+    let retired = step(&state, Step::Retire, Facts { force: false, ..forced }).unwrap();
+    assert_eq!(others(&retired), [OLD]);
+    let left = end - NOW - 500;
+    assert_eq!(
+        step(&retired, Step::Retire, Facts { force: false, ..forced }),
+        Err(Refused::InUse { left }),
+        "there is something to retire"
+    );
+    // Whoever insists ends the trust in all of them.
+    assert!(others(&step(&state, Step::Retire, forced).unwrap()).is_empty());
+    assert!(others(&step(&retired, Step::Retire, forced).unwrap()).is_empty());
+    // By itself it leaves when its last certificate has ended.
+    let mut late = retired;
+    late.forget_earlier(end - 1);
+    assert_eq!(others(&late), [OLD]);
+    late.forget_earlier(end);
+    assert!(others(&late).is_empty());
+    // It comes back before that, and leaves again: what it signed first counts too.
+    let mut back = state;
+    back.plugged_in(OLD, NOW + 500).unwrap();
+    back.activated(NOW + 600);
+    back.root = OLD.to_owned();
+    back.longest = 1;
+    back.plugged_in("fourth", NOW + 700).unwrap();
+    back.activated(NOW + 800);
+    back.root = "fourth".to_owned();
+    back.rotation = None;
+    back.forget_earlier(end - 1);
+    assert!(others(&back).contains(&OLD.to_owned()));
+}
+
+#[test]
+fn roots_that_are_still_trusted_are_bounded() {
+    let mut state = steady();
+    for turn in 0..5 {
+        let name = format!("root {turn}");
+        state.plugged_in(&name, NOW).unwrap();
+        state.activated(NOW);
+        (state.root, state.longest) = (name, 3600);
+    }
+    assert_eq!(state.other_roots().count(), 6);
+    let before = state.clone();
+    let refused = state.plugged_in("one more", NOW + 10).unwrap_err().to_string();
+    assert_eq!(state, before, "nothing has changed");
+    assert!(refused.starts_with("4 roots before") && refused.contains("3620 s"), "{refused}");
+    state.forget_earlier(NOW + 3600 + LAG.as_secs());
+    state.plugged_in("one more", NOW + 3600 + LAG.as_secs()).unwrap();
+}
+
+/// Whoever once had a certificate for 90 days delays the old root's end until that certificate's, not for 90 days more.
+#[test]
+fn one_long_life_counts_from_when_it_was_given() {
+    const DAY: u64 = 86400;
+    let mut state = State { longest: DAY, ..steady() };
+    assert!(state.covers(NOW, DAY) && !state.covers(NOW, DAY + 1));
+    state.gives(NOW, 90 * DAY);
+    assert_eq!(state.longest, DAY, "what everybody gets is not longer for that");
+    assert!(state.covers(NOW, 90 * DAY) && state.covers(NOW + 89 * DAY, DAY));
+    assert!(!state.covers(NOW + DAY, 90 * DAY), "another one of it ends later");
+    // Not every certificate is a write: a few that follow each other are covered by one.
+    state.gives(NOW, 90 * DAY);
+    assert!(state.covers(NOW + 10, 90 * DAY));
+    let mut activated = step(&state, Step::Prepare, facts(NOW + 80 * DAY)).unwrap();
+    activated = step(&activated, Step::Publish, facts(NOW + 80 * DAY)).unwrap();
+    let forced = Facts { force: true, ..facts(NOW + 80 * DAY) };
+    activated = step(&activated, Step::Activate, forced).unwrap();
+    let left = activated.old_in_use(NOW + 80 * DAY);
+    let exact = 10 * DAY + LAG.as_secs();
+    assert!(left >= exact && left <= exact + DAY / 24, "{left}");
+    assert!(!activated.covers(NOW + 80 * DAY, 2 * DAY), "the new root has given nothing yet");
+    // Where it has ended long ago, the ordinary ones count.
+    let mut later = step(&state, Step::Prepare, facts(NOW + 200 * DAY)).unwrap();
+    later = step(&later, Step::Publish, facts(NOW + 200 * DAY)).unwrap();
+    let forced = Facts { force: true, ..facts(NOW + 200 * DAY) };
+    later = step(&later, Step::Activate, forced).unwrap();
+    assert_eq!(later.old_in_use(NOW + 200 * DAY), DAY + LAG.as_secs());
+}
+
+/// Replicas of two versions share the state: an older one reads what a newer one has kept as long as nothing of it is new.
+#[test]
+fn what_an_older_one_kept_is_read_and_the_other_way_round() {
+    let old = r#"{"sequence":3,"bundle":"b","root":"r","longest":7776000,"rotation":{"phase":"activated",
+        "automatic":true,"old":"o","new":"r","since":1000,"sequence":3,"longest":86400}}"#;
+    let state: State = serde_json::from_str(old).unwrap();
+    assert_eq!(state.old_in_use(1000), 86400 + LAG.as_secs());
+    assert!(state.covers(NOW, 7_776_000), "what it has given is remembered");
+    let again: serde_json::Value = serde_json::to_value(&state).unwrap();
+    let before: serde_json::Value = serde_json::from_str(old).unwrap();
+    let names = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&again), names(&before));
+    assert_eq!(names(&again["rotation"]), names(&before["rotation"]));
 }

@@ -1,14 +1,16 @@
 //! What an operator plugs into the state directory: read again when it changes, refused by name when it cannot be used.
 
 use mesh_proto::runtime::certificates::{authority_id, pilot_id};
-use mesh_proto::runtime::identity::pem;
+use mesh_proto::runtime::identity::{RootsHandle, pem, read_certificates};
+use mesh_proto::runtime::tls::{Role, verify_chain};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
+use rustls::pki_types::UnixTime;
 
 use super::*;
 use crate::authority::material::ROOT_LIFE;
 use crate::authority::{Limits, Policy, store};
-use crate::keeper::{Clock, Settings};
-use crate::rotation::Phase;
+use crate::keeper::{Clock, Request, Settings};
+use crate::rotation::{Phase, Step};
 use crate::shelf::Shelf;
 use crate::shelf::files::Files;
 
@@ -102,4 +104,54 @@ async fn every_kind_of_key_signs() {
         assert_eq!(root(&keeper), theirs);
         assert!(!dir.path().join("ca/authority.pem").exists(), "nothing else is created");
     }
+}
+
+/// Certificates of the first root are good until they end, whatever is plugged in meanwhile.
+#[tokio::test]
+async fn a_third_root_leaves_the_first_one_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keeper, clock) = keeper(dir.path()).await;
+    let first = root(&keeper);
+    let key = KeyPair::generate().unwrap();
+    let issued = keeper.signing().load().sign(&id("a"), &key, None, SystemTime::now()).unwrap();
+    let chain = read_certificates("chain", issued.chain.concat().as_bytes()).unwrap();
+    let mut theirs = Vec::new();
+    for _ in 0..2 {
+        theirs.push(plug(dir.path(), &KeyPair::generate().unwrap()));
+        keeper.look().await.unwrap();
+        clock.advance(121);
+        keeper.look().await.unwrap();
+        assert_eq!(Some(&root(&keeper)), theirs.last());
+        let told = RootsHandle::new(keeper.told().borrow().own_roots().unwrap());
+        let verified = verify_chain(&chain, &told, Role::Client, UnixTime::now());
+        assert_eq!(verified.unwrap().id, id("a"), "{} roots are plugged in", theirs.len());
+    }
+    let told = std::fs::read_to_string(dir.path().join("root.pem")).unwrap();
+    assert!(told.contains(&first) && theirs.iter().all(|root| told.contains(root)), "{told}");
+    let roles: Vec<_> = keeper.status().await.unwrap().roots.into_iter().map(|root| root.role).collect();
+    assert_eq!(roles, ["signs", "old", "old"]);
+    clock.advance(3600 + 31);
+    keeper.look().await.unwrap();
+    assert_eq!(std::fs::read_to_string(dir.path().join("root.pem")).unwrap(), theirs[1]);
+}
+
+/// One long life is remembered by its end, and only then given.
+#[tokio::test]
+async fn one_long_life_is_remembered_by_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keeper, clock) = keeper(dir.path()).await;
+    let (hour, days) = (Duration::from_secs(3600), Duration::from_secs(90 * 86400));
+    let file = dir.path().join("ca/state.json");
+    let kept = || std::fs::read_to_string(&file).unwrap();
+    let before = kept();
+    assert_eq!(keeper.allow(hour).await.unwrap(), hour);
+    assert_eq!(kept(), before, "nothing is written for what everybody gets");
+    assert_eq!(keeper.allow(days).await.unwrap(), days);
+    assert_ne!(kept(), before);
+    clock.advance(80 * 86400);
+    for step in [Step::Prepare, Step::Publish, Step::Activate] {
+        keeper.command(&Request::Rotate { step, force: true, automatic: false }).await.unwrap();
+    }
+    let left = keeper.status().await.unwrap().rotation.unwrap().old_in_use;
+    assert!((10 * 86400..10 * 86400 + 300).contains(&left), "{left} s");
 }
