@@ -170,7 +170,14 @@ async fn send_http1(
     };
     let host = || target.address.to_string();
     let mesh = target.mesh;
-    h1::client::send(connection, request, target.greeting.as_ref(), host, slot, mesh).await
+    let limited = target.limits.is_some().then(|| slot.clone());
+    let answer = h1::client::send(connection, request, target.greeting.as_ref(), host, slot, mesh).await;
+    if limited.is_some_and(|slot| slot.occupancy.has_waiting()) {
+        // The place that this request had is the next one's before our client hears: whoever asks again at once would
+        // else find the pending one still pending, and overflow. So does Envoy, which writes after it has dialled.
+        tokio::task::yield_now().await;
+    }
+    answer
 }
 
 /// A connection under limits, with the lease of its request.

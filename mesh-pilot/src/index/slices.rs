@@ -74,6 +74,18 @@ impl Slices {
     }
 }
 
+/// A service of both families has each pod in a slice of each: its first address is enough. Where there is only the other
+/// one, that is how it is reached.
+fn once(found: &mut Vec<EndpointView>) {
+    let is_first = |view: &EndpointView| view.address.ip() == view.pod.address;
+    if found.iter().all(is_first) {
+        return;
+    }
+    let first: BTreeSet<Arc<str>> =
+        found.iter().filter(|view| is_first(view)).map(|view| view.pod.uid.clone()).collect();
+    found.retain(|view| is_first(view) || !first.contains(&view.pod.uid));
+}
+
 impl Index {
     /// A slice came, changed or went.
     pub(super) fn set_slice(&mut self, name: ObjectName, slice: Option<Slice>) {
@@ -100,6 +112,7 @@ impl Index {
                 found.extend(views.filter_map(|endpoint| self.view(service, slice, endpoint, to.number)));
             }
         }
+        once(&mut found);
         found
     }
 
@@ -113,8 +126,8 @@ impl Index {
         let pod = match &endpoint.pod {
             Some(name) => {
                 let pod = self.pods.get(&(slice.namespace.clone(), name.clone()))?;
-                // Another address: an older pod of the same name, or the other family of this one.
-                (pod.address == endpoint.address).then(|| pod.clone())?
+                // Another address: an older pod of the same name.
+                pod.addresses().any(|own| own == endpoint.address).then(|| pod.clone())?
             }
             None => match self.published_at(endpoint.address) {
                 Some(pod) => pod,

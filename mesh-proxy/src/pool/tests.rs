@@ -243,6 +243,35 @@ fn one_is_served_one_waits_and_the_third_overflows() {
     }
 }
 
+/// Whoever asks again as soon as it has its answer does not meet the one that was pending meanwhile.
+#[test]
+fn the_one_that_waits_goes_on_before_the_answer_is_seen() {
+    for max_requests in [None, Some(1)] {
+        run(async {
+            let (address, _, gate) = gated().await;
+            let one = Some(1);
+            let numbers =
+                wire::Limits { max_connections: one, max_pending_requests: one, ..Default::default() };
+            let (mut target, limits) = limited(address, &numbers);
+            target.max_requests = max_requests;
+            let pool = Pool::new();
+            let first = {
+                let (pool, target, limits) = (pool.clone(), target.clone(), limits.clone());
+                tokio::task::spawn_local(async move {
+                    pool.send(&target, get()).await.unwrap();
+                    limits.active(Resource::Pending)
+                })
+            };
+            until(|| limits.active(Resource::Requests) == 1).await;
+            let second = spawn(&pool, &target);
+            until(|| limits.active(Resource::Pending) == 1).await;
+            gate.add_permits(2);
+            assert_eq!(first.await.unwrap(), 0);
+            assert_eq!(second.await.unwrap(), Ok(200));
+        });
+    }
+}
+
 /// While a connection is being opened for it, a request is pending: a burst on a cold pool overflows, as Envoy's does.
 #[test]
 fn a_burst_on_a_cold_pool_overflows() {

@@ -138,6 +138,27 @@ fn slices_say_who_is_there_and_pods_say_who_that_is() {
     assert_eq!(story.endpoints(), [""; 0], "selected, and yet in no slice");
 }
 
+/// Each pod is one endpoint, of the family that the service has, and its first address where it has both.
+#[test]
+fn a_pod_of_two_families_is_one_endpoint() {
+    let mut story = Story::new(LastGood::new());
+    let mut both = pod("a-1", "10.1.0.1");
+    both["status"]["podIPs"] = json!([{"ip": "10.1.0.1"}, {"ip": "fd00::1"}]);
+    story.apply(SERVICE, service());
+    story.apply(POD, both);
+    let mut six = slice(&[endpoint("fd00::1", Some("a-1"), true, false)]);
+    (six["metadata"]["name"], six["addressType"]) = ("a-six".into(), "IPv6".into());
+    story.apply(Watched::EndpointSlice, six.clone());
+    assert_eq!(story.endpoints(), ["u-a-1 [fd00::1]:8080 ready mtls"], "a service of IPv6 alone");
+    story.apply(Watched::EndpointSlice, slice(&[endpoint("10.1.0.1", Some("a-1"), true, false)]));
+    assert_eq!(story.endpoints(), ["u-a-1 10.1.0.1:8080 ready mtls"]);
+    // What another pod of that name had.
+    six["endpoints"] = json!([endpoint("fd00::2", Some("a-1"), true, false)]);
+    story.apply(Watched::EndpointSlice, six);
+    story.gone(Watched::EndpointSlice, "a-x");
+    assert_eq!(story.endpoints(), [""; 0]);
+}
+
 #[test]
 fn whoever_says_first_that_an_endpoint_goes_is_believed() {
     let mut story = Story::new(LastGood::new());
