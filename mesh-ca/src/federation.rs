@@ -15,7 +15,7 @@ use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Deserializer};
 
 use crate::bundle::{Document, InvalidBundle};
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Told};
 
 /// How often to ask where the document does not say.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -69,8 +69,34 @@ pub struct Spiffe {
     /// Who serves it.
     #[serde(deserialize_with = "parsed")]
     pub endpoint_spiffe_id: SpiffeId,
-    /// The bundle to begin with: a document or PEM roots of the endpoint's trust domain.
+    /// The bundle to begin with: a document or PEM roots of the endpoint's trust domain. It is believed until the endpoint
+    /// has said something newer, and again when it is another one.
     pub bundle: PathBuf,
+}
+
+/// By what an endpoint can be believed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Known<'a> {
+    /// The newest roots of its own trust domain.
+    pub(crate) roots: &'a [CertificateDer<'static>],
+    /// What names the first bundle that these have taken the place of.
+    pub(crate) superseded: Option<&'a str>,
+}
+
+/// A bundle that was had.
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub(crate) document: Document,
+    /// What names the first bundle, which this takes the place of.
+    pub(crate) first: Option<String>,
+    /// The endpoint was believed by that one: whatever was known before may be of another time.
+    pub(crate) anew: bool,
+}
+
+impl From<Document> for Got {
+    fn from(document: Document) -> Self {
+        Self { document, first: None, anew: false }
+    }
 }
 
 /// Why there is no bundle now.
@@ -131,14 +157,17 @@ pub async fn keep(federated: Federated, keeper: Arc<Keeper>) {
     let mut retry = RETRY;
     loop {
         // What was fetched before a restart vouches for the endpoint too.
-        let roots = keeper.told().borrow().bundles.get(&trust_domain).map(|bundle| bundle.roots.clone());
-        let wait = match source.get(&roots.unwrap_or_default()).await {
-            Ok(document) => {
+        let all = keeper.told().borrow().clone();
+        let superseded = keeper.superseded(&trust_domain).await;
+        let vouching = Known { roots: source.vouching(&all), superseded: superseded.as_deref() };
+        let wait = match source.get(vouching).await {
+            Ok(Got { document, first, anew }) => {
                 retry = RETRY;
                 told.clear();
-                if known.as_ref() != Some(&document) && is_newer(known.as_ref(), &document) {
+                let news = known.as_ref() != Some(&document) || first.is_some() && first != superseded;
+                if news && (anew || is_newer(known.as_ref(), &document)) {
                     tracing::info!(%trust_domain, roots = document.roots.len(), "the bundle of another trust domain");
-                    keeper.federate(&trust_domain, &document.roots);
+                    keeper.federate(&trust_domain, &document.roots, first);
                     known = Some(document.clone());
                 }
                 let (least, most) = REFRESH_WITHIN;
@@ -172,13 +201,21 @@ fn is_newer(known: Option<&Document>, document: &Document) -> bool {
 }
 
 impl Source {
-    /// The bundle of now. `known`: the newest roots of that trust domain, where its endpoint is of it.
-    pub(crate) async fn get(&self, known: &[CertificateDer<'static>]) -> Result<Document, NoBundle> {
+    /// The bundle of now.
+    pub(crate) async fn get(&self, known: Known<'_>) -> Result<Got, NoBundle> {
         match self {
-            Self::File(path) => fetch::file(path).await,
-            Self::HttpsWeb(web) => fetch::web(web).await,
+            Self::File(path) => fetch::file(path).await.map(Got::from),
+            Self::HttpsWeb(web) => fetch::web(web).await.map(Got::from),
             Self::HttpsSpiffe(spiffe) => fetch::spiffe(spiffe, known).await,
         }
+    }
+
+    /// The newest roots that can vouch for the endpoint: those of its own trust domain, which need not be the one whose
+    /// bundle it has.
+    pub(crate) fn vouching<'a>(&self, told: &'a Told) -> &'a [CertificateDer<'static>] {
+        let Self::HttpsSpiffe(spiffe) = self else { return &[] };
+        let bundle = told.bundles.get(spiffe.endpoint_spiffe_id.trust_domain());
+        bundle.map(|bundle| &*bundle.roots).unwrap_or_default()
     }
 }
 

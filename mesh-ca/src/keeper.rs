@@ -113,9 +113,18 @@ pub struct Keeper {
     until: AtomicU64,
     /// What pilots said to us, whatever the other replicas know.
     reports: Mutex<BTreeMap<String, Report>>,
-    /// The roots of other trust domains that came since the last look: PEM.
-    fetched: Mutex<BTreeMap<String, Vec<String>>>,
+    /// The roots of other trust domains that came since the last look.
+    fetched: Mutex<BTreeMap<String, Fetched>>,
     now: tokio::sync::Mutex<Now>,
+}
+
+/// The roots of another trust domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Fetched {
+    /// PEM.
+    roots: Vec<String>,
+    /// What names the first bundle that they take the place of.
+    first: Option<String>,
 }
 
 /// What was seen last.
@@ -182,7 +191,9 @@ impl Keeper {
         let mut state = kept.state.clone();
         let seen = look::opened(&mut state, &root_of(&authority), settings.clock.now())?;
         state.longest = state.longest.max(settings.policy.limits.default.as_secs());
-        state.foreign.retain(|domain, _| settings.federated.iter().any(|known| known.as_str() == domain));
+        let federated = |domain: &str| settings.federated.iter().any(|known| known.as_str() == domain);
+        state.foreign.retain(|domain, _| federated(domain));
+        state.superseded.retain(|domain, _| federated(domain));
         let told = settle(&mut state, &authority);
         let kept = if state == kept.state { kept } else { shelf.save(&state, &kept).await? };
         shelf.publish(&told.own_bundle().roots).await?;
@@ -243,10 +254,16 @@ impl Keeper {
         }
     }
 
-    /// The roots of another trust domain are these from the next look on.
-    pub fn federate(&self, domain: &TrustDomain, roots: &[CertificateDer<'static>]) {
+    /// The roots of another trust domain are these from the next look on. `first` names the bundle by which one began, which
+    /// they take the place of.
+    pub fn federate(&self, domain: &TrustDomain, roots: &[CertificateDer<'static>], first: Option<String>) {
         let roots = roots.iter().map(|root| pem(root)).collect();
-        self.fetched.lock().insert(domain.to_string(), roots);
+        self.fetched.lock().insert(domain.to_string(), Fetched { roots, first });
+    }
+
+    /// What names the first bundle of another trust domain that newer roots have taken the place of.
+    pub async fn superseded(&self, domain: &TrustDomain) -> Option<String> {
+        self.now.lock().await.kept.state.superseded.get(domain.as_str()).cloned()
     }
 
     fn now_unix(&self) -> u64 {

@@ -16,25 +16,35 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{NoBundle, Spiffe, Web};
+use super::{Got, Known, NoBundle, Spiffe, Web};
+use crate::authority::hex;
 use crate::bundle::{Document, MAX_DOCUMENT, parse};
+use crate::keeper::told::sha256;
 
 /// How long one answer may take, connecting included.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A bundle document, or PEM roots.
 pub(super) async fn file(path: &Path) -> Result<Document, NoBundle> {
+    in_file(path, &read(path).await?)
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, NoBundle> {
     use tokio::io::AsyncReadExt as _;
     let failed = |e: std::io::Error| NoBundle::File { path: path.to_owned(), why: e.to_string() };
     let mut text = Vec::new();
     let opened = tokio::fs::File::open(path).await.map_err(failed)?;
     opened.take(MAX_DOCUMENT as u64 + 1).read_to_end(&mut text).await.map_err(failed)?;
+    Ok(text)
+}
+
+fn in_file(path: &Path, text: &[u8]) -> Result<Document, NoBundle> {
     if text.trim_ascii_start().starts_with(b"-----BEGIN") {
         let roots =
-            read_roots(&text).map_err(|e| NoBundle::File { path: path.to_owned(), why: e.to_string() })?;
+            read_roots(text).map_err(|e| NoBundle::File { path: path.to_owned(), why: e.to_string() })?;
         return Ok(Document { roots, sequence: None, refresh: None });
     }
-    parse(&text).map_err(|source| NoBundle::Invalid { place: path.display().to_string(), source })
+    parse(text).map_err(|source| NoBundle::Invalid { place: path.display().to_string(), source })
 }
 
 /// From an endpoint of the Web.
@@ -67,13 +77,24 @@ pub(super) async fn web(web: &Web) -> Result<Document, NoBundle> {
     get(&web.url, Arc::new(config)).await
 }
 
-/// From an endpoint with a SPIFFE identity: one that the newest roots of its trust domain vouch for, or the first ones.
-pub(super) async fn spiffe(spiffe: &Spiffe, known: &[CertificateDer<'static>]) -> Result<Document, NoBundle> {
-    let failed = |why: String| NoBundle::Endpoint { url: spiffe.url.clone(), why };
-    let mut roots = known.to_vec();
-    if roots.is_empty() {
-        roots = file(&spiffe.bundle).await?.roots;
+/// From an endpoint with a SPIFFE identity: one that the newest roots of its trust domain vouch for; or the first ones, where
+/// there are no newer ones, or where they are others than those that have been superseded: the operator has begun anew.
+pub(super) async fn spiffe(spiffe: &Spiffe, known: Known<'_>) -> Result<Got, NoBundle> {
+    let first = read(&spiffe.bundle).await;
+    let name = first.as_ref().ok().map(|text| hex(&sha256(text)));
+    if !known.roots.is_empty() {
+        match by_roots(spiffe, known.roots.to_vec()).await {
+            Ok(document) => return Ok(Got { document, first: name, anew: false }),
+            Err(error) if name.is_none() || name.as_deref() == known.superseded => return Err(error),
+            Err(_) => {}
+        }
     }
+    let roots = in_file(&spiffe.bundle, &first?)?.roots;
+    Ok(Got { document: by_roots(spiffe, roots).await?, first: name, anew: true })
+}
+
+async fn by_roots(spiffe: &Spiffe, roots: Vec<CertificateDer<'static>>) -> Result<Document, NoBundle> {
+    let failed = |why: String| NoBundle::Endpoint { url: spiffe.url.clone(), why };
     let id = &spiffe.endpoint_spiffe_id;
     let roots = Roots::none().with_domain(id.trust_domain(), roots).map_err(|e| failed(e.to_string()))?;
     let expect = Expect::Exactly(id.clone());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use super::{CommandError, Failed, Keeper, Now, root_of, settle};
+use super::{CommandError, Failed, Fetched, Keeper, Now, root_of, settle};
 use crate::authority::material::{end_of, start_of};
 use crate::authority::{Authority, OpenError};
 use crate::rotation::{Facts, Phase, SPREAD, State, Step, TooManyRoots};
@@ -92,7 +92,10 @@ impl Keeper {
             self.scheduled(&mut state, now.plugged)?;
         }
         let fetched = self.fetched.lock().clone();
-        state.foreign.extend(fetched.clone());
+        for (domain, Fetched { roots, first }) in fetched.clone() {
+            state.superseded.extend(first.map(|first| (domain.clone(), first)));
+            state.foreign.insert(domain, roots);
+        }
         self.commit(&mut now, &over, state, signs).await?;
         // Who brought them does so once: they are wanted until they are kept.
         self.fetched.lock().retain(|domain, roots| fetched.get(domain) != Some(roots));

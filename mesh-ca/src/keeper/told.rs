@@ -119,9 +119,9 @@ impl Told {
     }
 }
 
-/// What names a certificate.
-pub(crate) fn sha256(certificate: &CertificateDer<'_>) -> Vec<u8> {
-    digest::digest(&digest::SHA256, certificate).as_ref().to_vec()
+/// What names a certificate, or another text.
+pub(crate) fn sha256(text: &[u8]) -> Vec<u8> {
+    digest::digest(&digest::SHA256, text).as_ref().to_vec()
 }
 
 fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {

@@ -57,6 +57,9 @@ pub struct State {
     /// The roots of other trust domains, PEM.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub foreign: BTreeMap<String, Vec<String>>,
+    /// The first bundle (its SHA-256) of each endpoint that has said what its trust domain's roots are since.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub superseded: BTreeMap<String, String>,
     /// What each pilot said last.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub reports: BTreeMap<String, Report>,

@@ -4,17 +4,18 @@ use std::path::PathBuf;
 
 use mesh_proto::model::TrustDomain;
 use mesh_proto::runtime::certificates::{authority_id, pilot_id};
-use mesh_proto::runtime::identity::{Roots, RootsHandle};
+use mesh_proto::runtime::identity::{Identity, Roots, RootsHandle};
 use mesh_proto::runtime::testing::TestCa;
-use mesh_proto::runtime::tls::{InvalidSvid, Role, verify_chain};
+use mesh_proto::runtime::tls::{ClientAuth, InvalidSvid, Role, server_config, verify_chain};
 use rcgen::{CertificateParams, KeyPair};
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::authority::material::ROOT_LIFE;
 use crate::authority::{Limits, Policy};
 use crate::bundle::serve::{WebCertificate, serve};
-use crate::federation::{self, Federated, Source, Spiffe, Web};
+use crate::federation::{self, Federated, Known, Source, Spiffe, Web};
 use crate::keeper::{Clock, Request, Settings};
 use crate::rotation::Step;
 use crate::shelf::Shelf;
@@ -48,6 +49,10 @@ async fn endpoint(keeper: &Arc<Keeper>, web: Option<WebCertificate>) -> (String,
 
 fn spiffe(url: &str, id: &str, bundle: PathBuf) -> Source {
     Source::HttpsSpiffe(Spiffe { url: url.to_owned(), endpoint_spiffe_id: id.parse().unwrap(), bundle })
+}
+
+fn by<'a>(roots: &'a [CertificateDer<'static>]) -> Known<'a> {
+    Known { roots, superseded: None }
 }
 
 const B: &str = "spiffe://b.test/ns/istio-system/sa/mesh-ca";
@@ -103,13 +108,13 @@ async fn an_endpoint_is_who_it_should_be_or_not_believed() {
     let b = keeper(dir.path(), "b.test", &[]).await;
     let (url, _drain) = endpoint(&b, None).await;
     let first = dir.path().join("b.test.pem");
-    let got = spiffe(&url, B, first.clone()).get(&[]).await.unwrap();
+    let got = spiffe(&url, B, first.clone()).get(Known::default()).await.unwrap().document;
     assert_eq!(got.roots, b.told().borrow().own_bundle().roots);
     // Both roots of a rotation come, with a higher number.
     for step in [Step::Prepare, Step::Publish] {
         b.command(&Request::Rotate { step, force: false, automatic: false }).await.unwrap();
     }
-    let later = spiffe(&url, B, first.clone()).get(&got.roots).await.unwrap();
+    let later = spiffe(&url, B, first.clone()).get(by(&got.roots)).await.unwrap().document;
     assert_eq!(later.roots.len(), 2);
     assert!(later.sequence > got.sequence && later.refresh.is_some());
     let stranger = dir.path().join("stranger.pem");
@@ -122,7 +127,7 @@ async fn an_endpoint_is_who_it_should_be_or_not_believed() {
         (spiffe(&url, B, dir.path().join("missing.pem")), "missing.pem"),
         (Source::File(dir.path().join("b.test/state.json")), "not a SPIFFE bundle"),
     ] {
-        let refused = source.get(&[]).await.unwrap_err().to_string();
+        let refused = source.get(Known::default()).await.unwrap_err().to_string();
         assert!(refused.contains(why), "{refused}");
     }
 }
@@ -140,8 +145,102 @@ async fn an_endpoint_of_the_web_has_a_certificate_of_the_web() {
     let web = WebCertificate { certificate: file.clone(), key: key_file };
     let (url, _drain) = endpoint(&b, Some(web)).await;
     let source = |roots: Option<PathBuf>| Source::HttpsWeb(Web { url: url.clone(), roots });
-    assert_eq!(source(Some(file)).get(&[]).await.unwrap().roots, b.told().borrow().own_bundle().roots);
-    assert!(source(Some(dir.path().join("b.test.pem"))).get(&[]).await.is_err(), "another root");
-    let by_identity = spiffe(&url, B, dir.path().join("b.test.pem")).get(&[]).await;
+    assert_eq!(
+        source(Some(file)).get(Known::default()).await.unwrap().document.roots,
+        b.told().borrow().own_bundle().roots
+    );
+    assert!(source(Some(dir.path().join("b.test.pem"))).get(Known::default()).await.is_err(), "another root");
+    let by_identity = spiffe(&url, B, dir.path().join("b.test.pem")).get(Known::default()).await;
     assert!(by_identity.is_err(), "no SPIFFE identity");
+}
+
+/// An endpoint that is `whose`, and has `document`.
+async fn stand_in(whose: Identity, document: String) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+    let acceptor = tokio_rustls::TlsAcceptor::from(server_config(&whose, ClientAuth::Optional, &[]));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let _ = stream.read(&mut [0; 4096]).await;
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", document.len());
+            let _ = stream.write_all(format!("{head}{document}").as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    url
+}
+
+/// Who serves a bundle may be of a third trust domain: that one's roots vouch for him, never those of the bundle.
+#[tokio::test]
+async fn an_endpoint_may_be_of_a_third_trust_domain() {
+    const C: &str = "spiffe://c.test/ns/bundles/sa/server";
+    let dir = tempfile::tempdir().unwrap();
+    let (b, c) = (keeper(dir.path(), "b.test", &[]).await, TestCa::of("c.test"));
+    let first = dir.path().join("c.test.pem");
+    std::fs::write(&first, c.root_pem()).unwrap();
+    let document = crate::bundle::document(&b.told().borrow());
+    let url = stand_in(c.identity("bundles", "server"), document.clone()).await;
+    let source = spiffe(&url, C, first.clone());
+    let a = keeper(dir.path(), "cluster.local", &["b.test", "c.test"]).await;
+    // What was fetched once is what is known afterwards.
+    for turn in 0..3 {
+        let got = source.get(by(source.vouching(&a.told().borrow().clone()))).await.unwrap();
+        assert_eq!(got.document.roots, b.told().borrow().own_bundle().roots, "{turn}");
+        a.federate(&"b.test".parse().unwrap(), &got.document.roots, got.first);
+        a.look().await.unwrap();
+    }
+    // Where that trust domain is federated with too, its newest roots count.
+    std::fs::write(&first, TestCa::of("c.test").root_pem()).unwrap();
+    assert!(source.get(by(source.vouching(&a.told().borrow().clone()))).await.is_err());
+    a.federate(&"c.test".parse().unwrap(), &[c.root_der()], None);
+    a.look().await.unwrap();
+    assert!(source.get(by(source.vouching(&a.told().borrow().clone()))).await.is_ok());
+    // One whom a root of the bundle's trust domain calls so.
+    let id: SpiffeId = C.parse().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let issued = b.signing().load().sign(&id, &key, None, SystemTime::now()).unwrap();
+    let chain = mesh_proto::runtime::identity::read_certificates("chain", issued.chain.concat().as_bytes());
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    let leaf = mesh_proto::runtime::identity::Leaf::from_der(chain.unwrap(), key).unwrap();
+    let url = stand_in(Identity::new(leaf, c.roots_handle()), document).await;
+    let source = spiffe(&url, C, first);
+    let refused = source.get(by(source.vouching(&a.told().borrow().clone()))).await.unwrap_err().to_string();
+    assert!(refused.contains("not signed by a root of its trust domain"), "{refused}");
+}
+
+/// The first bundle is not believed any more once its endpoint has said something newer; another one is.
+#[tokio::test]
+async fn a_first_bundle_that_has_changed_is_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = keeper(dir.path(), "b.test", &[]).await;
+    let (url, _drain) = endpoint(&b, None).await;
+    let first = dir.path().join("first.pem");
+    std::fs::write(&first, b.signing().load().root_pem()).unwrap();
+    let source = spiffe(&url, B, first.clone());
+    let a = keeper(dir.path(), "cluster.local", &["b.test"]).await;
+    let domain: TrustDomain = "b.test".parse().unwrap();
+    let federated = Federated { trust_domain: domain.clone(), bundle: source.clone() };
+    tokio::spawn(federation::keep(federated, a.clone()));
+    while a.superseded(&domain).await.is_none() {
+        a.look().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Over a restart too.
+    let again = keeper(dir.path(), "cluster.local", &["b.test"]).await;
+    let superseded = again.superseded(&domain).await;
+    assert!(superseded.is_some());
+    // The other trust domain has begun anew: nothing that is known of it vouches for its endpoint.
+    let stale = [TestCa::of("b.test").root_der()];
+    let known = Known { roots: &stale, superseded: superseded.as_deref() };
+    let refused = source.get(known).await.unwrap_err().to_string();
+    assert!(refused.contains("not signed by a root of its trust domain"), "{refused}");
+    std::fs::write(&first, format!("\n{}", b.signing().load().root_pem())).unwrap();
+    let got = source.get(known).await.unwrap();
+    assert!(got.anew && got.first.is_some() && got.first != superseded);
+    // One that cannot be read keeps nobody from what is known.
+    std::fs::remove_file(&first).unwrap();
+    let roots = b.told().borrow().own_bundle().roots.clone();
+    let got = source.get(Known { roots: &roots, ..known }).await.unwrap();
+    assert!(!got.anew && got.first.is_none());
 }
