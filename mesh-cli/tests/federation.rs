@@ -1,7 +1,7 @@
 //! Another trust domain: MeshConfig's `caCertificates` make its authority one that is believed, for its own identities alone;
 //! what they may do, policies say.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use mesh_proto::runtime::identity::{Identity, Roots, RootsHandle};
 use mesh_proto::runtime::testing::TestCa;
 use mesh_proto::runtime::tls::{ClientIdentity, Expect, client_config};
 
-use super::support::{BASE, Mesh, body, eventually};
+use super::support::{BASE, Mesh, PATIENCE, body, eventually};
 
 /// STRICT, and who may do what: buyers of the other trust domain may read.
 const POLICIES: &str = r"
@@ -29,7 +29,7 @@ spec:
   selector: { matchLabels: { app: web } }
   rules:
     - from: [{ source: { principals: [b.test/ns/shop/sa/buyer, cluster.local/ns/default/sa/client] } }]
-      to: [{ operation: { methods: [GET] } }]
+      to: [{ operation: { methods: [GET, HEAD] } }]
 ";
 
 fn mesh_config(entries: &[(&TestCa, &str)]) -> String {
@@ -55,21 +55,50 @@ fn roots(mesh: &Mesh) -> RootsHandle {
     RootsHandle::new(Roots::from_pem(&domain, &pem).unwrap())
 }
 
-/// One request by mTLS of a mesh as `identity`, to a sidecar that must be web's; the answer, or why there is none.
-fn call(mesh: &Mesh, identity: &Identity, method: &str) -> Result<String, String> {
+/// A connection by mTLS of a mesh.
+type Stream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
+/// A connection as `identity`, to a sidecar that must be web's.
+fn open(mesh: &Mesh, identity: &Identity) -> Result<Stream, String> {
     let web = Expect::Exactly("spiffe://cluster.local/ns/default/sa/web".parse().unwrap());
     let config = client_config(ClientIdentity::Mesh(identity), roots(mesh), web, &[b"istio-http/1.1"]);
     let name = "web.default.svc.cluster.local".try_into().unwrap();
     let tls = rustls::ClientConnection::new(Arc::clone(&config), name).unwrap();
     let at: SocketAddr = (mesh.pod_ip("web"), 8080).into();
     let stream = TcpStream::connect(at).map_err(|e| e.to_string())?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let mut stream = rustls::StreamOwned::new(tls, stream);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    Ok(rustls::StreamOwned::new(tls, stream))
+}
+
+/// One request as `identity`; the answer, or why there is none.
+fn call(mesh: &Mesh, identity: &Identity, method: &str) -> Result<String, String> {
+    let mut stream = open(mesh, identity)?;
     let request = format!("{method} / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(|e| e.to_string())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(|e| e.to_string())?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// A connection that stays open after its first answer.
+fn kept(mesh: &Mesh, identity: &Identity) -> Stream {
+    let mut stream = open(mesh, identity).unwrap();
+    stream.write_all(b"HEAD / HTTP/1.1\r\nHost: web\r\n\r\n").unwrap();
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    stream
+}
+
+/// It has been ended, or is while this waits.
+fn has_ended(stream: &mut Stream) -> bool {
+    let mut byte = [0];
+    match stream.read(&mut byte) {
+        Ok(count) => count == 0,
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    }
 }
 
 /// Waits for an answer, or for none (what the other side says of the certificate).
@@ -123,9 +152,13 @@ fn a_foreign_principal_is_let_in_by_its_root_and_judged_by_policies() {
     mesh.write("istio.yaml", &mesh_config(&[(&other, "b.test"), (&newer, "b.test, c.test")]));
     until(&mesh, "both roots", &next, "GET", Ok("HTTP/1.1 200 "));
     until(&mesh, "both roots", &buyer, "GET", Ok("HTTP/1.1 200 "));
+    let (mut old, mut new) = (kept(&mesh, &buyer), kept(&mesh, &next));
     mesh.write("istio.yaml", &mesh_config(&[(&newer, "b.test")]));
+    assert!(has_ended(&mut old), "a connection of a root that is gone goes on");
     until(&mesh, "the first root is gone", &buyer, "GET", Err(NO_TRUST));
     until(&mesh, "the second one stays", &next, "GET", Ok("HTTP/1.1 200 "));
+    new.sock.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(!has_ended(&mut new), "a connection of the other root has ended");
 
     // What is no root is said, and what was in force stays.
     let broken = mesh_config(&[(&newer, "b.test")]).replace("-----BEGIN", "-----BEGUN");

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
 
 use mesh_proto::model::SpiffeId;
-use mesh_proto::runtime::identity::Roots;
+use mesh_proto::runtime::identity::{MeshTls, Roots};
 use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::io::Io;
@@ -25,6 +25,7 @@ struct Live {
     connections: HashMap<u64, (SpiffeId, RawFd)>,
     /// By which connections were ended last: one whose handshake was under way then ends when it comes.
     roots: Arc<Roots>,
+    tls: Arc<MeshTls>,
 }
 
 /// One of them; gone from the table when dropped, which is before its socket closes.
@@ -45,7 +46,7 @@ pub fn watched(io: Io, peer: Option<&SpiffeId>) -> Io {
     let id = LIVE.with_borrow_mut(|live| {
         live.next += 1;
         live.connections.insert(live.next, (peer.clone(), socket));
-        if live.roots.is_tainted(peer) {
+        if live.tls.is_tainted(&live.roots, peer) {
             close(socket);
         }
         live.next
@@ -53,11 +54,11 @@ pub fn watched(io: Io, peer: Option<&SpiffeId>) -> Io {
     io.watched(Entry(id))
 }
 
-/// Ends every connection to whom `roots` refuse by name; how many.
-pub fn end(roots: &Arc<Roots>) -> usize {
+/// Ends every connection to whom `roots` refuse by name, whatever name of our trust domain it has in `tls`; how many.
+pub fn end(roots: &Arc<Roots>, tls: &Arc<MeshTls>) -> usize {
     LIVE.with_borrow_mut(|live| {
-        live.roots = roots.clone();
-        let ended = live.connections.values().filter(|(peer, _)| roots.is_tainted(peer));
+        (live.roots, live.tls) = (roots.clone(), tls.clone());
+        let ended = live.connections.values().filter(|(peer, _)| tls.is_tainted(roots, peer));
         ended.map(|(_, socket)| close(*socket)).count()
     })
 }
@@ -95,7 +96,8 @@ mod tests {
         let domain = "td".parse().unwrap();
         let tainted =
             |ids: &[SpiffeId]| Arc::new(ca.roots().with_tainted(&domain, ids.iter().cloned().collect()));
-        assert_eq!(end(&tainted(&[id("a")])), 1, "what is closed is not in the table");
+        let plain = Arc::default();
+        assert_eq!(end(&tainted(&[id("a")]), &plain), 1, "what is closed is not in the table");
         let mut byte = [0];
         let read = tokio::time::timeout(Duration::from_secs(5), a.read(&mut byte)).await.unwrap();
         assert_eq!(read.unwrap(), 0);
@@ -105,7 +107,15 @@ mod tests {
         // A handshake that was under way when the others were ended.
         let (mut late, _far) = open(&listener, &id("a")).await;
         assert_eq!(late.read(&mut byte).await.unwrap(), 0);
-        drop((a, b, late));
-        assert_eq!(end(&tainted(&[id("a"), id("b")])), 0);
+        drop((a, late));
+        // By another name of its trust domain: only where that is one.
+        let (mut old, _far) = open(&listener, &"spiffe://old/ns/default/sa/a".parse().unwrap()).await;
+        assert_eq!(end(&tainted(&[id("a")]), &plain), 0);
+        let names = ["td", "old"].map(|name| name.parse().unwrap()).to_vec();
+        let aliased = Arc::new(MeshTls { trust_domains: names, ..MeshTls::default() });
+        assert_eq!(end(&tainted(&[id("a")]), &aliased), 1);
+        assert_eq!(old.read(&mut byte).await.unwrap(), 0);
+        drop((b, old));
+        assert_eq!(end(&tainted(&[id("a"), id("b")]), &plain), 0);
     }
 }

@@ -3,6 +3,8 @@
 //! In: certificates, keys and roots as PEM or DER. Out: [`Identity`] and [`RootsHandle`], which [`super::tls`] reads at
 //! every handshake, and a generation that pools put in their keys.
 
+mod mesh_tls;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,9 +17,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
+pub use self::mesh_tls::MeshTls;
 use super::crypto;
 use super::svid::{InvalidSvid, Svid, is_authority};
-use crate::model::{SpiffeId, TlsParameters, TrustDomain};
+use crate::model::{SpiffeId, TrustDomain};
 
 /// Why a certificate, a key or a root cannot be used. The fault is with whoever issued or stored it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -191,7 +194,8 @@ impl Roots {
         self
     }
 
-    /// Whether certificates of `id` count for nothing, however good they are.
+    /// Whether certificates of `id` count for nothing, however good they are. Of aliases of a trust domain
+    /// [`MeshTls::is_tainted`] knows.
     #[must_use]
     pub fn is_tainted(&self, id: &SpiffeId) -> bool {
         self.domain(id.trust_domain()).is_some_and(|roots| roots.is_tainted(id))
@@ -206,34 +210,6 @@ impl Roots {
     /// Every trust domain that has roots.
     pub fn domains(&self) -> impl Iterator<Item = (&TrustDomain, &DomainRoots)> {
         self.domains.iter()
-    }
-}
-
-/// What the mesh says of TLS between its members. Immutable.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MeshTls {
-    /// How it is spoken.
-    pub parameters: TlsParameters,
-    /// The names of our own trust domain: itself, then its aliases.
-    pub trust_domains: Vec<TrustDomain>,
-}
-
-impl MeshTls {
-    /// Whether two identities are the same one, aliases of our trust domain being the same name.
-    #[must_use]
-    pub fn is_same(&self, one: &SpiffeId, other: &SpiffeId) -> bool {
-        let (a, b) = (one.trust_domain(), other.trust_domain());
-        let ours = |domain| self.trust_domains.contains(domain);
-        (a == b || ours(a) && ours(b))
-            && (one.namespace(), one.service_account()) == (other.namespace(), other.service_account())
-    }
-
-    /// Who signs for a trust domain. An alias of ours without roots of its own has ours.
-    #[must_use]
-    pub fn roots_of<'a>(&self, roots: &'a Roots, domain: &TrustDomain) -> Option<&'a DomainRoots> {
-        let ours = || self.trust_domains.iter().find_map(|name| roots.domain(name));
-        let alias = self.trust_domains.contains(domain);
-        roots.domain(domain).or_else(|| if alias { ours() } else { None })
     }
 }
 

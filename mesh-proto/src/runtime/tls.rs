@@ -213,9 +213,7 @@ fn verify(
         let known: Vec<_> = roots.domains().map(|(domain, _)| domain.as_str()).collect();
         return Err(InvalidSvid::UnknownTrustDomain { id: svid.id, known: known.join(", ") });
     };
-    // Under none of its names.
-    let tainted = || domain.tainted.iter().any(|id| tls.is_same(id, &svid.id));
-    if domain.is_tainted(&svid.id) || tainted() {
+    if tls.is_tainted(&roots, &svid.id) {
         return Err(InvalidSvid::Tainted(svid.id));
     }
     for certificate in intermediates {

@@ -244,7 +244,7 @@ async fn follow_policy(worker: &Rc<Worker>) {
             }
         }
         if other {
-            let ended = revocation::end(&roots);
+            let ended = revocation::end(&roots, &tls);
             if ended > 0 {
                 tracing::info!(ended, "connections of identities that are tainted");
             }
