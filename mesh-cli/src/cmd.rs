@@ -8,6 +8,7 @@ mod down;
 pub mod exec;
 mod fault;
 mod inject;
+mod input;
 pub mod install;
 mod internal;
 mod logs;

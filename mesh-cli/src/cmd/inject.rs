@@ -1,16 +1,16 @@
 //! `meshctl inject`: sidecars for workloads in files, without a cluster. In: YAML; out: YAML on standard output, or everything
 //! that is wrong with its place. The same code as the webhook's.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
 use mesh_pilot::webhook::inject::offline::inject_file;
 use mesh_pilot::webhook::{ControlPlane, Settings};
-use mesh_proto::crd::yaml::{self, MAX_BYTES};
+use mesh_proto::crd::yaml;
 use serde_json::{Value, json};
 
+use super::input;
 use crate::args::InjectArgs;
 
 /// Injects the files; exit status 1 when something is wrong, and then nothing is written.
@@ -21,7 +21,7 @@ pub fn run(args: &InjectArgs) -> anyhow::Result<ExitCode> {
     let settings = settings(args)?;
     let (mut documents, mut failed) = (Vec::new(), false);
     for file in &args.files {
-        let (name, text) = read(file)?;
+        let (name, text) = input::read(file)?;
         match inject_file(&name, &text, &settings, token) {
             Ok((done, told)) => {
                 documents.extend(done);
@@ -49,7 +49,7 @@ fn token() -> String {
 fn settings(args: &InjectArgs) -> anyhow::Result<Settings> {
     let of = |file: Option<&Path>| match file {
         None => Ok(json!({})),
-        Some(file) => values(file),
+        Some(file) => input::values(file),
     };
     let (values, mesh) = (of(args.values.as_deref())?, of(args.mesh_config.as_deref())?);
     let told =
@@ -74,30 +74,4 @@ fn settings(args: &InjectArgs) -> anyhow::Result<Settings> {
         namespace,
     };
     Settings::read(&values, &mesh, control_plane).map_err(anyhow::Error::msg)
-}
-
-/// One document of YAML or JSON.
-fn values(file: &Path) -> anyhow::Result<Value> {
-    let (name, text) = read(file)?;
-    let Some(chunk) = yaml::split(&text).into_iter().next() else { return Ok(json!({})) };
-    let tree = yaml::read(chunk);
-    let tree = tree.map_err(|e| anyhow::anyhow!("{name}:{}:{}: {e}", e.position.line, e.position.column))?;
-    Ok(tree.map_or_else(|| json!({}), |tree| tree.value))
-}
-
-/// A file, or standard input for `-`; its name for people.
-fn read(file: &Path) -> anyhow::Result<(String, String)> {
-    let (name, source): (_, Box<dyn std::io::Read>) = if file == Path::new("-") {
-        ("stdin".to_owned(), Box::new(std::io::stdin()))
-    } else {
-        let name = file.display().to_string();
-        let source = std::fs::File::open(file).with_context(|| name.clone())?;
-        (name, Box::new(source))
-    };
-    let mut text = String::new();
-    source.take(MAX_BYTES as u64 + 1).read_to_string(&mut text).with_context(|| name.clone())?;
-    if text.len() > MAX_BYTES {
-        bail!("{name}: more than {MAX_BYTES} bytes");
-    }
-    Ok((name, text))
 }

@@ -3,6 +3,7 @@
 pub mod charts;
 pub mod helm;
 mod progress;
+mod revision;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,9 @@ pub struct InstallArgs {
     /// One of them
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// One of them, taken as a text whatever it looks like
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set_string: Vec<String>,
     /// Where the images are (for the control plane and for gateways)
     #[arg(long, value_name = "HUB")]
     pub hub: Option<String>,
@@ -37,7 +41,7 @@ pub struct InstallArgs {
     /// A gateway of this name, too: istio-ingressgateway is found by `istio: ingressgateway`
     #[arg(long = "gateway", value_name = "NAME")]
     pub gateways: Vec<String>,
-    /// A control plane of this revision beside the first one
+    /// A control plane of this revision beside the first one; the same as `--set revision=REVISION`
     #[arg(long, value_name = "REVISION")]
     pub revision: Option<String>,
     /// Print the manifests; no cluster is needed and nothing is changed
@@ -66,7 +70,9 @@ struct Release {
 ///
 /// # Errors
 /// When Helm refuses, or not all is ready in time.
-pub async fn run(args: InstallArgs) -> anyhow::Result<ExitCode> {
+pub async fn run(mut args: InstallArgs) -> anyhow::Result<ExitCode> {
+    // Release, webhooks, gateways and the labels of pods go by it, wherever it was said.
+    args.revision = revision::of(&args)?;
     let directory = tempfile::tempdir().context("a directory for the charts")?;
     charts::unpack(directory.path())?;
     let helm = Helm::new(&args.target);
@@ -92,8 +98,10 @@ pub async fn run(args: InstallArgs) -> anyhow::Result<ExitCode> {
     }
     if args.wait {
         let names: Vec<String> = releases.into_iter().map(|release| release.name).collect();
-        let injector = format!("istio-sidecar-injector{}", suffix(args.revision.as_deref()));
-        let awaited = Awaited { namespace: &args.target.namespace, releases: &names, injector: &injector };
+        let (suffix, namespace) = (suffix(args.revision.as_deref()), args.target.namespace.as_str());
+        let injector = format!("istio-sidecar-injector{suffix}");
+        let validator = format!("istio-validator{suffix}-{namespace}");
+        let awaited = Awaited { namespace, releases: &names, injector: &injector, validator: &validator };
         progress::wait(&args.target.client().await?, &awaited, Duration::from_secs(args.timeout)).await?;
     }
     println!("{}", next(&args));
@@ -126,6 +134,9 @@ fn releases(args: &InstallArgs) -> Vec<Release> {
     values.0.extend(common.0.iter().cloned());
     for one in &args.set {
         values = values.with(["--set", one]);
+    }
+    for one in &args.set_string {
+        values = values.with(["--set-string", one]);
     }
     let name = format!("{RELEASE}{}", suffix(args.revision.as_deref()));
     let mut releases = vec![Release { name, chart: Chart::ControlPlane, values }];

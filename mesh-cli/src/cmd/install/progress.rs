@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::ListParams;
@@ -25,6 +27,8 @@ pub struct Awaited<'a> {
     pub releases: &'a [String],
     /// The webhooks that need the authority's certificate.
     pub injector: &'a str,
+    /// The webhooks that the pilot closes when it answers.
+    pub validator: &'a str,
 }
 
 /// How one of them stands: a line for people, or nothing more to wait for.
@@ -98,6 +102,9 @@ async fn look(client: &Client, awaited: &Awaited<'_>) -> anyhow::Result<BTreeMap
     let webhooks: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let webhooks = webhooks.get_opt(awaited.injector).await.context("webhooks")?;
     standings.insert(awaited.injector.to_owned(), trusted(webhooks.as_ref()));
+    let webhooks: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
+    let webhooks = webhooks.get_opt(awaited.validator).await.context("webhooks")?;
+    standings.insert(awaited.validator.to_owned(), closed(webhooks.as_ref()));
     Ok(standings)
 }
 
@@ -126,6 +133,16 @@ fn trusted(webhooks: Option<&MutatingWebhookConfiguration>) -> Standing {
         0 => Ok(()),
         _ => Err("waits for the authority's certificate (caBundle)".to_owned()),
     }
+}
+
+/// Until the pilot has closed them, what it would refuse is stored.
+fn closed(webhooks: Option<&ValidatingWebhookConfiguration>) -> Standing {
+    let Some(webhooks) = webhooks else { return Err("not there".to_owned()) };
+    let mut all = webhooks.webhooks.iter().flatten();
+    if all.any(|one| one.failure_policy.as_deref() == Some("Ignore")) {
+        return Err("waits for the pilot: resources are not checked yet (failurePolicy)".to_owned());
+    }
+    Ok(())
 }
 
 /// A quota, a missing ServiceAccount, an admission webhook: the API server's words.
@@ -222,5 +239,16 @@ mod tests {
         assert!(trusted(Some(&hooks(json!({})))).is_err());
         assert!(trusted(None).is_err());
         assert_eq!(trusted(Some(&hooks(json!({"caBundle": "QQ=="})))), Ok(()));
+    }
+
+    #[test]
+    fn a_webhook_that_is_open_is_waited_for() {
+        let hooks = |policy: &str| -> ValidatingWebhookConfiguration {
+            let hook = |policy| json!({"name": "a", "clientConfig": {}, "sideEffects": "None", "admissionReviewVersions": [], "failurePolicy": policy});
+            serde_json::from_value(json!({"webhooks": [hook("Fail"), hook(policy)]})).unwrap()
+        };
+        assert!(closed(None).is_err());
+        assert!(closed(Some(&hooks("Ignore"))).is_err());
+        assert_eq!(closed(Some(&hooks("Fail"))), Ok(()));
     }
 }
