@@ -27,6 +27,18 @@
         {{- end }}
 {{- end }}
 
+{{- /* root, name: open until the pilot can be asked, which closes it then; what applies resources together with the mesh is not
+refused for coming first. What is closed already stays closed in an upgrade. */}}
+{{- define "mesh.validatorPolicy" }}
+{{- $configuration := printf "istio-validator%s-%s" (include "mesh.suffix" .root) .root.Release.Namespace }}
+{{- $live := lookup "admissionregistration.k8s.io/v1" "ValidatingWebhookConfiguration" "" $configuration }}
+{{- $policy := "Ignore" }}
+{{- range ($live | default dict).webhooks }}
+{{- if and (eq .name $.name) (eq .failurePolicy "Fail") }}{{ $policy = "Fail" }}{{ end }}
+{{- end }}
+{{- $policy }}
+{{- end }}
+
 {{- /* root, name, object (an expression). */}}
 {{- define "mesh.validator" }}
   - name: {{ .name }}
@@ -37,7 +49,7 @@
         apiVersions: ["*"]
         operations: [CREATE, UPDATE]
         resources: ["*"]
-    failurePolicy: Fail
+    failurePolicy: {{ include "mesh.validatorPolicy" . }}
     matchPolicy: Equivalent
     sideEffects: None
     admissionReviewVersions: [v1]

@@ -30,6 +30,8 @@ struct Request {
     sub_resource: String,
     #[serde(default)]
     object: Value,
+    #[serde(default)]
+    old_object: Value,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -137,7 +139,7 @@ pub fn injection(body: &[u8], settings: &Settings, token: &str) -> Result<Answer
 /// When `body` is no AdmissionReview.
 pub fn validation(body: &[u8]) -> Result<Answer, String> {
     let request = request(body)?;
-    Ok(match judge(&request.operation, &request.object) {
+    Ok(match judge(&request.operation, &request.object, &request.old_object) {
         Verdict::Allowed(warnings) if warnings.is_empty() => {
             request.answer(json!({"allowed": true}), Outcome::Done)
         }
@@ -220,6 +222,23 @@ mod tests {
         let answer = validation(&review(bad)).unwrap();
         assert_eq!(answer.review["response"]["allowed"], false);
         assert!(answer.review["response"]["status"]["message"].as_str().unwrap().contains("spec.hosts"));
+    }
+
+    /// The API server's `oldObject` decides: only a label differs.
+    #[test]
+    fn an_object_that_was_there_may_be_labelled() {
+        let filter = |labels: Value| {
+            json!({"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter",
+                "metadata": {"name": "f", "namespace": "shop", "labels": labels}, "spec": {}})
+        };
+        let mut review: Value = serde_json::from_slice(&review(filter(json!({"a": "b"})))).unwrap();
+        review["request"]["operation"] = json!("UPDATE");
+        let ask =
+            |review: &Value| validation(review.to_string().as_bytes()).unwrap().review["response"].clone();
+        assert_eq!(ask(&review)["allowed"], false);
+        review["request"]["oldObject"] = filter(json!({}));
+        let response = ask(&review);
+        assert_eq!((&response["allowed"], response["warnings"].as_array().unwrap().len()), (&json!(true), 1));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Whether a resource may be stored. In: an admission request's object. Out: yes, with warnings; or no, with every reason.
+//! Whether a resource may be stored. In: an admission request's object, and the one before it. Out: yes, with warnings; or no, with every reason.
 //!
 //! The same parser as everywhere (`mesh_proto::crd`), so that what the API server has is what the pilot can use. Nothing is
 //! changed and nothing else is looked at: a dry run is a run.
@@ -20,27 +20,39 @@ const MAX_WARNINGS: usize = 32;
 /// The longest warning that is shown whole.
 const MAX_WARNING: usize = 240;
 
-/// Judges `object` for the operation; nothing ever keeps somebody from deleting.
+/// Judges `object`, which takes the place of `old` (null: of nothing); nothing ever keeps somebody from deleting.
+///
+/// What cannot be read is told and not refused where the operation does not put it there: when it is on its way out (taking a
+/// finalizer off is an update), and when only its metadata changes. Refusing that would keep it, and its namespace, for ever.
 #[must_use]
-pub fn judge(operation: &str, object: &Value) -> Verdict {
+pub fn judge(operation: &str, object: &Value, old: &Value) -> Verdict {
     if !matches!(operation, "CREATE" | "UPDATE") {
         return Verdict::Allowed(Vec::new());
     }
-    match from_value(object.clone(), Origin::default()) {
-        Document::Accepted(resource) => Verdict::Allowed(warnings(&resource.problems)),
-        Document::Ignored(_) => Verdict::Allowed(Vec::new()),
+    let why = match from_value(object.clone(), Origin::default()) {
+        Document::Accepted(resource) => {
+            return Verdict::Allowed(warnings(resource.problems.iter().map(Problem::text)));
+        }
+        Document::Ignored(_) => return Verdict::Allowed(Vec::new()),
         Document::Refused(refused) => {
             let errors: Vec<String> =
                 refused.problems.iter().filter(|p| p.is_error()).map(Problem::text).collect();
-            Verdict::Refused(match errors.len() {
-                0 => "it cannot be read".to_owned(),
-                _ => errors.join("; "),
-            })
+            if errors.is_empty() { "it cannot be read".to_owned() } else { errors.join("; ") }
+        }
+    };
+    if operation == "UPDATE" {
+        if !object["metadata"]["deletionTimestamp"].is_null() {
+            return Verdict::Allowed(Vec::new());
+        }
+        // An object that was there is never null: without one, nothing is known to be as it was.
+        if old.is_object() && object.get("spec") == old.get("spec") {
+            return Verdict::Allowed(warnings([format!("it stays, and is not in force: {why}")]));
         }
     }
+    Verdict::Refused(why)
 }
 
-fn warnings(problems: &[Problem]) -> Vec<String> {
+fn warnings(texts: impl IntoIterator<Item = String>) -> Vec<String> {
     let cut = |mut text: String| {
         if let Some((end, _)) = text.char_indices().nth(MAX_WARNING) {
             text.truncate(end);
@@ -48,7 +60,7 @@ fn warnings(problems: &[Problem]) -> Vec<String> {
         }
         text
     };
-    problems.iter().map(Problem::text).map(cut).take(MAX_WARNINGS).collect()
+    texts.into_iter().map(cut).take(MAX_WARNINGS).collect()
 }
 
 #[cfg(test)]
@@ -65,8 +77,9 @@ mod tests {
 
     #[test]
     fn good_ones_pass_and_negative_weights_are_told() {
-        assert_eq!(judge("CREATE", &virtual_service(1, "5s")), Verdict::Allowed(vec![]));
-        let Verdict::Allowed(warnings) = judge("UPDATE", &virtual_service(-1, "5s")) else {
+        assert_eq!(judge("CREATE", &virtual_service(1, "5s"), &Value::Null), Verdict::Allowed(vec![]));
+        let before = virtual_service(1, "5s");
+        let Verdict::Allowed(warnings) = judge("UPDATE", &virtual_service(-1, "5s"), &before) else {
             panic!("refused")
         };
         assert!(warnings.iter().any(|w| w.contains("spec.http[0].route[0].weight")), "{warnings:?}");
@@ -74,21 +87,49 @@ mod tests {
 
     #[test]
     fn bad_ones_are_refused_with_the_path() {
-        let Verdict::Refused(why) = judge("CREATE", &virtual_service(1, "soon")) else { panic!("allowed") };
-        assert!(why.contains("spec.http[0].timeout"), "{why}");
-        let filter = json!({"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter",
-            "metadata": {"name": "f", "namespace": "n"}, "spec": {}});
-        assert!(matches!(judge("CREATE", &filter), Verdict::Refused(_)));
+        for (operation, before) in
+            [("CREATE", Value::Null), ("UPDATE", virtual_service(1, "5s")), ("UPDATE", Value::Null)]
+        {
+            let Verdict::Refused(why) = judge(operation, &virtual_service(1, "soon"), &before) else {
+                panic!("allowed")
+            };
+            assert!(why.contains("spec.http[0].timeout"), "{why}");
+        }
+        assert!(matches!(judge("CREATE", &filter(), &Value::Null), Verdict::Refused(_)));
+    }
+
+    fn filter() -> Value {
+        json!({"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter",
+            "metadata": {"name": "f", "namespace": "n", "finalizers": ["f"]}, "spec": {"configPatches": []}})
+    }
+
+    /// Left from another mesh, or stored while nobody asked us: it can be labelled, and it can go.
+    #[test]
+    fn what_is_there_can_be_released_and_labelled() {
+        let mut labelled = filter();
+        labelled["metadata"]["labels"] = json!({"team": "a"});
+        let Verdict::Allowed(warnings) = judge("UPDATE", &labelled, &filter()) else { panic!("refused") };
+        assert!(warnings[0].contains("not in force") && warnings[0].contains("EnvoyFilter"), "{warnings:?}");
+        let mut going = filter();
+        going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        let mut released = going.clone();
+        released["metadata"]["finalizers"] = json!([]);
+        assert_eq!(judge("UPDATE", &released, &going), Verdict::Allowed(vec![]));
+        // A new object cannot claim to be on its way out.
+        assert!(matches!(judge("CREATE", &going, &Value::Null), Verdict::Refused(_)));
+        let mut other = filter();
+        other["spec"] = json!({"priority": 1});
+        assert!(matches!(judge("UPDATE", &other, &filter()), Verdict::Refused(_)));
     }
 
     #[test]
     fn deleting_is_always_allowed() {
         for operation in ["DELETE", "CONNECT"] {
             assert_eq!(
-                judge(operation, &json!({"kind": "VirtualService", "spec": 1})),
+                judge(operation, &json!({"kind": "VirtualService", "spec": 1}), &Value::Null),
                 Verdict::Allowed(vec![])
             );
         }
-        assert_eq!(judge("DELETE", &Value::Null), Verdict::Allowed(vec![]));
+        assert_eq!(judge("DELETE", &Value::Null, &Value::Null), Verdict::Allowed(vec![]));
     }
 }
