@@ -145,11 +145,14 @@ fn an_upgrade_leaves_alone_what_others_write() {
         return;
     }
     let all = render("mesh", "control-plane", &["pilot.autoscaleEnabled=true"]);
-    for kind in ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] {
+    // The pilot closes the validating one; the template takes over what it finds, and nothing is found here.
+    for (kind, policy) in
+        [("MutatingWebhookConfiguration", "Fail"), ("ValidatingWebhookConfiguration", "Ignore")]
+    {
         for object in all.iter().filter(|object| object["kind"] == kind) {
             for webhook in object["webhooks"].as_array().unwrap() {
                 assert!(webhook["clientConfig"].get("caBundle").is_none());
-                assert_eq!(webhook["failurePolicy"], "Fail");
+                assert_eq!(webhook["failurePolicy"], policy);
             }
         }
     }
@@ -265,6 +268,112 @@ fn a_gateway_may_be_an_egress_or_a_daemon() {
     for none in ["Service", "PodDisruptionBudget", "HorizontalPodAutoscaler", "Deployment"] {
         assert!(names(&daemon, none).is_empty(), "{none}");
     }
+}
+
+/// What Kubernetes would refuse: both bounds of a budget, and a key that is there twice.
+#[test]
+fn values_take_the_place_of_defaults() {
+    if !helm() {
+        return;
+    }
+    let budget = |values: &[&str]| {
+        let all = render("edge", "gateway", values);
+        let found = all.iter().find(|object| object["kind"] == "PodDisruptionBudget");
+        found.map(|budget| {
+            let mut spec = budget["spec"].clone();
+            spec.as_object_mut().unwrap().remove("selector");
+            spec
+        })
+    };
+    assert_eq!(budget(&[]), Some(json!({"maxUnavailable": 1})));
+    assert_eq!(budget(&["podDisruptionBudget.minAvailable=1"]), Some(json!({"minAvailable": 1})));
+    assert_eq!(
+        budget(&["podDisruptionBudget={\"minAvailable\":\"50%\"}"]),
+        Some(json!({"minAvailable": "50%"}))
+    );
+    assert_eq!(budget(&["podDisruptionBudget.maxUnavailable=0"]), Some(json!({"maxUnavailable": 0})));
+    for none in ["podDisruptionBudget=null", "podDisruptionBudget.maxUnavailable=null"] {
+        assert_eq!(budget(&[none]), None, "{none}");
+    }
+    // `objects` refuses YAML in which a key is there twice.
+    let labelled = [
+        r#"labels={"app.kubernetes.io/name":"q","istio.io/rev":"other"}"#,
+        r#"podAnnotations={"prometheus.io/port":15090}"#,
+    ];
+    let all = render("edge", "gateway", &labelled);
+    let pod = &find(&all, "Deployment", "edge")["spec"]["template"]["metadata"];
+    assert_eq!(pod["labels"]["app.kubernetes.io/name"], "q");
+    assert_eq!(pod["labels"]["istio.io/rev"], "other");
+    assert_eq!(pod["annotations"]["prometheus.io/port"], "15090");
+    let more = [
+        r#"pilot.podLabels={"app.kubernetes.io/name":"q","app":"other"}"#,
+        r#"ca.podAnnotations={"prometheus.io/scrape":false}"#,
+    ];
+    let all = render("mesh", "control-plane", &more);
+    let pilot = &find(&all, "Deployment", "mesh-pilot")["spec"];
+    assert_eq!(pilot["template"]["metadata"]["labels"]["app.kubernetes.io/name"], "q");
+    assert_eq!(pilot["template"]["metadata"]["labels"]["app"], pilot["selector"]["matchLabels"]["app"]);
+    let ca = find(&all, "Deployment", "mesh-ca");
+    assert_eq!(ca["spec"]["template"]["metadata"]["annotations"]["prometheus.io/scrape"], "false");
+}
+
+/// Values that an Istio installation has are taken where there is the same thing.
+#[test]
+fn istios_names_are_taken() {
+    if !helm() {
+        return;
+    }
+    let secrets = r#"[{"name":"a"},"b"]"#;
+    let references = json!([{"name": "a"}, {"name": "b"}]);
+    let all = render(
+        "edge",
+        "gateway",
+        &[
+            &format!("imagePullSecrets={secrets}"),
+            r#"strategy={"rollingUpdate":{"maxSurge":"50%"}}"#,
+            r#"securityContext={"runAsUser":9}"#,
+            "autoscaling.enabled=true",
+            "autoscaling.targetMemoryUtilizationPercentage=70",
+            r#"additionalContainers=[{"name":"more","image":"i"}]"#,
+        ],
+    );
+    let spec = &find(&all, "Deployment", "edge")["spec"];
+    assert_eq!(spec["strategy"], json!({"rollingUpdate": {"maxSurge": "50%"}}));
+    let pod = &spec["template"]["spec"];
+    assert_eq!(pod["imagePullSecrets"], references);
+    assert_eq!(find(&all, "Pod", "edge-check")["spec"]["imagePullSecrets"], references);
+    assert_eq!(pod["securityContext"], json!({"runAsUser": 9}));
+    assert_eq!(
+        (&pod["containers"][0]["name"], &pod["containers"][1]["name"]),
+        (&json!("istio-proxy"), &json!("more"))
+    );
+    let metrics = &find(&all, "HorizontalPodAutoscaler", "edge")["spec"]["metrics"];
+    assert_eq!(metrics[1]["resource"]["target"]["averageUtilization"], 70);
+    let all = render(
+        "mesh",
+        "control-plane",
+        &[
+            &format!("global.imagePullSecrets={secrets}"),
+            "global.istioNamespace=\"istio-system\"",
+            r#"global.defaultNodeSelector={"disk":"ssd"}"#,
+            "pilot.rollingMaxSurge=\"100%\"",
+            r#"ca.nodeSelector={"disk":"any"}"#,
+            "pilot.ipFamilyPolicy=\"PreferDualStack\"",
+        ],
+    );
+    let spec = &find(&all, "Deployment", "mesh-pilot")["spec"];
+    assert_eq!(spec["strategy"]["rollingUpdate"], json!({"maxSurge": "100%", "maxUnavailable": 0}));
+    let pod = &spec["template"]["spec"];
+    assert_eq!((&pod["imagePullSecrets"], &pod["nodeSelector"]["disk"]), (&references, &json!("ssd")));
+    let ca = &find(&all, "Deployment", "mesh-ca")["spec"]["template"]["spec"];
+    assert_eq!(ca["nodeSelector"]["disk"], "any");
+    assert_eq!(find(&all, "Service", "mesh-pilot")["spec"]["ipFamilyPolicy"], "PreferDualStack");
+    // The injector reads names.
+    let values = find(&all, "ConfigMap", "istio-sidecar-injector")["data"]["values"].as_str().unwrap();
+    let values: Value = serde_json::from_str(values).unwrap();
+    assert_eq!(values["global"]["imagePullSecrets"], json!(["a", "b"]));
+    let elsewhere = try_render("mesh", "control-plane", &["global.istioNamespace=\"other\""]).unwrap_err();
+    assert!(elsewhere.contains("global.istioNamespace other"), "{elsewhere}");
 }
 
 #[test]
@@ -407,6 +516,31 @@ fn meshctl_install_renders_what_helm_renders() {
     rendered.sort_by_key(key);
     expected.sort_by_key(key);
     assert_eq!(rendered, expected);
+}
+
+/// A revision is a release of its own, however it is said: else Helm would take the first control plane away.
+#[test]
+fn meshctl_install_takes_a_revision_from_the_values() {
+    if !helm() {
+        return;
+    }
+    let values = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(values.path(), "revision: canary\n").unwrap();
+    let file = ["--values", values.path().to_str().unwrap()];
+    for how in
+        [["--revision", "canary"], ["--set", "revision=canary"], ["--set-string", "revision=canary"], file]
+    {
+        let words = [&["install", "--dry-run", "--gateway", "edge"], &how[..]].concat();
+        let output = meshctl(&words);
+        assert!(output.status.success(), "{}", text(&output));
+        let all = objects(&String::from_utf8(output.stdout).unwrap());
+        let pilot = find(&all, "Deployment", "mesh-pilot-canary");
+        assert_eq!(pilot["metadata"]["labels"]["app.kubernetes.io/instance"], "mesh-canary", "{how:?}");
+        let gateway = container(find(&all, "Deployment", "edge"));
+        assert_eq!(environment(gateway, "PILOT_ADDR"), "mesh-pilot-canary.istio-system.svc:15012", "{how:?}");
+    }
+    let two = meshctl(&["install", "--dry-run", "--revision", "next", "--set", "revision=canary"]);
+    assert!(!two.status.success() && text(&two).contains("two control planes"), "{}", text(&two));
 }
 
 #[test]

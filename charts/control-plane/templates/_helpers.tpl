@@ -38,6 +38,43 @@ app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
+{{- /* (list . .Values.pilot "mesh-pilot"): the same for its pods, with what the values say; the selector is the selector. */}}
+{{- define "mesh.podLabels" -}}
+{{- $labels := include "mesh.labels" (list (index . 0) (index . 2)) | fromYaml }}
+{{- $theirs := omit (index . 1).podLabels "app" "istio.io/rev" }}
+{{- include "mesh.texts" (mergeOverwrite $labels $theirs (dict "sidecar.istio.io/inject" "false")) | trim }}
+{{- end }}
+
+{{- /* .Values.pilot: who asks Prometheus for them, with what the values say. */}}
+{{- define "mesh.podAnnotations" -}}
+{{- $ours := dict "prometheus.io/scrape" "true" "prometheus.io/port" "15014" "prometheus.io/path" "/metrics" }}
+{{- include "mesh.texts" (mergeOverwrite $ours .podAnnotations) | trim }}
+{{- end }}
+
+{{- /* Labels or annotations: every value is a text. */}}
+{{- define "mesh.texts" -}}
+{{- range $key, $value := . }}
+{{ $key }}: {{ $value | quote }}
+{{- end }}
+{{- end }}
+
+{{- /* Names of Secrets, or references to them as Kubernetes writes them: the names, as YAML. */}}
+{{- define "mesh.pullSecretNames" -}}
+names:
+{{- range .Values.global.imagePullSecrets }}
+  - {{ if kindIs "map" . }}{{ .name }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{- define "mesh.pullSecrets" -}}
+{{- with (include "mesh.pullSecretNames" . | fromYaml).names }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "mesh.caAddress" -}}
 {{- .Values.global.caAddress | default (printf "mesh-ca.%s.svc:15012" .Release.Namespace) }}
 {{- end }}
@@ -66,16 +103,11 @@ capabilities: {drop: [ALL]}
 {{- with $root.Values.global.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
-{{- with $root.Values.global.imagePullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - name: {{ . }}
-  {{- end }}
-{{- end }}
-{{- with $one.nodeSelector }}
+{{- include "mesh.pullSecrets" $root }}
+{{- with $one.nodeSelector | default $root.Values.global.defaultNodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $one.tolerations }}
+{{- with $one.tolerations | default $root.Values.global.defaultTolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $one.affinity }}

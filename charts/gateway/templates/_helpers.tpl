@@ -17,16 +17,36 @@ app: {{ .Values.labels.app | default (include "gateway.name" .) }}
 istio: {{ include "gateway.istio" . }}
 {{- end }}
 
+{{- /* (list . more): what the values say comes before `more` and that before ours; the selector is the selector. */}}
+{{- define "gateway.labelsWith" -}}
+{{- $root := index . 0 }}
+{{- $ours := dict "app.kubernetes.io/name" (include "gateway.name" $root) "app.kubernetes.io/instance" $root.Release.Name }}
+{{- $_ := set $ours "app.kubernetes.io/version" $root.Chart.AppVersion }}
+{{- $_ := set $ours "app.kubernetes.io/part-of" "mesh" }}
+{{- $_ := set $ours "app.kubernetes.io/managed-by" $root.Release.Service }}
+{{- $_ := set $ours "helm.sh/chart" (printf "%s-%s" $root.Chart.Name ($root.Chart.Version | replace "+" "_")) }}
+{{- include "gateway.selector" $root }}
+{{- include "gateway.texts" (mergeOverwrite $ours (index . 1) (omit $root.Values.labels "app" "istio" "sidecar.istio.io/inject")) }}
+{{- end }}
+
 {{- define "gateway.labels" -}}
-{{ include "gateway.selector" . }}
-app.kubernetes.io/name: {{ include "gateway.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: mesh
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
-{{- range $key, $value := omit .Values.labels "app" "istio" }}
+{{- include "gateway.labelsWith" (list . dict) }}
+{{- end }}
+
+{{- /* Labels or annotations: every value is a text. */}}
+{{- define "gateway.texts" -}}
+{{- range $key, $value := . }}
 {{ $key }}: {{ $value | quote }}
+{{- end }}
+{{- end }}
+
+{{- /* Names of Secrets, or references to them as Kubernetes writes them. */}}
+{{- define "gateway.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ if kindIs "map" . }}{{ .name }}{{ else }}{{ . }}{{ end }}
+  {{- end }}
 {{- end }}
 {{- end }}
 
