@@ -20,26 +20,6 @@ pub fn image_values() -> Vec<String> {
     vec![format!("global.hub={}", images::hub()), format!("global.tag={}", images::tag())]
 }
 
-/// `helm upgrade --install`, waiting until what it made is ready.
-///
-/// # Errors
-/// When Helm fails.
-pub async fn helm(
-    cluster: &Cluster,
-    release: &str,
-    from: &str,
-    namespace: &str,
-    values: &[&str],
-) -> anyhow::Result<String> {
-    let (path, images) = (chart(from), image_values());
-    let mut arguments = vec!["upgrade", "--install", release, &path, "--namespace", namespace];
-    arguments.extend(["--create-namespace", "--wait", "--timeout", "240s"]);
-    for value in images.iter().map(String::as_str).chain(values.iter().copied()) {
-        arguments.extend(["--set", value]);
-    }
-    cluster.run("helm", &arguments).await
-}
-
 /// Waits until the control plane is whole again after a test disturbed it.
 ///
 /// # Errors
@@ -55,6 +35,28 @@ pub async fn whole(cluster: &Cluster) -> anyhow::Result<()> {
         let made: Value = serde_json::from_str(&cluster.fed("kubectl", &dry, pod).await?)?;
         let annotation = &made["metadata"]["annotations"]["sidecar.istio.io/status"];
         anyhow::ensure!(annotation.is_string(), "a pod was not injected: {}", made["metadata"]);
+        Ok(())
+    })
+    .await?;
+    closed(cluster).await
+}
+
+/// Waits until nothing is stored that the pilot was not asked about: charts leave that to it.
+///
+/// # Errors
+/// When it is not.
+pub async fn closed(cluster: &Cluster) -> anyhow::Result<()> {
+    eventually("the pilot has closed the validating webhook", async || {
+        let name = format!("istio-validator-{SYSTEM}");
+        let found = cluster.json(&["get", "validatingwebhookconfiguration", &name]).await?;
+        for webhook in found["webhooks"].as_array().into_iter().flatten() {
+            anyhow::ensure!(
+                webhook["failurePolicy"] == "Fail",
+                "{}: {}",
+                webhook["name"],
+                webhook["failurePolicy"]
+            );
+        }
         Ok(())
     })
     .await

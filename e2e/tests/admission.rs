@@ -6,6 +6,8 @@ use e2e::{Company, test};
 #[test]
 fn item_5_refused_with_the_reason() {
     test("item_5_refused_with_the_reason", Company::Welcome, async |ns| {
+        // The fail policy is Istio's: open until the pilot answers, closed from then on.
+        e2e::install::closed(&ns.cluster).await?;
         let bad = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: bad}\nspec:\n  hosts: [web]\n  http:\n  - match: [{uri: {regex: \"(\"}}]\n    route: [{destination: {host: web}}]\n";
         let said = ns.refused(bad).await?;
         ensure!(said.contains("regex"), "the refusal does not name the field: {said}");

@@ -38,13 +38,14 @@ pub async fn address(cluster: &Cluster, namespace: &str, service: &str, port: u1
 /// A gateway of the test's own: `istio: NAME`.
 pub async fn install(ns: &Namespace, name: &str, values: &[&str]) -> anyhow::Result<()> {
     let (path, images) = (chart("gateway"), image_values());
-    let mut arguments = vec!["install", name, &path, "-n", &ns.name, "--wait", "--timeout", "240s"];
+    let mut arguments = vec!["install", name, &path, "-n", &ns.name, "--timeout", "240s"];
     let common = ["replicaCount=1", "resources.requests.cpu=10m"];
     for value in images.iter().map(String::as_str).chain(common).chain(values.iter().copied()) {
         arguments.extend(["--set", value]);
     }
     ns.cluster.run("helm", &arguments).await?;
-    Ok(())
+    // Not `--wait`: Helm 3 would wait for a load balancer's address, which nobody hands out on a plain kind cluster.
+    ns.cluster.rolled_out(&ns.name, &format!("deployment/{name}")).await
 }
 
 /// A gateway of the test's own that sends every host to `web`; where it is reached from here.

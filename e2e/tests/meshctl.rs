@@ -74,6 +74,11 @@ fn item_9_describe_and_validate() {
         let said =
             meshctl(&ns.cluster, &["describe", "pod", &pod, "--namespace", &ns.name, "--cluster"]).await?;
         ensure!(said.contains(&pod), "{said}");
+        ns.apply("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: web-only}\nspec:\n  selector: {matchLabels: {app: web}}\n  action: DENY\n  rules: [{to: [{operation: {paths: [/private]}}]}]\n")
+            .await?;
+        let said =
+            meshctl(&ns.cluster, &["describe", "pod", &pod, "--namespace", &ns.name, "--cluster"]).await?;
+        ensure!(said.contains("web-only") && said.contains("DENY, 1 rule"), "{said}");
         meshctl(&ns.cluster, &["validate", "-A", "--cluster"])
             .await
             .context("what the suite applied is good")?;
