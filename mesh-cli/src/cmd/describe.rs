@@ -3,7 +3,9 @@
 //! In: the API server's objects, what the pilot says of each, what the pod's proxy has in force. Out: one account.
 
 mod applies;
+mod policies;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -19,6 +21,7 @@ use crate::args::{Format, OutputArgs};
 use crate::cluster::{Cluster, ClusterFlags, objects, pilots, pods};
 use crate::local::pilot::{EndpointStatus, PilotStatus, ServiceStatus};
 use applies::Applies;
+use policies::OfPod;
 
 /// `meshctl describe`.
 #[derive(Debug, Clone, Args)]
@@ -69,6 +72,11 @@ struct PodAccount {
     /// What the proxy itself has in force: mode, where it is from, by port.
     mtls: Option<Value>,
     peer_authentications: Vec<Applies>,
+    request_authentications: Vec<Applies>,
+    authorization_policies: Vec<Applies>,
+    /// Of a gateway: what it serves.
+    gateways: Vec<Applies>,
+    virtual_services: Vec<Applies>,
     services: Vec<ServiceAccount>,
     warnings: Vec<String>,
 }
@@ -111,11 +119,20 @@ fn show(format: Format, account: &impl Serialize, text: &str) -> anyhow::Result<
     Ok(ExitCode::SUCCESS)
 }
 
+const TOKENS: &str = "RequestAuthentication";
+const POLICIES: &str = "AuthorizationPolicy";
+/// Istio's annotation of a pod that is made a gateway.
+const TEMPLATES: &str = "inject.istio.io/templates";
+
 /// The objects that may apply, of all namespaces.
 struct Config {
     routes: Vec<Value>,
     rules: Vec<Value>,
     authentications: Vec<Value>,
+    tokens: Vec<Value>,
+    policies: Vec<Value>,
+    gateways: Vec<Value>,
+    entries: Vec<Value>,
 }
 
 impl Config {
@@ -128,7 +145,23 @@ impl Config {
             routes: list(Kind::VirtualService).await?,
             rules: list(Kind::DestinationRule).await?,
             authentications: list(Kind::PeerAuthentication).await?,
+            tokens: list(Kind::RequestAuthentication).await?,
+            policies: list(Kind::AuthorizationPolicy).await?,
+            gateways: list(Kind::Gateway).await?,
+            entries: list(Kind::ServiceEntry).await?,
         })
+    }
+}
+
+impl Config {
+    /// The names of the ServiceEntries of a namespace that select pods with these labels.
+    fn entries_of(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<String> {
+        let of = self.entries.iter().filter(|entry| applies::meta(entry, "namespace") == namespace);
+        let selects = |entry: &&Value| {
+            let wanted = entry["spec"]["workloadSelector"]["labels"].as_object();
+            wanted.is_some_and(|wanted| !wanted.is_empty() && applies::matched(wanted, labels).is_some())
+        };
+        of.filter(selects).map(|entry| applies::meta(entry, "name").to_owned()).collect()
     }
 }
 
@@ -154,6 +187,9 @@ fn account(pilot: &PilotStatus, config: &Config, name: &str, namespace: &str) ->
     let of = |objects: &[Value], kind| applies::to_host(objects, kind, &known.host, pilot);
     let mut all = of(&config.routes, "VirtualService");
     all.extend(of(&config.rules, "DestinationRule"));
+    let service = (name, namespace);
+    all.extend(policies::to_service(&config.tokens, TOKENS, service, pilot));
+    all.extend(policies::to_service(&config.policies, POLICIES, service, pilot));
     let mut warnings: Vec<String> = all.iter().flat_map(Applies::warnings).collect();
     if known.endpoints.is_empty() {
         warnings.push("no endpoints: no pod has the labels that the service selects".to_owned());
@@ -188,24 +224,10 @@ async fn pod(cluster: &Cluster, text: &str) -> anyhow::Result<PodAccount> {
     let (_, pilot) = pilots::ask(cluster).await?;
     let config = Config::read(cluster).await?;
     let mut warnings = Vec::new();
-    let own = match pods::admin(cluster, &pod) {
-        Ok(target) => match target.get("/config_dump").await {
-            Ok(answer) => serde_json::from_slice::<Value>(&answer.body)?["self"].clone(),
-            Err(error) => {
-                warnings.push(format!("{error:#}"));
-                Value::Null
-            }
-        },
-        Err(error) => {
-            warnings.push(format!("{error:#}"));
-            Value::Null
-        }
-    };
-    let services: Vec<ServiceAccount> = services_of(cluster, &pod, &namespace)
-        .await?
-        .iter()
-        .filter_map(|name| account(&pilot, &config, name, &namespace))
-        .collect();
+    let own = own(cluster, &pod, &mut warnings).await?;
+    let selecting = services_of(cluster, &pod, &namespace).await?;
+    let services: Vec<ServiceAccount> =
+        selecting.iter().filter_map(|name| account(&pilot, &config, name, &namespace)).collect();
     if services.is_empty() {
         warnings.push("no service selects this pod: nobody reaches it by a name".to_owned());
     }
@@ -220,7 +242,25 @@ async fn pod(cluster: &Cluster, text: &str) -> anyhow::Result<PodAccount> {
             .map(|r| format!("the proxy refuses {}: {}", r.resource, r.reason)),
     );
     let labels = pod.metadata.labels.clone().unwrap_or_default();
+    let entries = config.entries_of(&namespace, &labels);
+    let of_pod = OfPod {
+        namespace: &namespace,
+        system: &cluster.system,
+        labels: &labels,
+        services: &selecting,
+        entries: &entries,
+    };
+    let served =
+        if is_gateway(&pod) { policies::gateways(&config.gateways, &labels, &pilot) } else { Vec::new() };
+    let request_authentications = policies::to_pod(&config.tokens, TOKENS, of_pod, &pilot);
+    let authorization_policies = policies::to_pod(&config.policies, POLICIES, of_pod, &pilot);
+    let all = request_authentications.iter().chain(&authorization_policies).chain(&served);
+    warnings.extend(all.flat_map(Applies::warnings));
     Ok(PodAccount {
+        request_authentications,
+        authorization_policies,
+        virtual_services: policies::bound(&config.routes, &served, &pilot),
+        gateways: served,
         workload: pods::workload(&pod),
         ready: pods::is_ready(&pod),
         proxy_version: pods::sidecar(&pod).map(pods::image_version),
@@ -236,6 +276,26 @@ async fn pod(cluster: &Cluster, text: &str) -> anyhow::Result<PodAccount> {
         name,
         namespace,
     })
+}
+
+/// What its proxy says of itself; null where there is none that answers, which is a warning.
+async fn own(cluster: &Cluster, pod: &Pod, warnings: &mut Vec<String>) -> anyhow::Result<Value> {
+    let dump = match pods::admin(cluster, pod) {
+        Ok(target) => target.get("/config_dump").await,
+        Err(error) => Err(error),
+    };
+    match dump {
+        Ok(answer) => Ok(serde_json::from_slice::<Value>(&answer.body)?["self"].clone()),
+        Err(error) => {
+            warnings.push(format!("{error:#}"));
+            Ok(Value::Null)
+        }
+    }
+}
+
+fn is_gateway(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get(TEMPLATES)).is_some_and(|list| list.contains("gateway"))
 }
 
 /// The services that select the pod.
@@ -277,7 +337,14 @@ fn pod_text(pod: &PodAccount) -> String {
             text.push_str(&format!("mTLS of port {port}: {}\n", mode.as_str().unwrap_or_default()));
         }
     }
-    for applies in &pod.peer_authentications {
+    let lists = [
+        &pod.peer_authentications,
+        &pod.request_authentications,
+        &pod.authorization_policies,
+        &pod.gateways,
+        &pod.virtual_services,
+    ];
+    for applies in lists.into_iter().flatten() {
         text.push_str(&format!("{applies}\n"));
     }
     for warning in &pod.warnings {
@@ -299,7 +366,7 @@ fn service_text(service: &ServiceAccount) -> String {
         let state = if endpoint.ready { "" } else { " (not ready)" };
         text.push_str(&format!("  {}{state}\n", endpoint.address));
     }
-    if service.applies.is_empty() {
+    if !service.applies.iter().any(|one| one.kind == "VirtualService" || one.kind == "DestinationRule") {
         text.push_str(
             "no VirtualService and no DestinationRule names it: every request goes to any endpoint\n",
         );

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::local::pilot::{PilotStatus, ResourceStatus};
 
@@ -28,7 +28,8 @@ pub struct Applies {
 }
 
 impl Applies {
-    fn new(object: &Value, kind: &str, why: String, pilot: &PilotStatus) -> Self {
+    /// With the pilot's word on `object`.
+    pub fn new(object: &Value, kind: &str, why: String, pilot: &PilotStatus) -> Self {
         let (namespace, name) = (meta(object, "namespace"), meta(object, "name"));
         let known = |r: &&ResourceStatus| r.kind == kind && r.namespace == namespace && r.name == name;
         let known = pilot.resources.iter().find(known);
@@ -100,16 +101,12 @@ pub fn to_pod(
             object["spec"]["selector"]["matchLabels"].as_object().filter(|wanted| !wanted.is_empty());
         let mode = object["spec"]["mtls"]["mode"].as_str().unwrap_or("UNSET");
         let (rank, why) = match wanted {
-            Some(wanted) => {
-                let has_all =
-                    wanted.iter().all(|(key, value)| labels.get(key).map(String::as_str) == value.as_str());
-                if of != namespace || !has_all {
-                    continue;
-                }
-                let told: Vec<String> =
-                    wanted.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
-                (0, format!("selects {}", told.join(",")))
-            }
+            // One with a selector counts only in its own namespace, and not at all in the root namespace.
+            Some(wanted) if of == namespace && of != system => match matched(wanted, labels) {
+                Some(told) => (0, format!("selects {told}")),
+                None => continue,
+            },
+            Some(_) => continue,
             None if of == namespace => (1, "for its namespace".to_owned()),
             None if of == system => (2, "for the whole mesh".to_owned()),
             None => continue,
@@ -118,6 +115,13 @@ pub fn to_pod(
     }
     found.sort_by_key(|(rank, applies)| (*rank, applies.name.clone()));
     found.into_iter().map(|(_, applies)| applies).collect()
+}
+
+/// The labels that are wanted, if all of them are there: `app=web,version=v1`.
+pub fn matched(wanted: &Map<String, Value>, labels: &BTreeMap<String, String>) -> Option<String> {
+    let has_all = wanted.iter().all(|(key, value)| labels.get(key).map(String::as_str) == value.as_str());
+    let told = wanted.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+    has_all.then(|| told.collect::<Vec<_>>().join(","))
 }
 
 /// Whether a host that stands in an object of `namespace` means `host`. Istio's short names: `reviews`, `reviews.shop`.
@@ -141,11 +145,13 @@ fn names(named: &str, namespace: &str, host: &str) -> bool {
         || named == format!("{name}.{of}.svc")
 }
 
-fn meta<'a>(object: &'a Value, field: &str) -> &'a str {
+/// A text of its metadata.
+pub fn meta<'a>(object: &'a Value, field: &str) -> &'a str {
     object["metadata"][field].as_str().unwrap_or_default()
 }
 
-fn strings(value: &Value) -> impl Iterator<Item = &str> {
+/// The texts of a list.
+pub fn strings(value: &Value) -> impl Iterator<Item = &str> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
