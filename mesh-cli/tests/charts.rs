@@ -483,6 +483,10 @@ fn unknown_values_are_refused_by_name() {
         ("control-plane", "pilot.replicaCount=\"two\"", "replicaCount"),
         ("control-plane", "global.proxy.excludeInboundPorts=\"80;81\"", "excludeInboundPorts"),
         ("gateway", "service.type=\"Loadbalancer\"", "type"),
+        ("control-plane", "meshConfig.defaultConfig.concurrency=\"many\"", "concurrency"),
+        ("control-plane", "meshConfig.defaultConfig.terminationDrainDuration=\"5\"", "terminationDrainDuration"),
+        ("control-plane", "meshConfig.defaultConfig.proxyMetadata={\"A\":true}", "proxyMetadata"),
+        ("gateway", "proxyConfig.concurrency=\"many\"", "concurrency"),
         ("base", "base.excludedCRDs=[\"wasmplugins\"]", "excludedCRDs"),
     ];
     for (name, value, field) in wrong {

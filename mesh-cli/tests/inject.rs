@@ -51,6 +51,30 @@ fn files_are_injected_once() {
     assert!(told.contains("a.yaml:6:") && told.contains("sidecar.istio.io/logLevel"), "{told}");
 }
 
+/// A slip of the pen there would stop every new pod of the mesh.
+#[test]
+fn a_default_that_no_proxy_starts_with_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pods, mesh) = (dir.path().join("a.yaml"), dir.path().join("mesh.yaml"));
+    std::fs::write(&pods, WORKLOADS).unwrap();
+    let run = |config: &str| {
+        std::fs::write(&mesh, format!("defaultConfig: {config}\n")).unwrap();
+        let (pods, mesh) = (pods.to_str().unwrap(), mesh.to_str().unwrap());
+        let output = meshctl(&["inject", "-f", pods, "--mesh-config", mesh]);
+        (output.status.success(), text(&output.stdout).is_empty(), text(&output.stderr))
+    };
+    for (config, field) in [
+        ("{concurrency: many}", "meshConfig.defaultConfig.concurrency: \"many\""),
+        ("{terminationDrainDuration: '5'}", "meshConfig.defaultConfig.terminationDrainDuration: \"5\""),
+        ("{proxyMetadata: {A: true}}", "meshConfig.defaultConfig.proxyMetadata.A: true is no text"),
+    ] {
+        let (good, empty, told) = run(config);
+        assert!(!good && empty && told.contains(field), "{config}: {told}");
+    }
+    let (good, empty, told) = run("{concurency: 2}");
+    assert!(good && !empty && told.contains("warning: meshConfig.defaultConfig.concurency"), "{told}");
+}
+
 /// What a kubelet would put where the pod refers to itself.
 fn field(path: &str) -> &'static str {
     match path {

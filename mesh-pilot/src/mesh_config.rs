@@ -14,6 +14,7 @@ use std::time::Duration;
 use mesh_proto::crd::destination_rule::LocalitySetting;
 use mesh_proto::crd::yaml;
 use mesh_proto::crd::{Position, Problem, Severity};
+use mesh_proto::model::proxy_config;
 use mesh_proto::wire::mesh::v1::PathNormalization;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
@@ -25,15 +26,6 @@ use crate::source::Event;
 const PERIOD: Duration = Duration::from_secs(2);
 /// A larger file is none.
 const MAX_BYTES: u64 = 1 << 20;
-/// Fields of `defaultConfig` that the injector gives to each proxy.
-const PROXY_FIELDS: [&str; 6] = [
-    "concurrency",
-    "terminationDrainDuration",
-    "drainDuration",
-    "holdApplicationUntilProxyStarts",
-    "discoveryAddress",
-    "proxyMetadata",
-];
 
 /// What it says.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -139,8 +131,9 @@ fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Valu
         ),
         "defaultConfig" => {
             let fields = value.as_object().ok_or("is no map of fields")?;
-            for inner in fields.keys().filter(|inner| !PROXY_FIELDS.contains(&inner.as_str())) {
-                tell(&format!("{name}.{inner}"), "has no effect here");
+            let (_, without_effect) = proxy_config::read(fields)?;
+            for inner in without_effect {
+                tell(&format!("{name}.{inner}"), "has no effect here, or is no field of ProxyConfig");
             }
         }
         // What other parts of the control plane read, and what is as Istio's default has it.
@@ -334,6 +327,9 @@ mod tests {
             ("tlsDefaults: TLSV1_3", "tlsDefaults"),
             ("trustDomainAliases: [A B]", "trustDomainAliases"),
             ("caCertificates: [{pem: none}]", "caCertificates"),
+            ("defaultConfig: {concurrency: many}", "defaultConfig"),
+            ("defaultConfig: {terminationDrainDuration: '5'}", "defaultConfig"),
+            ("defaultConfig: {proxyMetadata: {A: true}}", "defaultConfig"),
             ("- a", ""),
             ("a: [", ""),
         ] {

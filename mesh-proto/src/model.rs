@@ -1,10 +1,12 @@
 //! Names that cannot be wrong: each is parsed once, at the edge, and then passed around as a type.
 
 pub mod authorization;
+pub mod duration;
 pub mod host_port;
 pub mod identity;
 pub mod jwks;
 pub mod protocol;
+pub mod proxy_config;
 pub mod resource;
 pub mod tls;
 

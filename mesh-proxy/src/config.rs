@@ -3,7 +3,6 @@
 //! In: a file, or [`environment`]. Out: [`Config`]. Everything else that a proxy needs to know comes over discovery.
 
 pub mod agent;
-pub mod duration;
 pub mod environment;
 
 use std::fmt::Display;

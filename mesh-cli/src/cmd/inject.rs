@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use mesh_pilot::webhook::inject::offline::inject_file;
 use mesh_pilot::webhook::{ControlPlane, Settings};
 use mesh_proto::crd::yaml;
+use mesh_proto::model::proxy_config;
 use serde_json::{Value, json};
 
 use super::input;
@@ -19,6 +20,12 @@ use crate::args::InjectArgs;
 /// When settings cannot be read or the output cannot be written.
 pub fn run(args: &InjectArgs) -> anyhow::Result<ExitCode> {
     let settings = settings(args)?;
+    // What cannot be read was an error of the settings already.
+    for field in proxy_config::read(&settings.proxy_config).map(|(_, names)| names).unwrap_or_default() {
+        eprintln!(
+            "warning: meshConfig.defaultConfig.{field} has no effect here, or is no field of ProxyConfig"
+        );
+    }
     let (mut documents, mut failed) = (Vec::new(), false);
     for file in &args.files {
         let (name, text) = input::read(file)?;

@@ -77,7 +77,7 @@ pub fn inject(
         return Ok(Injected { object, warnings });
     }
     let wishes = Wishes::read(&annotations, settings)?;
-    warnings.extend(wishes::not_followed(&annotations));
+    warnings.extend(wishes.warnings.iter().cloned());
     let workload = workload.map(str::to_owned).or_else(|| owner(&object));
     let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else {
         return Err(InjectError { path: "spec".into(), why: "is missing: this is no pod".into() });

@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod tests;
 
+use mesh_proto::model::proxy_config::{self, Interception};
 use serde_json::{Map, Value, json};
 
 /// Which control plane injected proxies belong to.
@@ -73,8 +74,8 @@ pub struct Settings {
     pub merge_metrics: bool,
     /// Which traffic is captured where a pod does not say.
     pub capture: Capture,
-    /// `REDIRECT` or `TPROXY`.
-    pub interception_mode: String,
+    /// How inbound traffic is captured where a pod does not say.
+    pub interception: Interception,
     /// Namespaces that say nothing are injected.
     pub by_default: bool,
     /// Label selectors of pods that are never injected.
@@ -83,7 +84,7 @@ pub struct Settings {
     pub always: Vec<Value>,
     /// Every injected pod gets them.
     pub annotations: Map<String, Value>,
-    /// MeshConfig's `defaultConfig`.
+    /// MeshConfig's `defaultConfig`; it has been read, so that proxies can.
     pub proxy_config: Map<String, Value>,
 }
 
@@ -112,12 +113,13 @@ impl Settings {
     /// Reads the chart's values and MeshConfig; what is absent has the chart's default.
     ///
     /// # Errors
-    /// Which value is of another kind.
+    /// Which value is of another kind, or one that no proxy would start with.
     pub fn read(values: &Value, mesh: &Value, control_plane: ControlPlane) -> Result<Self, String> {
         let at = Reader(values);
         let mesh_at = Reader(mesh);
         let proxy_config = mesh_at.map("/defaultConfig")?;
-        let mode = proxy_config.get("interceptionMode").and_then(Value::as_str).unwrap_or("REDIRECT");
+        let (told, _) =
+            proxy_config::read(&proxy_config).map_err(|why| format!("meshConfig.defaultConfig.{why}"))?;
         Ok(Self {
             image: image(&at, &control_plane)?,
             pull_policy: at.text("/global/imagePullPolicy")?,
@@ -127,14 +129,14 @@ impl Settings {
             init_resources: at.resources("/global/proxy_init/resources", "10m", "10Mi", "64Mi")?,
             cni: at.flag("/cni/enabled")?.or(at.flag("/pilot/cni/enabled")?).unwrap_or(false),
             native: at.flag("/global/proxy/nativeSidecar")?.unwrap_or(true),
-            hold: match proxy_config.get("holdApplicationUntilProxyStarts").and_then(Value::as_bool) {
+            hold: match told.hold {
                 Some(hold) => hold,
                 None => at.flag("/global/proxy/holdApplicationUntilProxyStarts")?.unwrap_or(true),
             },
             rewrite_probes: at.flag("/sidecarInjectorWebhook/rewriteAppHTTPProbe")?.unwrap_or(true),
             merge_metrics: mesh_at.flag("/enablePrometheusMerge")?.unwrap_or(true),
             capture: Capture::read(&at)?,
-            interception_mode: mode.to_owned(),
+            interception: told.interception.unwrap_or(Interception::Redirect),
             by_default: at.flag("/sidecarInjectorWebhook/enableNamespacesByDefault")?.unwrap_or(false),
             never: at.list("/sidecarInjectorWebhook/neverInjectSelector")?,
             always: at.list("/sidecarInjectorWebhook/alwaysInjectSelector")?,

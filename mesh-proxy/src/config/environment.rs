@@ -3,7 +3,6 @@
 //! In: a lookup of variables, so that tests need no process. Out: [`Config`], or one line that names the variable. Names
 //! and values are Istio's where Istio has them; the rest begins with `MESH_`.
 
-mod proxy_config;
 #[cfg(test)]
 mod tests;
 
@@ -14,11 +13,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use mesh_proto::model::HostPort;
+use mesh_proto::model::proxy_config::{self, Interception, ProxyConfig};
+use mesh_proto::model::{HostPort, duration};
 
 use super::agent::{self, Agent, Termination};
-use super::{Ca, Capture, Config, Gateway, InvalidConfig, Node, NodeKind, Pilot, duration};
-use proxy_config::ProxyConfig;
+use super::{Ca, Capture, Config, Gateway, InvalidConfig, Node, NodeKind, Pilot};
 
 /// The projected token, mounted by the injector.
 const TOKEN: &str = "/var/run/secrets/tokens/istio-token";
@@ -68,7 +67,7 @@ pub enum InvalidEnvironment {
 pub fn config(kind: NodeKind, lookup: Lookup<'_>) -> Result<Config, InvalidEnvironment> {
     let environment = Environment(lookup);
     let (settings, mut notices) = match environment.text("PROXY_CONFIG") {
-        Some(text) => proxy_config::read(&text).map_err(|why| invalid("PROXY_CONFIG", text, why))?,
+        Some(text) => settings(&text).map_err(|why| invalid("PROXY_CONFIG", text, why))?,
         None => Default::default(),
     };
     let pod = environment.pod()?;
@@ -115,6 +114,14 @@ pub fn config(kind: NodeKind, lookup: Lookup<'_>) -> Result<Config, InvalidEnvir
         notices,
     };
     Ok(config.checked()?)
+}
+
+/// ProxyConfig, and what has no effect in it.
+fn settings(text: &str) -> Result<(ProxyConfig, Vec<String>), String> {
+    let fields = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    let (config, without_effect) = proxy_config::read(&fields)?;
+    let notice = |name| format!("proxy configuration: {name} has no effect here");
+    Ok((config, without_effect.into_iter().map(notice).collect()))
 }
 
 fn invalid(name: &'static str, value: String, why: impl Display) -> InvalidEnvironment {
@@ -183,9 +190,9 @@ impl Environment<'_> {
 
     fn is_tproxy(&self, settings: &ProxyConfig) -> Result<bool, InvalidEnvironment> {
         let name = "ISTIO_META_INTERCEPTION_MODE";
-        let mode = self.text(name).or_else(|| settings.interception_mode.clone());
-        match mode.as_deref() {
-            None | Some("REDIRECT") => Ok(false),
+        match self.text(name).as_deref() {
+            None => Ok(settings.interception == Some(Interception::Tproxy)),
+            Some("REDIRECT") => Ok(false),
             Some("TPROXY") => Ok(true),
             Some(other) => Err(invalid(name, other.to_owned(), "expected REDIRECT or TPROXY")),
         }
@@ -236,8 +243,8 @@ impl Environment<'_> {
     fn termination(&self, settings: &ProxyConfig) -> Result<Termination, InvalidEnvironment> {
         let grace: Option<u64> = self.parsed("MESH_TERMINATION_GRACE_SECONDS")?;
         let grace = Duration::from_secs(grace.unwrap_or(GRACE).min(24 * 3600));
-        let name = "MINIMUM_DRAIN_DURATION";
-        let minimum = match self.text(name).or_else(|| settings.metadata(name)) {
+        let name = proxy_config::MINIMUM_DRAIN;
+        let minimum = match self.text(name).or_else(|| settings.metadata.get(name).cloned()) {
             Some(text) => duration::parse(&text).map_err(|why| invalid(name, text, why))?,
             None => MINIMUM_DRAIN,
         };

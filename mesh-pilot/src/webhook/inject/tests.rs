@@ -159,6 +159,9 @@ fn annotations_with_a_slip_of_the_pen_are_refused_by_name() {
         ("inject.istio.io/templates", "grpc-agent"),
         ("proxy.istio.io/config", "concurrency: ["),
         ("proxy.istio.io/config", "proxyMetadata: {A: 1}"),
+        ("proxy.istio.io/config", "concurrency: many"),
+        ("proxy.istio.io/config", "terminationDrainDuration: 5"),
+        ("proxy.istio.io/config", "interceptionMode: NONE"),
     ];
     for (name, value) in cases {
         let error = inject(&annotated(name, value), None, &settings(json!({})), "t").unwrap_err();

@@ -6,7 +6,8 @@
 use std::net::IpAddr;
 
 use mesh_proto::crd::yaml;
-use serde_json::{Map, Value, json};
+use mesh_proto::model::proxy_config::{self, Interception};
+use serde_json::{Map, Value};
 
 use super::InjectError;
 use crate::webhook::settings::{Capture, Settings};
@@ -30,19 +31,24 @@ pub struct Wishes {
     pub proxy_config: Map<String, Value>,
     /// A gateway's own pod.
     pub gateway: bool,
+    /// What of all this has no effect.
+    pub warnings: Vec<String>,
 }
 
 impl Wishes {
     /// Reads them.
     pub fn read(annotations: &Map<String, Value>, settings: &Settings) -> Result<Self, InjectError> {
         let at = Reader(annotations);
-        let proxy_config = proxy_config(&at, settings)?;
-        let mode = at.text("sidecar.istio.io/interceptionMode");
-        let mode = mode.or_else(|| proxy_config.get("interceptionMode").and_then(Value::as_str));
-        let tproxy = match mode.unwrap_or(&settings.interception_mode) {
-            "REDIRECT" => false,
-            "TPROXY" => true,
-            other => return Err(wrong("sidecar.istio.io/interceptionMode", other, "REDIRECT or TPROXY")),
+        let (proxy_config, mut warnings) = proxy_config(&at, settings)?;
+        warnings.extend(not_followed(annotations));
+        let known = proxy_config.get("interceptionMode").and_then(Value::as_str);
+        let tproxy = match at.text("sidecar.istio.io/interceptionMode").or(known) {
+            None => settings.interception == Interception::Tproxy,
+            Some("REDIRECT") => false,
+            Some("TPROXY") => true,
+            Some(other) => {
+                return Err(wrong("sidecar.istio.io/interceptionMode", other, "REDIRECT or TPROXY"));
+            }
         };
         let hold = proxy_config.get("holdApplicationUntilProxyStarts").and_then(Value::as_bool);
         Ok(Self {
@@ -64,12 +70,13 @@ impl Wishes {
                 Some("gateway") => true,
                 Some(other) => return Err(wrong("inject.istio.io/templates", other, "sidecar or gateway")),
             },
+            warnings,
         })
     }
 }
 
 /// Annotations of sidecars that nothing here follows: said, not ignored.
-pub fn not_followed(annotations: &Map<String, Value>) -> Vec<String> {
+fn not_followed(annotations: &Map<String, Value>) -> Vec<String> {
     let of_sidecars = |name: &str| {
         let domain = name.split('/').next().unwrap_or_default();
         ["sidecar.istio.io", "proxy.istio.io", "inject.istio.io"]
@@ -258,30 +265,33 @@ fn named(at: &Reader<'_>, name: &str) -> Result<Vec<Value>, InjectError> {
     told.into_iter().map(with_name).collect()
 }
 
-/// MeshConfig's `defaultConfig`, with the pod's annotation over it; `proxyMetadata` is merged, all else replaced.
-fn proxy_config(at: &Reader<'_>, settings: &Settings) -> Result<Map<String, Value>, InjectError> {
+/// MeshConfig's `defaultConfig`, with the pod's annotation over it (`proxyMetadata` is merged, all else replaced), and what of
+/// the annotation has no effect.
+fn proxy_config(
+    at: &Reader<'_>,
+    settings: &Settings,
+) -> Result<(Map<String, Value>, Vec<String>), InjectError> {
     let name = "proxy.istio.io/config";
     let mut config = settings.proxy_config.clone();
-    let Some(text) = at.text(name) else { return Ok(config) };
+    let Some(text) = at.text(name) else { return Ok((config, Vec::new())) };
     let unreadable = |why: String| InjectError { path: format!("metadata.annotations[{name}]"), why };
     let told = match yaml::split(text).first() {
-        None => return Ok(config),
+        None => return Ok((config, Vec::new())),
         Some(chunk) => yaml::read(*chunk).map_err(|e| unreadable(e.to_string()))?,
     };
     let Some(Value::Object(told)) = told.map(|tree| tree.value) else {
         return Err(unreadable("expected a map, e.g. concurrency: 2".into()));
     };
+    // What it is put over has been read before, and either part stays as it was read.
+    let (_, without_effect) = proxy_config::read(&told).map_err(unreadable)?;
     for (field, value) in told {
         match (field.as_str(), config.get_mut(&field), value) {
             ("proxyMetadata", Some(Value::Object(before)), Value::Object(value)) => before.extend(value),
+            (_, _, Value::Null) => {}
             (_, _, value) => drop(config.insert(field, value)),
         }
     }
-    if let Some(metadata) = config.get("proxyMetadata") {
-        let texts = metadata.as_object().is_some_and(|m| m.values().all(Value::is_string));
-        if !texts {
-            return Err(unreadable(format!("proxyMetadata: {} is not a map of texts", json!(metadata))));
-        }
-    }
-    Ok(config)
+    let warning =
+        |field| format!("annotation {name}: {field} has no effect here, or is no field of ProxyConfig");
+    Ok((config, without_effect.into_iter().map(warning).collect()))
 }

@@ -9,7 +9,7 @@ fn defaults_are_the_charts() {
     assert!(settings.native && settings.hold && settings.rewrite_probes && settings.merge_metrics);
     assert!(!settings.cni && !settings.by_default);
     assert_eq!(settings.capture.include_outbound_ranges, "*");
-    assert_eq!(settings.interception_mode, "REDIRECT");
+    assert_eq!(settings.interception, Interception::Redirect);
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn values_and_mesh_config() {
     assert_eq!(settings.capture.include_inbound_ports, "80");
     assert!(settings.hold, "MeshConfig comes before the chart");
     assert!(settings.cni && !settings.native && settings.by_default && !settings.merge_metrics);
-    assert_eq!(settings.interception_mode, "TPROXY");
+    assert_eq!(settings.interception, Interception::Tproxy);
     let whole = json!({"global": {"proxy": {"image": "other/proxy:1"}}});
     assert_eq!(Settings::read(&whole, &json!({}), ControlPlane::default()).unwrap().image, "other/proxy:1");
 }
@@ -44,4 +44,24 @@ fn a_value_of_another_kind_is_named() {
     let values = json!({"global": {"proxy": {"nativeSidecar": "yes"}}});
     let error = Settings::read(&values, &json!({}), ControlPlane::default()).unwrap_err();
     assert_eq!(error, "global.proxy.nativeSidecar: \"yes\" is not true or false");
+}
+
+#[test]
+fn a_default_that_no_proxy_would_start_with_is_refused() {
+    for (config, why) in [
+        (json!({"concurrency": "many"}), "meshConfig.defaultConfig.concurrency: \"many\" is not a number"),
+        (
+            json!({"terminationDrainDuration": "5"}),
+            "meshConfig.defaultConfig.terminationDrainDuration: \"5\"",
+        ),
+        (json!({"interceptionMode": "NONE"}), "meshConfig.defaultConfig.interceptionMode: \"NONE\""),
+        (
+            json!({"proxyMetadata": {"ISTIO_META_DNS_CAPTURE": true}}),
+            "meshConfig.defaultConfig.proxyMetadata.ISTIO_META_DNS_CAPTURE: true is no text",
+        ),
+    ] {
+        let mesh = json!({"defaultConfig": config});
+        let error = Settings::read(&json!({}), &mesh, ControlPlane::default()).unwrap_err();
+        assert!(error.starts_with(why), "{error}");
+    }
 }

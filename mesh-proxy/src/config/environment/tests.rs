@@ -87,7 +87,7 @@ fn settings_of_the_proxy() {
     let t = config.termination;
     assert_eq!((t.minimum.as_secs(), t.drain.as_secs(), t.shutdown.as_secs()), (8, 120, 120));
     assert!(t.with_application);
-    assert_eq!(config.notices, ["proxy configuration: statNameLength is not in force yet"]);
+    assert_eq!(config.notices, ["proxy configuration: statNameLength has no effect here"]);
     // A short grace period leaves no time for the usual minimum.
     let short = sidecar(&[("MESH_TERMINATION_GRACE_SECONDS", "3")]).termination;
     assert_eq!((short.minimum.as_secs(), short.drain.as_secs()), (2, 2));
@@ -121,7 +121,7 @@ fn what_is_refused() {
         ("SERVICE_ACCOUNT", "a/b", "is not a Kubernetes name"),
         ("CA_ADDR", "mesh-ca", "CA_ADDR=\"mesh-ca\": \"mesh-ca\" is not host:port"),
         ("PROXY_CONFIG", "{", "PROXY_CONFIG"),
-        ("PROXY_CONFIG", r#"{"concurrency":-1}"#, "concurrency: -1 is no number from 0"),
+        ("PROXY_CONFIG", r#"{"concurrency":-1}"#, "concurrency: -1 is not a number from 0"),
         ("PROXY_CONFIG", r#"{"terminationDrainDuration":"soon"}"#, "is no duration"),
         ("MINIMUM_DRAIN_DURATION", "5", "MINIMUM_DRAIN_DURATION=\"5\""),
         ("MESH_DRAIN_TOKEN", "a/b", "MESH_DRAIN_TOKEN=\"...\": expected letters"),

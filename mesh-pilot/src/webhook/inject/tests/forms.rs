@@ -97,6 +97,18 @@ fn what_is_not_followed_is_said() {
 }
 
 #[test]
+fn fields_of_proxy_config_without_effect_are_said() {
+    let pod =
+        annotated("proxy.istio.io/config", "concurency: 2\ntracing: {sampling: 1}\nproxyMetadata: {A: b}\n");
+    let told = inject(&pod, None, &settings(json!({})), "t").unwrap();
+    let line = |field| {
+        format!("annotation proxy.istio.io/config: {field} has no effect here, or is no field of ProxyConfig")
+    };
+    assert_eq!(told.warnings, ["concurency", "tracing"].map(line));
+    assert_eq!(variable(&told.object, "A").as_deref(), Some("b"));
+}
+
+#[test]
 fn a_copied_annotation_is_no_sidecar() {
     let mut pod = annotated(STATUS, "{}");
     assert_eq!(names(&injected(&pod), "initContainers"), [INIT, PROXY]);
