@@ -484,9 +484,17 @@ fn unknown_values_are_refused_by_name() {
         ("control-plane", "global.proxy.excludeInboundPorts=\"80;81\"", "excludeInboundPorts"),
         ("gateway", "service.type=\"Loadbalancer\"", "type"),
         ("control-plane", "meshConfig.defaultConfig.concurrency=\"many\"", "concurrency"),
-        ("control-plane", "meshConfig.defaultConfig.terminationDrainDuration=\"5\"", "terminationDrainDuration"),
+        (
+            "control-plane",
+            "meshConfig.defaultConfig.terminationDrainDuration=\"5\"",
+            "terminationDrainDuration",
+        ),
         ("control-plane", "meshConfig.defaultConfig.proxyMetadata={\"A\":true}", "proxyMetadata"),
         ("gateway", "proxyConfig.concurrency=\"many\"", "concurrency"),
+        ("control-plane", "global.proxy.excludeInboundPorts=\"*\"", "excludeInboundPorts"),
+        ("control-plane", "global.proxy.includeOutboundPorts=\"*\"", "includeOutboundPorts"),
+        ("control-plane", "global.proxy.logLevel=\"loud\"", "logLevel"),
+        ("control-plane", "global.proxy.resources.requests.cpu=\"lots\"", "cpu"),
         ("base", "base.excludedCRDs=[\"wasmplugins\"]", "excludedCRDs"),
     ];
     for (name, value, field) in wrong {

@@ -3,7 +3,13 @@
 use std::collections::BTreeMap;
 
 use mesh_pilot::webhook::{ControlPlane, Settings, inject};
+use mesh_proxy::capture;
+use mesh_proxy::capture::command::Flags;
+use mesh_proxy::capture::rules::settings::{Ports, Ranges};
 use mesh_proxy::config::{NodeKind, environment};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
 use serde_json::{Value, json};
 
 use super::support::meshctl;
@@ -139,4 +145,93 @@ fn the_proxy_reads_what_the_injector_writes() {
     let gateway = inject(&gateway, None, &settings, "t").unwrap().object;
     let config = read(&environment_of(&gateway["spec"]["containers"][0]), NodeKind::Router);
     assert!(config.gateway.is_some() && config.capture.is_none());
+}
+
+/// `mesh-proxy capture`, as its own program reads it.
+#[derive(clap::Parser)]
+struct Capture {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// What `mesh-proxy capture` makes of a pod's init container.
+fn captured(pod: &Value) -> Result<capture::rules::Settings, String> {
+    let inits = pod["spec"]["initContainers"].as_array().unwrap();
+    let init = inits.iter().find(|container| container["name"] == "istio-init").unwrap();
+    let arguments = init["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
+    let told = <Capture as clap::Parser>::try_parse_from(arguments).map_err(|error| error.to_string())?;
+    told.flags.settings().map_err(|error| error.to_string())
+}
+
+const LISTS: [&str; 9] = [
+    "traffic.sidecar.istio.io/includeOutboundIPRanges",
+    "traffic.sidecar.istio.io/excludeOutboundIPRanges",
+    "traffic.sidecar.istio.io/includeInboundPorts",
+    "traffic.sidecar.istio.io/excludeInboundPorts",
+    "traffic.sidecar.istio.io/includeOutboundPorts",
+    "traffic.sidecar.istio.io/excludeOutboundPorts",
+    "traffic.sidecar.istio.io/excludeInterfaces",
+    "traffic.sidecar.istio.io/kubevirtInterfaces",
+    "istio.io/reroute-virtual-interfaces",
+];
+
+/// Words that lists have, and words that look like them.
+const WORDS: [&str; 24] = [
+    "*",
+    "",
+    " ",
+    "80",
+    " 443 ",
+    "0",
+    "+80",
+    "080",
+    "65535",
+    "65536",
+    "-1",
+    "10.0.0.0/8",
+    "10.1.2.3/08",
+    "10.0.0.0/33",
+    "10.0.0.7",
+    "::/0",
+    "fd00::/8",
+    "fd00::1",
+    "/8",
+    "eth0",
+    "-c",
+    "net+",
+    "veth@if2",
+    "an-interface-too-long",
+];
+
+proptest! {
+    /// An annotation is refused where it is read, or its pod's init container does what it says.
+    #[test]
+    fn what_the_injector_takes_capture_takes(list in select(&LISTS[..]), words in vec(select(&WORDS[..]), 0..4)) {
+        let settings = Settings::read(&json!({}), &json!({}), ControlPlane::default()).unwrap();
+        let pod = json!({"metadata": {"annotations": {list: words.join(",")}}, "spec": {"containers": [{"name": "app"}]}});
+        if let Ok(done) = inject(&pod, None, &settings, "t") {
+            prop_assert!(captured(&done.object).is_ok(), "{}: {:?}", list, captured(&done.object));
+        }
+    }
+}
+
+#[test]
+fn capture_does_what_the_annotations_say() {
+    let settings = Settings::read(&json!({}), &json!({}), ControlPlane::default()).unwrap();
+    let values = ["*", "10.1.0.0/16", "80,90", "22", "3306", "25, 53", "eth1", "net1"];
+    let annotations: Value = LISTS.iter().zip(values).map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
+    let pod = json!({"metadata": {"annotations": annotations}, "spec": {"containers": [{"name": "app"}]}});
+    let told = captured(&inject(&pod, None, &settings, "t").unwrap().object).unwrap();
+    let expected = capture::rules::Settings {
+        include_outbound: Ranges::All,
+        exclude_outbound: vec!["10.1.0.0/16".parse().unwrap()],
+        include_inbound: Ports::These(vec![80, 90]),
+        exclude_inbound_ports: vec![15090, 15021, 15020, 22],
+        include_outbound_ports: vec![3306],
+        exclude_outbound_ports: vec![25, 53],
+        exclude_interfaces: vec!["eth1".into()],
+        kubevirt_interfaces: vec!["net1".into()],
+        ..capture::rules::Settings::default()
+    };
+    assert_eq!(told, expected);
 }

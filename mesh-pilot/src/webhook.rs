@@ -4,6 +4,7 @@
 //! pure, and `meshctl inject` uses them too. The names of labels, annotations, containers and volumes are Istio's.
 
 pub mod bundle;
+pub mod capture;
 pub mod decide;
 pub mod inject;
 pub mod review;

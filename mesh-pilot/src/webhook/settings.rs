@@ -9,6 +9,8 @@ mod tests;
 use mesh_proto::model::proxy_config::{self, Interception};
 use serde_json::{Map, Value, json};
 
+use super::capture::{Capture, LISTS};
+
 /// Which control plane injected proxies belong to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlPlane {
@@ -88,27 +90,6 @@ pub struct Settings {
     pub proxy_config: Map<String, Value>,
 }
 
-/// Which traffic is captured: lists as Istio's annotations have them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Capture {
-    /// CIDRs, or `*`.
-    pub include_outbound_ranges: String,
-    /// CIDRs.
-    pub exclude_outbound_ranges: String,
-    /// Ports, or `*`.
-    pub include_inbound_ports: String,
-    /// Ports.
-    pub exclude_inbound_ports: String,
-    /// Ports, whatever the range.
-    pub include_outbound_ports: String,
-    /// Ports.
-    pub exclude_outbound_ports: String,
-    /// Interfaces.
-    pub exclude_interfaces: String,
-    /// Interfaces of virtual machines in the pod: what comes from them is the application's.
-    pub virtual_interfaces: String,
-}
-
 impl Settings {
     /// Reads the chart's values and MeshConfig; what is absent has the chart's default.
     ///
@@ -124,7 +105,7 @@ impl Settings {
             image: image(&at, &control_plane)?,
             pull_policy: at.text("/global/imagePullPolicy")?,
             pull_secrets: at.texts("/global/imagePullSecrets")?,
-            log_level: at.text("/global/proxy/logLevel")?.unwrap_or_else(|| "warn".into()),
+            log_level: at.log_level("/global/proxy/logLevel", "warn")?,
             resources: at.resources("/global/proxy/resources", "10m", "32Mi", "256Mi")?,
             init_resources: at.resources("/global/proxy_init/resources", "10m", "10Mi", "64Mi")?,
             cni: at.flag("/cni/enabled")?.or(at.flag("/pilot/cni/enabled")?).unwrap_or(false),
@@ -135,7 +116,7 @@ impl Settings {
             },
             rewrite_probes: at.flag("/sidecarInjectorWebhook/rewriteAppHTTPProbe")?.unwrap_or(true),
             merge_metrics: mesh_at.flag("/enablePrometheusMerge")?.unwrap_or(true),
-            capture: Capture::read(&at)?,
+            capture: captured(&at)?,
             interception: told.interception.unwrap_or(Interception::Redirect),
             by_default: at.flag("/sidecarInjectorWebhook/enableNamespacesByDefault")?.unwrap_or(false),
             never: at.list("/sidecarInjectorWebhook/neverInjectSelector")?,
@@ -147,22 +128,41 @@ impl Settings {
     }
 }
 
-impl Capture {
-    fn read(at: &Reader<'_>) -> Result<Self, String> {
-        let text = |name: &str, default: &str| -> Result<String, String> {
-            Ok(at.text(&format!("/global/proxy/{name}"))?.unwrap_or_else(|| default.to_owned()))
-        };
-        Ok(Self {
-            include_outbound_ranges: text("includeIPRanges", "*")?,
-            exclude_outbound_ranges: text("excludeIPRanges", "")?,
-            include_inbound_ports: text("includeInboundPorts", "*")?,
-            exclude_inbound_ports: text("excludeInboundPorts", "")?,
-            include_outbound_ports: text("includeOutboundPorts", "")?,
-            exclude_outbound_ports: text("excludeOutboundPorts", "")?,
-            exclude_interfaces: String::new(),
-            virtual_interfaces: String::new(),
-        })
+/// What the chart says of capture.
+fn captured(at: &Reader<'_>) -> Result<Capture, String> {
+    let mut capture = Capture::default();
+    for list in &LISTS {
+        let Some((name, default)) = list.value else { continue };
+        let pointer = format!("/global/proxy/{name}");
+        let told = at.text(&pointer)?.unwrap_or_else(|| default.to_owned());
+        let wrong = |expected: &str| Reader::wrong(&pointer, &told.as_str().into(), expected);
+        *(list.of)(&mut capture) = list.read(&told).map_err(wrong)?;
     }
+    Ok(capture)
+}
+
+/// `MESH_LOG` of a sidecar; Envoy's levels are taken too, as people have them in their files.
+///
+/// # Errors
+/// What was expected.
+pub fn log_level(text: &str) -> Result<&str, &'static str> {
+    match text {
+        "warning" => Ok("warn"),
+        "critical" => Ok("error"),
+        "trace" | "debug" | "info" | "warn" | "error" | "off" => Ok(text),
+        _ => Err("trace, debug, info, warn, error or off"),
+    }
+}
+
+/// What Kubernetes takes as an amount of a resource, as far as one can be asked for: `500m`, `1.5`, `64Mi`, `1e3`.
+#[must_use]
+pub fn is_quantity(text: &str) -> bool {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let number = number.bytes().any(|b| b.is_ascii_digit()) && number.matches('.').count() < 2;
+    let exponent = suffix.strip_prefix(['e', 'E']).is_some_and(|digits| digits.parse::<i16>().is_ok());
+    let units = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    number && (exponent || units.contains(&suffix))
 }
 
 /// `<hub>/<image>:<tag>`, unless the image is a whole reference already.
@@ -233,8 +233,26 @@ impl Reader<'_> {
     fn resources(&self, pointer: &str, cpu: &str, memory: &str, limit: &str) -> Result<Value, String> {
         match self.at(pointer) {
             None => Ok(json!({"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": limit}})),
-            Some(value @ Value::Object(_)) => Ok(value.clone()),
+            Some(value @ Value::Object(of)) => {
+                for kind in ["requests", "limits"].into_iter().filter(|kind| of.contains_key(*kind)) {
+                    let pointer = format!("{pointer}/{kind}");
+                    for (name, amount) in self.map(&pointer)? {
+                        let text = amount.as_str().map_or_else(|| amount.to_string(), str::to_owned);
+                        let wrong = || {
+                            Self::wrong(&format!("{pointer}/{name}"), &amount, "an amount, e.g. 100m or 64Mi")
+                        };
+                        is_quantity(&text).then_some(()).ok_or_else(wrong)?;
+                    }
+                }
+                Ok(value.clone())
+            }
             Some(other) => Err(Self::wrong(pointer, other, "a map")),
         }
+    }
+
+    fn log_level(&self, pointer: &str, default: &str) -> Result<String, String> {
+        let told = self.text(pointer)?.unwrap_or_else(|| default.to_owned());
+        let wrong = |expected: &str| Self::wrong(pointer, &told.as_str().into(), expected);
+        log_level(&told).map(str::to_owned).map_err(wrong)
     }
 }

@@ -3,17 +3,13 @@
 //! In: the pod's annotations. Out: [`Wishes`], or which annotation has no meaning: a list of ports with a slip of the pen
 //! must not capture something else in silence.
 
-use std::net::IpAddr;
-
 use mesh_proto::crd::yaml;
 use mesh_proto::model::proxy_config::{self, Interception};
 use serde_json::{Map, Value};
 
 use super::InjectError;
-use crate::webhook::settings::{Capture, Settings};
-
-/// More ports than this in one list are no list that somebody wrote.
-const MAX_ITEMS: usize = 256;
+use crate::webhook::capture::{Capture, LISTS};
+use crate::webhook::settings::{self, Settings};
 
 /// What is wanted.
 #[derive(Debug)]
@@ -54,7 +50,7 @@ impl Wishes {
         Ok(Self {
             image: at.text("sidecar.istio.io/proxyImage").unwrap_or(&settings.image).to_owned(),
             log_level: log_level(&at, settings)?,
-            resources: resources(&at).unwrap_or_else(|| settings.resources.clone()),
+            resources: resources(&at)?.unwrap_or_else(|| settings.resources.clone()),
             native: at.flag("sidecar.istio.io/nativeSidecar")?.unwrap_or(settings.native),
             hold: hold.unwrap_or(settings.hold),
             rewrite_probes: at
@@ -83,7 +79,8 @@ fn not_followed(annotations: &Map<String, Value>) -> Vec<String> {
             .iter()
             .any(|ours| domain.strip_suffix(ours).is_some_and(|more| more.is_empty() || more.ends_with('.')))
     };
-    let followed = |name: &str| FOLLOWED.contains(&name) || name.starts_with("traffic.sidecar.istio.io/");
+    let followed =
+        |name: &str| FOLLOWED.contains(&name) || LISTS.iter().any(|list| list.annotations.contains(&name));
     let names = annotations.keys().filter(|name| of_sidecars(name) && !followed(name));
     names.map(|name| format!("annotation {name} is not followed")).collect()
 }
@@ -129,127 +126,48 @@ impl<'a> Reader<'a> {
             Some(other) => Err(wrong(name, other, "\"true\" or \"false\"")),
         }
     }
-
-    /// A comma-separated list; an annotation that is there and empty is an empty list.
-    fn list(
-        &self,
-        names: &[&str],
-        default: &str,
-        expected: &str,
-        fits: impl Fn(&str) -> bool,
-    ) -> Result<String, InjectError> {
-        let told = names.iter().find_map(|name| Some((*name, self.0.get(*name)?.as_str()?.trim())));
-        let (name, text) = told.unwrap_or((names[0], default));
-        let items: Vec<&str> = text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
-        if items.len() > MAX_ITEMS || !items.iter().all(|item| fits(item)) {
-            return Err(wrong(name, text, expected));
-        }
-        Ok(items.join(","))
-    }
 }
 
+/// An annotation that is there and empty is an empty list.
 fn capture(at: &Reader<'_>, default: &Capture) -> Result<Capture, InjectError> {
-    let of = |name: &'static str| [name];
-    let ranges =
-        |name, default: &str| at.list(&of(name), default, "ranges, e.g. \"169.254.169.254/32\"", is_range);
-    let ports = |name, default: &str| at.list(&of(name), default, "ports, e.g. \"9090,9091\"", is_port);
-    let all_ports = |name, default: &str| {
-        at.list(&of(name), default, "ports, e.g. \"9090,9091\", or \"*\"", |text| {
-            text == "*" || is_port(text)
-        })
-    };
-    let interfaces =
-        |names: &[&str], default: &str| at.list(names, default, "names of interfaces", is_interface);
-    Ok(Capture {
-        include_outbound_ranges: at.list(
-            &["traffic.sidecar.istio.io/includeOutboundIPRanges"],
-            &default.include_outbound_ranges,
-            "ranges, e.g. \"10.0.0.0/8\", or \"*\"",
-            |text| text == "*" || is_range(text),
-        )?,
-        exclude_outbound_ranges: ranges(
-            "traffic.sidecar.istio.io/excludeOutboundIPRanges",
-            &default.exclude_outbound_ranges,
-        )?,
-        include_inbound_ports: all_ports(
-            "traffic.sidecar.istio.io/includeInboundPorts",
-            &default.include_inbound_ports,
-        )?,
-        exclude_inbound_ports: ports(
-            "traffic.sidecar.istio.io/excludeInboundPorts",
-            &default.exclude_inbound_ports,
-        )?,
-        include_outbound_ports: all_ports(
-            "traffic.sidecar.istio.io/includeOutboundPorts",
-            &default.include_outbound_ports,
-        )?,
-        exclude_outbound_ports: ports(
-            "traffic.sidecar.istio.io/excludeOutboundPorts",
-            &default.exclude_outbound_ports,
-        )?,
-        exclude_interfaces: interfaces(
-            &["traffic.sidecar.istio.io/excludeInterfaces"],
-            &default.exclude_interfaces,
-        )?,
-        virtual_interfaces: interfaces(&VIRTUAL, &default.virtual_interfaces)?,
-    })
+    let mut capture = default.clone();
+    for list in &LISTS {
+        let mut told = list.annotations.iter().filter_map(|name| Some((name, at.0.get(*name)?.as_str()?)));
+        if let Some((name, text)) = told.next() {
+            *(list.of)(&mut capture) = list.read(text).map_err(|expected| wrong(name, text, expected))?;
+        }
+    }
+    Ok(capture)
 }
 
-/// The name of today and the one of before.
-const VIRTUAL: [&str; 2] =
-    ["istio.io/reroute-virtual-interfaces", "traffic.sidecar.istio.io/kubevirtInterfaces"];
-
-fn is_port(text: &str) -> bool {
-    text.parse::<u16>().is_ok_and(|port| port > 0)
-}
-
-fn is_range(text: &str) -> bool {
-    text.split_once('/').is_some_and(|(ip, bits)| {
-        let most = ip.parse::<IpAddr>().map_or(0, |ip| if ip.is_ipv4() { 32 } else { 128 });
-        most > 0 && bits.parse::<u8>().is_ok_and(|bits| bits <= most)
-    })
-}
-
-fn is_interface(text: &str) -> bool {
-    text.len() <= 15 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+@".contains(&b))
-}
-
-/// Envoy's levels are taken too, as people have them in their files.
 fn log_level(at: &Reader<'_>, settings: &Settings) -> Result<String, InjectError> {
     let name = "sidecar.istio.io/logLevel";
     let Some(level) = at.text(name) else { return Ok(settings.log_level.clone()) };
-    let ours = match level {
-        "warning" => "warn",
-        "critical" => "error",
-        "trace" | "debug" | "info" | "warn" | "error" | "off" => level,
-        other => return Err(wrong(name, other, "trace, debug, info, warn, error or off")),
-    };
-    Ok(ours.to_owned())
+    settings::log_level(level).map(str::to_owned).map_err(|expected| wrong(name, level, expected))
 }
 
 /// Istio's rule: one of the four, and none of the settings' counts.
-fn resources(at: &Reader<'_>) -> Option<Value> {
+fn resources(at: &Reader<'_>) -> Result<Option<Value>, InjectError> {
     let of = |cpu: &str, memory: &str| {
         let mut told = Map::new();
         for (resource, name) in [("cpu", cpu), ("memory", memory)] {
-            if let Some(text) = at.text(name) {
-                told.insert(resource.into(), text.into());
+            let Some(text) = at.text(name) else { continue };
+            if !settings::is_quantity(text) {
+                return Err(wrong(name, text, "an amount, e.g. \"100m\" or \"64Mi\""));
             }
+            told.insert(resource.into(), text.into());
         }
-        told
+        Ok(told)
     };
-    let requests = of("sidecar.istio.io/proxyCPU", "sidecar.istio.io/proxyMemory");
-    let limits = of("sidecar.istio.io/proxyCPULimit", "sidecar.istio.io/proxyMemoryLimit");
-    if requests.is_empty() && limits.is_empty() {
-        return None;
-    }
+    let requests = of("sidecar.istio.io/proxyCPU", "sidecar.istio.io/proxyMemory")?;
+    let limits = of("sidecar.istio.io/proxyCPULimit", "sidecar.istio.io/proxyMemoryLimit")?;
     let mut all = Map::new();
     for (name, told) in [("requests", requests), ("limits", limits)] {
         if !told.is_empty() {
             all.insert(name.into(), told.into());
         }
     }
-    Some(all.into())
+    Ok(Some(all).filter(|all| !all.is_empty()).map(Value::Object))
 }
 
 /// `{"name": {...}}`, JSON: a list of objects with that name.

@@ -65,3 +65,33 @@ fn a_default_that_no_proxy_would_start_with_is_refused() {
         assert!(error.starts_with(why), "{error}");
     }
 }
+
+#[test]
+fn values_that_no_pod_could_have_are_refused() {
+    for (proxy, path) in [
+        (json!({"excludeInboundPorts": "*"}), "global.proxy.excludeInboundPorts: \"*\" is not ports"),
+        (json!({"includeOutboundPorts": "*"}), "global.proxy.includeOutboundPorts: \"*\" is not ports"),
+        (json!({"includeInboundPorts": "*,80"}), "global.proxy.includeInboundPorts: \"*,80\" is not ports"),
+        (json!({"includeIPRanges": "10.0.0.1"}), "global.proxy.includeIPRanges: \"10.0.0.1\" is not ranges"),
+        (json!({"logLevel": "loud"}), "global.proxy.logLevel: \"loud\" is not trace"),
+        (
+            json!({"resources": {"requests": {"cpu": "lots"}}}),
+            "global.proxy.resources.requests.cpu: \"lots\" is not an amount",
+        ),
+        (json!({"resources": {"limits": ["cpu"]}}), "global.proxy.resources.limits: [\"cpu\"] is not a map"),
+    ] {
+        let values = json!({"global": {"proxy": proxy}});
+        let error = Settings::read(&values, &json!({}), ControlPlane::default()).unwrap_err();
+        assert!(error.starts_with(path), "{error}");
+    }
+}
+
+#[test]
+fn amounts_as_kubernetes_has_them() {
+    for good in ["1", "500m", "1.5", ".5", "64Mi", "2Gi", "1e3", "1E", "0", "128974848", "12e-3"] {
+        assert!(is_quantity(good), "{good}");
+    }
+    for bad in ["", "lots", "-1", "1 Gi", "1GB", "m", "1.2.3", ".", "1mi", "1e", "0x1"] {
+        assert!(!is_quantity(bad), "{bad}");
+    }
+}

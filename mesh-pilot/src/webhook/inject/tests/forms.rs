@@ -86,9 +86,12 @@ fn the_users_own_container_is_put_over_ours() {
 fn what_is_not_followed_is_said() {
     let told =
         |name: &str| inject(&annotated(name, "true"), None, &settings(json!({})), "t").unwrap().warnings;
-    for name in
-        ["proxy.istio.io/overrides", "sidecar.istio.io/bootstrapOverride", "status.sidecar.istio.io/port"]
-    {
+    for name in [
+        "proxy.istio.io/overrides",
+        "sidecar.istio.io/bootstrapOverride",
+        "status.sidecar.istio.io/port",
+        "traffic.sidecar.istio.io/excludeInboundPort",
+    ] {
         assert_eq!(told(name), [format!("annotation {name} is not followed")]);
     }
     for name in ["sidecar.istio.io/nativeSidecar", "other.example/x", "mysidecar.istio.io/x", STATUS] {
