@@ -495,6 +495,7 @@ fn unknown_values_are_refused_by_name() {
         ("control-plane", "global.proxy.includeOutboundPorts=\"*\"", "includeOutboundPorts"),
         ("control-plane", "global.proxy.logLevel=\"loud\"", "logLevel"),
         ("control-plane", "global.proxy.resources.requests.cpu=\"lots\"", "cpu"),
+        ("control-plane", "pilot.cni.enabled=true", "enabled"),
         ("base", "base.excludedCRDs=[\"wasmplugins\"]", "excludedCRDs"),
     ];
     for (name, value, field) in wrong {

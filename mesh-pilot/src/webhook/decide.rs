@@ -13,6 +13,9 @@ pub const SYSTEM: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", 
 /// The control plane's own applications.
 const OWN: [&str; 2] = ["mesh-pilot", "mesh-ca"];
 
+/// As in Istio, that is no; unlike there, somebody is told.
+pub const NEITHER: &str = "its sidecar.istio.io/inject is neither true nor false, which counts as false";
+
 /// Yes, or why not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
@@ -36,6 +39,10 @@ pub fn decide(
     if SYSTEM.contains(&namespace) {
         return Decision::Skip("a namespace of the cluster itself");
     }
+    let node = pod.pointer("/spec/os/name").or_else(|| pod.pointer("/spec/nodeSelector/kubernetes.io~1os"));
+    if node.is_some_and(|os| os == "windows") {
+        return Decision::Skip("its containers run on Windows");
+    }
     if pod.pointer("/spec/hostNetwork").and_then(Value::as_bool) == Some(true) {
         return Decision::Skip("it shares the node's network");
     }
@@ -45,6 +52,7 @@ pub fn decide(
     }
     let wish = text(&labels, INJECT).or_else(|| text(&annotations, INJECT)).filter(|w| !w.is_empty());
     match wish.map(is_yes) {
+        Some(false) if !wish.is_some_and(is_no) => return Decision::Skip(NEITHER),
         Some(false) => return Decision::Skip("it says sidecar.istio.io/inject: false"),
         Some(true) => return revision_of_pod(&labels, namespace_labels, settings),
         None => {}
@@ -108,6 +116,10 @@ fn revision(named: &str, settings: &Settings) -> Decision {
 
 fn is_yes(text: &str) -> bool {
     ["true", "y", "yes", "on"].iter().any(|yes| text.eq_ignore_ascii_case(yes))
+}
+
+fn is_no(text: &str) -> bool {
+    ["false", "n", "no", "off"].iter().any(|no| text.eq_ignore_ascii_case(no))
 }
 
 fn map(value: &Value, pointer: &str) -> Map<String, Value> {
@@ -205,6 +217,33 @@ mod tests {
             let own = pod(json!({"app": app, "sidecar.istio.io/inject": "true"}));
             assert!(matches!(decide(&own, "istio-system", None, &settings(json!({}))), Decision::Skip(_)));
             assert_eq!(decide(&own, "shop", None, &settings(json!({}))), Decision::Inject);
+        }
+    }
+
+    #[test]
+    fn a_wish_that_is_none_counts_as_no_and_is_called_by_its_name() {
+        let namespace = json!({"istio-injection": "enabled"});
+        let of = |wish: &str| {
+            let pod = pod(json!({INJECT: wish}));
+            decide(&pod, "shop", namespace.as_object(), &settings(json!({})))
+        };
+        assert_eq!(of("maybe"), Decision::Skip(NEITHER));
+        for no in ["false", "False", "no", "off", "n"] {
+            assert_eq!(of(no), Decision::Skip("it says sidecar.istio.io/inject: false"), "{no}");
+        }
+        assert_eq!(of("Yes"), Decision::Inject);
+    }
+
+    #[test]
+    fn windows_has_no_sidecars() {
+        for spec in
+            [json!({"os": {"name": "windows"}}), json!({"nodeSelector": {"kubernetes.io/os": "windows"}})]
+        {
+            let pod = json!({"metadata": {"labels": {INJECT: "true"}}, "spec": spec});
+            assert_eq!(
+                decide(&pod, "shop", None, &settings(json!({}))),
+                Decision::Skip("its containers run on Windows")
+            );
         }
     }
 

@@ -2,8 +2,10 @@
 //! and what the user should know.
 //!
 //! Works on JSON, so that nothing that this program does not know is lost. Pure, and injecting twice is injecting once.
-//! What each part looks like: [`container`], [`probes`], [`volumes`]; what the pod wants: [`wishes`].
+//! What each part looks like: [`container`], [`probes`], [`volumes`]; what the pod wants: [`wishes`]; what stands in the way:
+//! [`clash`].
 
+mod clash;
 mod container;
 mod merge;
 pub mod offline;
@@ -87,12 +89,16 @@ pub fn inject(
         let why = "the gateway template needs a container istio-proxy with `image: auto`".to_owned();
         return Err(InjectError { path: "spec.containers".into(), why });
     }
+    clash::names(spec, !wishes.gateway, &volumes::volumes(), &wishes.volumes)?;
+    if !wishes.gateway {
+        warnings.extend(clash::warnings(spec));
+    }
     let probers = if wishes.rewrite_probes && !wishes.gateway {
         probes::rewrite(spec, &[PROXY, INIT], &mut warnings)
     } else {
         Map::new()
     };
-    let scrape = scrape(&annotations, settings);
+    let scrape = scrape(&annotations, wishes.merge_metrics);
     let particular = Particular {
         probers: &probers,
         drain_token: token,
@@ -108,7 +114,7 @@ pub fn inject(
         hooks(spec, token);
     }
     let app = first_container(spec);
-    let init = (!wishes.gateway && !settings.cni).then(|| container::init(&wishes, settings));
+    let init = (!wishes.gateway).then(|| container::init(&wishes, settings));
     let status = place(spec, &wishes, settings, proxy, init);
     metadata(&mut object, workload.as_deref(), settings, &status, app.as_deref(), scrape.is_some());
     Ok(Injected { object, warnings })
@@ -291,12 +297,8 @@ fn absent(map: &mut Map<String, Value>, name: &str, value: &str) {
 
 /// `None`: Prometheus goes where the pod says. `Some(None)`: it comes to the sidecar, which has nothing to add.
 #[expect(clippy::option_option, reason = "whether, and what else")]
-fn scrape(annotations: &Map<String, Value>, settings: &Settings) -> Option<Option<String>> {
+fn scrape(annotations: &Map<String, Value>, merge: bool) -> Option<Option<String>> {
     let text = |name: &str| annotations.get(name).and_then(Value::as_str);
-    let merge = match text("prometheus.istio.io/merge-metrics") {
-        Some(told) => told == "true",
-        None => settings.merge_metrics,
-    };
     if !merge || text("prometheus.io/scrape") == Some("false") {
         return None;
     }

@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::decide::{Decision, decide};
+use super::decide::{Decision, NEITHER, decide};
 use super::inject::inject;
 use super::settings::Settings;
 use super::validate::{Verdict, judge};
@@ -111,7 +111,11 @@ pub fn injection(body: &[u8], settings: &Settings, token: &str) -> Result<Answer
     }
     // Whose labels match is the selectors' affair, which the API server applies.
     if let Decision::Skip(why) = decide(&request.object, &request.namespace, None, settings) {
-        return Ok(request.answer(json!({"allowed": true}), Outcome::Skipped(why)));
+        let mut response = json!({"allowed": true});
+        if why == NEITHER {
+            response["warnings"] = json!([format!("no sidecar: {why}")]);
+        }
+        return Ok(request.answer(response, Outcome::Skipped(why)));
     }
     let injected = match inject(&request.object, None, settings, token) {
         Ok(injected) => injected,
@@ -203,6 +207,10 @@ mod tests {
         let text = String::from_utf8(review(pod())).unwrap();
         assert!(skipped(text.replace("CREATE", "UPDATE").into_bytes()));
         assert!(skipped(text.replace("\"shop\"", "\"kube-system\"").into_bytes()));
+        let mut odd = pod();
+        odd["metadata"]["labels"] = json!({"sidecar.istio.io/inject": "maybe"});
+        let answer = injection(&review(odd), &settings(), "t").unwrap();
+        assert_eq!(answer.review["response"]["warnings"], json!([format!("no sidecar: {NEITHER}")]));
     }
 
     #[test]

@@ -64,8 +64,6 @@ pub struct Settings {
     pub resources: Value,
     /// The init container's resources.
     pub init_resources: Value,
-    /// A CNI plugin writes the rules of capture: no init container.
-    pub cni: bool,
     /// Sidecars are init containers that go on.
     pub native: bool,
     /// Applications start when a classic sidecar is ready.
@@ -97,6 +95,7 @@ impl Settings {
     /// Which value is of another kind, or one that no proxy would start with.
     pub fn read(values: &Value, mesh: &Value, control_plane: ControlPlane) -> Result<Self, String> {
         let at = Reader(values);
+        no_cni(&at)?;
         let mesh_at = Reader(mesh);
         let proxy_config = mesh_at.map("/defaultConfig")?;
         let (told, _) =
@@ -108,7 +107,6 @@ impl Settings {
             log_level: at.log_level("/global/proxy/logLevel", "warn")?,
             resources: at.resources("/global/proxy/resources", "10m", "32Mi", "256Mi")?,
             init_resources: at.resources("/global/proxy_init/resources", "10m", "10Mi", "64Mi")?,
-            cni: at.flag("/cni/enabled")?.or(at.flag("/pilot/cni/enabled")?).unwrap_or(false),
             native: at.flag("/global/proxy/nativeSidecar")?.unwrap_or(true),
             hold: match told.hold {
                 Some(hold) => hold,
@@ -126,6 +124,18 @@ impl Settings {
             control_plane,
         })
     }
+}
+
+/// Without the init container nobody would see to it that traffic is captured.
+fn no_cni(at: &Reader<'_>) -> Result<(), String> {
+    for pointer in ["/pilot/cni/enabled", "/cni/enabled"] {
+        if at.flag(pointer)? == Some(true) {
+            let expected = "offered: a pod whose CNI plugin has written no rules would be outside the mesh, and nothing \
+                            would say so; leave it false, and istio-init writes them";
+            return Err(Reader::wrong(pointer, &Value::Bool(true), expected));
+        }
+    }
+    Ok(())
 }
 
 /// What the chart says of capture.

@@ -9,7 +9,7 @@ use super::wishes::Wishes;
 use crate::webhook::settings::Settings;
 
 /// User and group of the proxy; what they dial is not captured.
-const UID: u32 = 1337;
+pub const UID: u64 = 1337;
 /// Never captured on their way in: the kubelet's and Prometheus' ports.
 const NOT_CAPTURED: &str = "15090,15021,15020";
 const BINARY: &str = "/usr/local/bin/mesh-proxy";

@@ -1,5 +1,6 @@
 //! Pods of many forms, and what became of them.
 
+mod clashes;
 mod forms;
 mod property;
 
@@ -138,8 +139,6 @@ fn the_rules_of_capture() {
         let pod = injected(&annotated(&format!("traffic.sidecar.istio.io/{name}"), value));
         assert_eq!(flag(&pod, option).as_deref(), Some(expected), "{name}: {value}");
     }
-    let cni = injected_with(&simple(), json!({"cni": {"enabled": true}}));
-    assert_eq!(names(&cni, "initContainers"), [PROXY]);
 }
 
 #[test]
@@ -160,6 +159,7 @@ fn annotations_with_a_slip_of_the_pen_are_refused_by_name() {
         ("traffic.sidecar.istio.io/excludeInterfaces", "eth0; reboot"),
         ("sidecar.istio.io/interceptionMode", "NONE"),
         ("sidecar.istio.io/nativeSidecar", "no"),
+        ("prometheus.istio.io/merge-metrics", "maybe"),
         ("sidecar.istio.io/logLevel", "loud"),
         ("sidecar.istio.io/userVolume", "[1]"),
         ("inject.istio.io/templates", "grpc-agent"),

@@ -20,6 +20,7 @@ pub struct Wishes {
     pub native: bool,
     pub hold: bool,
     pub rewrite_probes: bool,
+    pub merge_metrics: bool,
     pub capture: Capture,
     pub tproxy: bool,
     pub volumes: Vec<Value>,
@@ -56,6 +57,7 @@ impl Wishes {
             rewrite_probes: at
                 .flag("sidecar.istio.io/rewriteAppHTTPProbers")?
                 .unwrap_or(settings.rewrite_probes),
+            merge_metrics: at.flag("prometheus.istio.io/merge-metrics")?.unwrap_or(settings.merge_metrics),
             capture: capture(&at, &settings.capture)?,
             tproxy,
             volumes: named(&at, "sidecar.istio.io/userVolume")?,
@@ -121,8 +123,9 @@ impl<'a> Reader<'a> {
     fn flag(&self, name: &str) -> Result<Option<bool>, InjectError> {
         match self.text(name) {
             None => Ok(None),
-            Some("true") => Ok(Some(true)),
-            Some("false") => Ok(Some(false)),
+            // Go's strconv.ParseBool, as Istio reads them.
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
+            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
             Some(other) => Err(wrong(name, other, "\"true\" or \"false\"")),
         }
     }

@@ -7,7 +7,7 @@ fn defaults_are_the_charts() {
     let settings = Settings::read(&json!({}), &json!({}), ControlPlane::default()).unwrap();
     assert_eq!(settings.image, format!("mesh/proxy:{}", env!("CARGO_PKG_VERSION")));
     assert!(settings.native && settings.hold && settings.rewrite_probes && settings.merge_metrics);
-    assert!(!settings.cni && !settings.by_default);
+    assert!(!settings.by_default);
     assert_eq!(settings.capture.include_outbound_ranges, "*");
     assert_eq!(settings.interception, Interception::Redirect);
 }
@@ -19,7 +19,7 @@ fn values_and_mesh_config() {
             "proxy": {"logLevel": "info", "resources": {"requests": {"cpu": "1"}}, "includeInboundPorts": 80,
                 "nativeSidecar": false, "holdApplicationUntilProxyStarts": false}},
         "sidecarInjectorWebhook": {"enableNamespacesByDefault": true, "injectedAnnotations": {"a": "b"}},
-        "cni": {"enabled": true},
+        "pilot": {"cni": {"enabled": false}},
     });
     let mesh = json!({"defaultConfig": {"holdApplicationUntilProxyStarts": true, "interceptionMode": "TPROXY"},
         "enablePrometheusMerge": false});
@@ -33,7 +33,7 @@ fn values_and_mesh_config() {
     assert_eq!(settings.resources, json!({"requests": {"cpu": "1"}}));
     assert_eq!(settings.capture.include_inbound_ports, "80");
     assert!(settings.hold, "MeshConfig comes before the chart");
-    assert!(settings.cni && !settings.native && settings.by_default && !settings.merge_metrics);
+    assert!(!settings.native && settings.by_default && !settings.merge_metrics);
     assert_eq!(settings.interception, Interception::Tproxy);
     let whole = json!({"global": {"proxy": {"image": "other/proxy:1"}}});
     assert_eq!(Settings::read(&whole, &json!({}), ControlPlane::default()).unwrap().image, "other/proxy:1");
@@ -93,5 +93,16 @@ fn amounts_as_kubernetes_has_them() {
     }
     for bad in ["", "lots", "-1", "1 Gi", "1GB", "m", "1.2.3", ".", "1mi", "1e", "0x1"] {
         assert!(!is_quantity(bad), "{bad}");
+    }
+}
+
+#[test]
+fn capture_by_a_cni_plugin_is_refused() {
+    for values in [json!({"pilot": {"cni": {"enabled": true}}}), json!({"cni": {"enabled": true}})] {
+        let error = Settings::read(&values, &json!({}), ControlPlane::default()).unwrap_err();
+        assert!(
+            error.contains("cni.enabled: true is not offered") && error.contains("istio-init"),
+            "{error}"
+        );
     }
 }

@@ -40,7 +40,12 @@ fn what_a_pod_says_of_its_sidecar() {
 
 #[test]
 fn metrics_stay_where_they_are_if_the_pod_says_so() {
-    for (name, value) in [("prometheus.istio.io/merge-metrics", "false"), ("prometheus.io/scrape", "false")] {
+    let cases = [
+        ("prometheus.istio.io/merge-metrics", "false"),
+        ("prometheus.istio.io/merge-metrics", "False"),
+        ("prometheus.io/scrape", "false"),
+    ];
+    for (name, value) in cases {
         let pod = injected(&annotated(name, value));
         assert!(pod["metadata"]["annotations"].get("prometheus.io/port").is_none(), "{name}");
     }
