@@ -1,6 +1,6 @@
 {{- /* No caBundle in either: the pilot writes it and keeps it in step with the authority; an upgrade leaves it as it is. */}}
 
-{{- /* root, name, namespace (expressions), object (expressions). */}}
+{{- /* root, name, namespace (expressions), object (expressions), asked (whether the pod itself asks for it). */}}
 {{- define "mesh.injector" }}
   - name: {{ .name }}
     clientConfig:
@@ -19,11 +19,14 @@
         - {{ . }}
         {{- end }}
         # A cluster must be able to start without us, and we without ourselves.
-        - {key: kubernetes.io/metadata.name, operator: NotIn, values: [kube-system, kube-public, kube-node-lease, local-path-storage, {{ .root.Release.Namespace }}]}
+        - {key: kubernetes.io/metadata.name, operator: NotIn, values: [kube-system, kube-public, kube-node-lease, local-path-storage{{ if not .asked }}, {{ .root.Release.Namespace }}{{ end }}]}
     objectSelector:
       matchExpressions:
         {{- range .object }}
         - {{ . }}
+        {{- end }}
+        {{- if .asked }}
+        - {key: app, operator: NotIn, values: [mesh-pilot, mesh-ca]}
         {{- end }}
 {{- end }}
 

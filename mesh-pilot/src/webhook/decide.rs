@@ -2,7 +2,7 @@
 //!
 //! The rules are Istio's: a pod's label comes before its annotation and before the namespace's labels; `istio-injection`
 //! comes before `istio.io/rev`. What runs the cluster or the mesh itself is never touched: a webhook that is away must not
-//! keep it from starting.
+//! keep it from starting. Beside the control plane, pods that ask for it by a label get one (Istio's gateways are such).
 
 use serde_json::{Map, Value};
 
@@ -51,6 +51,9 @@ pub fn decide(
         return Decision::Skip("it is the control plane's own");
     }
     let wish = text(&labels, INJECT).or_else(|| text(&annotations, INJECT)).filter(|w| !w.is_empty());
+    if namespace == settings.control_plane.namespace && !asks_by_label(&labels, settings) {
+        return Decision::Skip(NOT_ASKED);
+    }
     match wish.map(is_yes) {
         Some(false) if !wish.is_some_and(is_no) => return Decision::Skip(NEITHER),
         Some(false) => return Decision::Skip("it says sidecar.istio.io/inject: false"),
@@ -69,6 +72,16 @@ pub fn decide(
     }
 }
 
+/// What the chart's webhooks hear of in the control plane's own namespace, where no namespace's wish counts.
+fn asks_by_label(labels: &Map<String, Value>, settings: &Settings) -> bool {
+    match text(labels, REVISION) {
+        Some(named) => named == settings.control_plane.revision,
+        None => text(labels, INJECT) == Some("true"),
+    }
+}
+
+const NOT_ASKED: &str =
+    "in the control plane's namespace a pod asks for itself, by the label sidecar.istio.io/inject: \"true\"";
 const INJECT: &str = "sidecar.istio.io/inject";
 const INJECTION: &str = "istio-injection";
 const REVISION: &str = "istio.io/rev";
@@ -245,6 +258,21 @@ mod tests {
                 Decision::Skip("its containers run on Windows")
             );
         }
+    }
+
+    /// The chart's webhooks and `meshctl inject` agree there.
+    #[test]
+    fn beside_the_control_plane_a_pod_asks_for_itself() {
+        let of = |pod: &Value| decide(pod, "istio-system", None, &settings(json!({})));
+        let asks = pod(json!({"app": "istio-ingressgateway", "sidecar.istio.io/inject": "true"}));
+        assert_eq!(of(&asks), Decision::Inject);
+        assert_eq!(of(&pod(json!({"app": "kiali", "istio.io/rev": "default"}))), Decision::Inject);
+        let mut annotated = pod(json!({"app": "kiali"}));
+        assert_eq!(of(&annotated), Decision::Skip(NOT_ASKED));
+        annotated["metadata"]["annotations"] = json!({"sidecar.istio.io/inject": "true"});
+        assert_eq!(of(&annotated), Decision::Skip(NOT_ASKED), "no webhook selects by annotations");
+        let canary = pod(json!({"istio.io/rev": "canary", "sidecar.istio.io/inject": "true"}));
+        assert_eq!(of(&canary), Decision::Skip(NOT_ASKED));
     }
 
     #[test]
