@@ -23,6 +23,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 use self::places::{Place, Prefix};
 use crate::jwt::{self, Cache, Claims, KeySet};
 use crate::respond::Failure;
+use crate::route::VerifiedClaims;
 
 /// Why rules cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +57,7 @@ struct Rule {
     payload: Option<HeaderName>,
     claims: Vec<(HeaderName, String)>,
     forward: bool,
-    space_delimited: Vec<String>,
+    space_delimited: Arc<[String]>,
     /// Where its keys come from; empty: they are with it.
     key_source: String,
     /// The pilot does not know them yet.
@@ -201,7 +202,15 @@ pub struct Verified<'a> {
     /// What it says.
     pub claims: Arc<Claims>,
     /// Claims that are lists with spaces between.
-    pub space_delimited: &'a [String],
+    pub space_delimited: &'a Arc<[String]>,
+}
+
+impl Verified<'_> {
+    /// What the token says, for later.
+    #[must_use]
+    pub fn told(&self) -> VerifiedClaims {
+        VerifiedClaims { claims: self.claims.clone(), space_delimited: self.space_delimited.clone() }
+    }
 }
 
 impl Rule {
@@ -230,7 +239,7 @@ impl Rule {
             payload: payload.map(|name| field(name)).transpose()?,
             claims: claims.collect::<Result<_, _>>()?,
             forward: wire.forward_original_token,
-            space_delimited: wire.space_delimited_claims.clone(),
+            space_delimited: wire.space_delimited_claims.clone().into(),
             key_source: wire.key_source.clone(),
             keys_unknown: wire.keys_unknown,
         })

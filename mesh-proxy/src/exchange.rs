@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use crate::authorization::under_way::{Permit, Told};
 use crate::cluster::{Picked, Seen};
 use crate::drain::Closer;
 use crate::http::service::Tunnel;
-use crate::http::{BadRequest, Body, End, Outcome, Record, Reply, Then};
+use crate::http::{BadRequest, Body, BodyError, End, Outcome, Record, Reply, Then};
 use crate::io::Io;
 use crate::respond::{Failure, is_grpc};
 use crate::tcp;
@@ -83,7 +84,7 @@ pub struct Exchange {
     /// How the attempt with it ended is told.
     judged: bool,
     log: Option<Box<LogFields>>,
-    /// Of requests that may last: they are decided again when policies change.
+    /// It is decided again when policies change.
     permit: Option<Permit>,
     done: bool,
 }
@@ -154,7 +155,7 @@ impl Exchange {
         }
     }
 
-    /// It may last, and is allowed as long as this says so.
+    /// It is allowed as long as this says so.
     pub fn permit(&mut self, permit: Permit) {
         self.permit = Some(permit);
     }
@@ -235,6 +236,8 @@ impl Exchange {
 
     /// An answer of our own because something failed.
     pub fn failed(&mut self, failure: &Failure) {
+        // What we say ourselves needs nobody's leave.
+        self.permit = None;
         let verdict = failure.verdict();
         self.status = verdict.status.as_u16();
         self.flags = self.flags.with(verdict.flags);
@@ -347,6 +350,10 @@ fn version_name(version: Version) -> &'static str {
 }
 
 impl Record for Exchange {
+    fn poll_cut(&self, cx: &Context<'_>) -> Poll<BodyError> {
+        self.permit.as_ref().map_or(Poll::Pending, |permit| permit.poll_cut(cx))
+    }
+
     fn finish(mut self: Box<Self>, outcome: &Outcome) {
         Exchange::finish(&mut self, outcome);
     }

@@ -113,20 +113,20 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, po
 }
 
 /// What policies are asked about: the port is the one that is bound where nothing moves it.
-fn connection(listener: &Listener, ends: &Ends, peer: Option<SpiffeId>) -> Connection {
+fn connection(listener: &Listener, ends: &Ends, peer: Option<SpiffeId>) -> Rc<Connection> {
     let address = ends.local.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |local| local.ip());
-    Connection {
+    Rc::new(Connection {
         peer,
         source: ends.source_ip(),
         destination: SocketAddr::new(address, listener.target_port),
         sni: Box::from(&*ends.server_name),
-    }
+    })
 }
 
 /// What of a connection is looked at again when policy or trust changes; of one that carries requests.
 fn admitted(
     worker: &Worker,
-    connection: &Connection,
+    connection: &Rc<Connection>,
     chain: Vec<CertificateDer<'static>>,
     closer: &Closer,
 ) -> Admitted {
@@ -150,7 +150,7 @@ async fn bytes_to(
     io: Io,
     rules: &[TcpRule],
     mut ends: Ends,
-    connection: &Connection,
+    connection: &Rc<Connection>,
     closer: &Closer,
 ) {
     // What policies say may change while we connect, and while bytes flow.
@@ -177,7 +177,7 @@ async fn bytes_to(
 impl Gateway {
     fn new(
         worker: &Rc<Worker>,
-        connection: Connection,
+        connection: Rc<Connection>,
         port: u16,
         ends: Ends,
         closer: Closer,
@@ -225,13 +225,13 @@ impl Gateway {
         let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
         if config.external.is_none() {
             self.gate.begin(&config, &mut head)?;
-            self.gate.admit(&self.worker, &config, &mut head, exchange)?;
+            self.gate.admit(&self.worker, &config, (&mut head, &mut body), exchange)?;
             let rule = known.virtual_host.table.find(&head);
             return self.route((head, body), &known, rule, exchange).await;
         }
         let source = self.ends.source();
         let (asked, config) = self.gate.ask(&self.worker, config, source, (&mut head, &mut body)).await?;
-        self.gate.admit(&self.worker, &config, &mut head, exchange)?;
+        self.gate.admit(&self.worker, &config, (&mut head, &mut body), exchange)?;
         // Routes too are those of now: what the others name may be gone.
         let known = self.find(&head)?;
         // As in Envoy: unless it is said otherwise, what a provider changes chooses no other route (tokens may).

@@ -11,12 +11,14 @@ pub mod headers;
 pub(crate) mod interim;
 pub mod path;
 pub mod replay;
+pub mod sent;
 pub mod server;
 pub mod service;
 pub mod timer;
 
 pub use body::{Body, BodyError, Frame, Source};
 pub use replay::Replayable;
+pub use sent::Sent;
 pub use server::{Http2Settings, Protocol, ServerSettings, serve_connection};
 pub use service::{BadRequest, End, Outcome, Record, Reply, Service, Then};
 

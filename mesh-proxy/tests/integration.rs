@@ -19,6 +19,7 @@ mod grpc;
 mod held;
 mod hello;
 mod http;
+mod lasting;
 mod mesh_tls;
 mod mtls;
 mod originate;

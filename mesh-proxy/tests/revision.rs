@@ -30,12 +30,12 @@ use crate::tcp::server_first;
 const LIMIT: Duration = Duration::from_secs(20);
 const GET: &[u8] = b"GET /a HTTP/1.1\r\nhost: ratings\r\n\r\n";
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A pair, and a gateway before it.
-struct Places {
-    pair: Pair,
+pub struct Places {
+    pub pair: Pair,
     gateway: Pod,
     protocol: Protocol,
     app: SocketAddr,
@@ -43,16 +43,16 @@ struct Places {
 
 /// Where a client comes in, and how.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Place {
+pub enum Place {
     Mtls,
     Plaintext,
     Gateway,
 }
 
-const PLACES: [Place; 3] = [Place::Mtls, Place::Plaintext, Place::Gateway];
+pub const PLACES: [Place; 3] = [Place::Mtls, Place::Plaintext, Place::Gateway];
 
 impl Places {
-    async fn start(app: SocketAddr, protocol: Protocol) -> Self {
+    pub async fn start(app: SocketAddr, protocol: Protocol) -> Self {
         let pair = Pair::start(app, protocol, MtlsMode::MtlsPermissive).await;
         let mut listener = wire::Listener { port: 80, protocol: protocol.into(), ..Default::default() };
         if protocol == Protocol::Tcp {
@@ -75,7 +75,7 @@ impl Places {
         Self { pair, gateway, protocol, app }
     }
 
-    async fn open(&self, place: Place, alpn: &[u8]) -> Box<dyn Stream> {
+    pub async fn open(&self, place: Place, alpn: &[u8]) -> Box<dyn Stream> {
         match place {
             Place::Plaintext => Box::new(TcpStream::connect(self.pair.ratings.inbound()).await.unwrap()),
             Place::Gateway => {
@@ -94,7 +94,7 @@ impl Places {
     }
 
     /// Gives the place a policy (none: takes it away), and says when its proxy has acknowledged that.
-    async fn change(&self, place: Place, policy: Option<Policy>) -> Instant {
+    pub async fn change(&self, place: Place, policy: Option<Policy>) -> Instant {
         let (name, gateway) = if place == Place::Gateway { ("edge", true) } else { ("ratings", false) };
         let spec = Spec {
             protocol: self.protocol,
@@ -119,7 +119,7 @@ impl Places {
     }
 
     /// The same while `ends` waits for what comes of it: how long that took from the acknowledgement on.
-    async fn measure<T>(
+    pub async fn measure<T>(
         &self,
         what: &str,
         place: Place,
@@ -138,7 +138,7 @@ impl Places {
 }
 
 /// What a place is given.
-enum Policy {
+pub enum Policy {
     Deny(wire::AuthorizationRule),
     Custom(Box<wire::ExternalAuthorization>),
 }
@@ -155,11 +155,11 @@ impl From<wire::ExternalAuthorization> for Policy {
     }
 }
 
-fn everything() -> wire::AuthorizationRule {
+pub fn everything() -> wire::AuthorizationRule {
     wire::AuthorizationRule::default()
 }
 
-fn path(path: &str) -> wire::AuthorizationRule {
+pub fn path(path: &str) -> wire::AuthorizationRule {
     let matches = wire::AuthorizationMatch {
         attribute: "request.path".into(),
         values: vec![path.into()],
@@ -169,7 +169,7 @@ fn path(path: &str) -> wire::AuthorizationRule {
 }
 
 /// One answer, by its status.
-async fn status(stream: &mut Box<dyn Stream>) -> Option<u16> {
+pub async fn status(stream: &mut Box<dyn Stream>) -> Option<u16> {
     let mut all = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&all).into_owned();

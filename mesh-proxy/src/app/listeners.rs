@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -21,6 +22,9 @@ use crate::drain::{Closer, DrainWatch};
 use crate::revocation;
 use crate::worker::{Shared, Worker};
 use crate::{gateway, inbound, outbound};
+
+/// When a request is looked at again whose head was on its way: a fraction of the second that policies have.
+const SOON: Duration = Duration::from_millis(50);
 
 /// Runs worker `index` until `end`. `bound` is told when its fixed sockets are open.
 pub fn run(shared: &Shared, index: usize, bound: oneshot::Sender<anyhow::Result<()>>, end: &DrainWatch) {
@@ -237,10 +241,10 @@ async fn follow_policy(worker: &Rc<Worker>) {
         let other = !std::sync::Arc::ptr_eq(&roots, &now.0) || !std::sync::Arc::ptr_eq(&tls, &now.1);
         (roots, tls) = now;
         if let Some(config) = config {
-            let ended = worker.live.revise(&config, other.then_some(handle), &worker.guards);
-            let cut = worker.under_way.revise(&config, &worker.guards);
-            if ended + cut > 0 {
-                tracing::info!(connections = ended, requests = cut, "not allowed any more");
+            let roots = other.then_some(handle);
+            let ended = worker.live.revise(&config, roots, &worker.guards, &worker.under_way);
+            if ended > 0 {
+                tracing::info!(connections = ended, "not allowed any more");
             }
         }
         if other {
@@ -252,10 +256,26 @@ async fn follow_policy(worker: &Rc<Worker>) {
         let gone = tokio::select! {
             changed = changes.changed() => changed.is_err(),
             changed = trust.changed() => changed.is_err(),
+            () = follow_requests(worker) => continue,
         };
         if gone {
             return park().await;
         }
+    }
+}
+
+/// Ends requests that are not let in any more; those that cannot be looked at yet, as soon as they can. Never returns.
+async fn follow_requests(worker: &Rc<Worker>) {
+    loop {
+        let Some(config) = worker.store.self_config() else { return park().await };
+        let cut = worker.under_way.revise(&config, &worker.guards);
+        if cut > 0 {
+            tracing::info!(requests = cut, "not allowed any more");
+        }
+        if !worker.under_way.is_unsettled() {
+            return park().await;
+        }
+        tokio::time::sleep(SOON).await;
     }
 }
 

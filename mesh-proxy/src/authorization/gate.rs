@@ -1,7 +1,7 @@
 //! Where requests and bytes are let in, or not. In: this workload's settings as they are now. Out: nothing, or the failure
 //! that says which policy.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,14 +11,13 @@ use http::HeaderName;
 use http::request::Parts;
 
 use super::external::{self, Asked, External, Whom};
-use super::under_way;
+use super::under_way::{self, Admission, Place};
 use super::{Connection, Guard, Guards, RequestFacts, Token, Verdict, Watched};
 use crate::authentication::Verified;
 use crate::exchange::Exchange;
 use crate::http::{Body, path};
 use crate::inbound::decide;
 use crate::respond::{External as Refusal, Failure};
-use crate::route::VerifiedClaims;
 use crate::store::SelfConfig;
 use crate::telemetry::{Carries, DryRun};
 use crate::worker::Worker;
@@ -31,6 +30,8 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// One connection's way in: what its policies come to is kept until they change.
 pub struct Gate {
     connection: Rc<Connection>,
+    /// Of HTTP/1: where the present request can be decided again.
+    place: OnceCell<Place>,
     /// Routes may look at claims.
     routes: bool,
     known: RefCell<Option<(Arc<SelfConfig>, Rc<Guard>)>>,
@@ -41,9 +42,10 @@ pub struct Gate {
 impl Gate {
     /// Of a connection.
     #[must_use]
-    pub fn new(connection: Connection) -> Self {
+    pub fn new(connection: Rc<Connection>) -> Self {
         Self {
-            connection: Rc::new(connection),
+            connection,
+            place: OnceCell::new(),
             routes: false,
             known: RefCell::default(),
             asking: RefCell::default(),
@@ -52,7 +54,7 @@ impl Gate {
 
     /// Of a connection whose requests are routed from here: what their tokens say goes with them.
     #[must_use]
-    pub fn to_routes(connection: Connection) -> Self {
+    pub fn to_routes(connection: Rc<Connection>) -> Self {
         Self { routes: true, ..Self::new(connection) }
     }
 
@@ -124,7 +126,7 @@ impl Gate {
         &self,
         worker: &Worker,
         config: &Arc<SelfConfig>,
-        head: &mut Parts,
+        (head, body): (&mut Parts, &mut Body),
         exchange: &mut Exchange,
     ) -> Result<(), Failure> {
         let tokens = &config.jwt_rules;
@@ -132,22 +134,21 @@ impl Gate {
             true => None,
             false => tokens.verify(head, &mut worker.tokens.borrow_mut(), SystemTime::now())?,
         };
-        let lasts = under_way::may_last(head);
-        let told = verified.as_ref().filter(|_| self.routes || lasts).map(|verified| VerifiedClaims {
-            claims: verified.claims.clone(),
-            space_delimited: verified.space_delimited.to_vec(),
-        });
+        let told = verified.as_ref().map(Verified::told);
         if let Some(told) = told.as_ref().filter(|_| self.routes) {
             head.extensions.insert(told.clone());
         }
         if !config.authorization.is_empty() {
             self.decide(worker, config, head, verified.as_ref(), exchange)?;
         }
-        if lasts {
-            let remote = self.remote(head);
-            let external = config.external.clone();
-            exchange.permit(worker.under_way.admit(&self.connection, head, remote, told, external));
-        }
+        let remote = self.remote(head);
+        let by = Admission::new(self.connection.clone(), remote, told, config.external.clone());
+        let permit = match under_way::is_own(head) {
+            true => worker.under_way.admit(by, head),
+            false => self.place.get_or_init(|| worker.under_way.connect()).admit(by),
+        };
+        permit.follow(body);
+        exchange.permit(permit);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use http::HeaderMap;
 
 use crate::http::headers::HeaderCase;
 use crate::http::interim::Interim;
+use crate::http::sent::Sent;
 use crate::http::{h1, h2};
 use crate::io::Io;
 
@@ -71,6 +72,7 @@ pub struct Body {
     kind: Kind,
     case: HeaderCase,
     interim: Option<Interim>,
+    sent: Option<Sent>,
 }
 
 enum Kind {
@@ -86,7 +88,7 @@ enum Kind {
 
 impl Body {
     fn of(kind: Kind) -> Self {
-        Self { kind, case: HeaderCase::Lower, interim: None }
+        Self { kind, case: HeaderCase::Lower, interim: None, sent: None }
     }
 
     /// No content.
@@ -112,14 +114,15 @@ impl Body {
     /// field names, and the way back for 1xx answers.
     #[must_use]
     pub fn wrap(mut self, source: impl FnOnce(Self) -> Box<dyn Source>) -> Self {
-        let (case, interim) = (std::mem::take(&mut self.case), self.interim.take());
-        Self { kind: Kind::Source(source(self)), case, interim }
+        let case = std::mem::take(&mut self.case);
+        let (interim, sent) = (self.interim.take(), self.sent.take());
+        Self { kind: Kind::Source(source(self)), case, interim, sent }
     }
 
     /// The same message with this content, all of it at hand, and no trailers.
     #[must_use]
     pub(crate) fn filled(self, content: Bytes) -> Self {
-        Self { kind: Self::full(content).kind, case: self.case, interim: self.interim }
+        Self { kind: Self::full(content).kind, ..self }
     }
 
     /// Whether [`Self::into_upgraded`] has a stream.
@@ -135,7 +138,7 @@ impl Body {
     pub fn into_upgraded(self) -> Result<(Io, Bytes), Self> {
         match self.kind {
             Kind::Upgraded(upgraded) => Ok(*upgraded),
-            kind => Err(Self { kind, case: self.case, interim: self.interim }),
+            kind => Err(Self { kind, ..self }),
         }
     }
 
@@ -237,6 +240,20 @@ impl Body {
         if let Some(interim) = &mut self.interim {
             interim.go_on();
         }
+    }
+
+    /// Where its request's head is to be once it is written.
+    pub(crate) fn with_sent(mut self, sent: Option<Sent>) -> Self {
+        self.sent = sent;
+        self
+    }
+
+    pub(crate) fn set_sent(&mut self, sent: Sent) {
+        self.sent = Some(sent);
+    }
+
+    pub(crate) fn sent(&self) -> Option<&Sent> {
+        self.sent.as_ref()
     }
 
     pub(crate) fn interim(&self) -> Option<&Interim> {

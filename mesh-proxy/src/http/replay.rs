@@ -72,7 +72,7 @@ impl Replayable {
         let attempt =
             Attempt { shared: self.shared.clone(), attempt: shared.attempt, next: 0, told_trailers: false };
         let body = Body::from_source(Box::new(attempt)).with_case(shared.source.case().clone());
-        Some(body.with_interim(shared.source.interim().cloned()))
+        Some(body.with_interim(shared.source.interim().cloned()).with_sent(shared.source.sent().cloned()))
     }
 }
 

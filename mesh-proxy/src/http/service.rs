@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
@@ -53,6 +54,11 @@ impl Reply {
 
 /// Wants to know how an exchange ended.
 pub trait Record {
+    /// Ready when the answer must not go on (HTTP/1 asks; what is sent on a stream is cut by its body).
+    fn poll_cut(&self, _cx: &Context<'_>) -> Poll<BodyError> {
+        Poll::Pending
+    }
+
     /// Called once.
     fn finish(self: Box<Self>, outcome: &Outcome);
 }
@@ -86,6 +92,11 @@ impl Teller {
     /// The exchange has ended.
     pub(crate) fn finish(mut self, end: End) {
         self.tell(end);
+    }
+
+    /// Ready when the answer must not go on.
+    pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Poll<BodyError> {
+        self.record.as_ref().map_or(Poll::Pending, |record| record.poll_cut(cx))
     }
 
     fn tell(&mut self, end: End) {

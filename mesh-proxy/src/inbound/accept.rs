@@ -200,14 +200,14 @@ impl Arrival {
     }
 
     /// What policies are asked about.
-    fn connection(&self) -> Connection {
+    fn connection(&self) -> Rc<Connection> {
         let address = self.ends.local.map_or(self.port.target.ip(), |local| local.ip());
-        Connection {
+        Rc::new(Connection {
             peer: self.peer.clone(),
             source: self.ends.source_ip(),
             destination: SocketAddr::new(address, self.port.port),
             sni: Box::from(&*self.ends.server_name),
-        }
+        })
     }
 
     /// One that carries requests: each of them is asked about.
@@ -224,8 +224,9 @@ impl Arrival {
     }
 
     async fn http(self, io: Io, first: Bytes, protocol: Protocol, peer: Option<Peer>, chain: Chain) {
-        let _entry = self.worker.live.admit(self.admitted(&io, chain));
-        let gate = Gate::new(self.connection());
+        let admitted = self.admitted(&io, chain);
+        let gate = Gate::new(admitted.connection.clone());
+        let _entry = self.worker.live.admit(admitted);
         let declared = self.me.config.protocol_of(self.port.port);
         let worker = self.worker;
         let service = Inbound::new(worker.clone(), self.port, declared, self.ends, (peer, gate), self.closer);

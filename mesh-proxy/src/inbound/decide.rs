@@ -124,6 +124,14 @@ pub fn still_allowed(config: &SelfConfig, port: u16, through: Through) -> bool {
         }
 }
 
+/// Why not even what a live connection that came `through` carries may go on. (mTLS where a policy asks for none harms nobody:
+/// it ends with the present request.)
+#[must_use]
+pub fn ended(config: &SelfConfig, port: u16, through: Through) -> Option<Failure> {
+    let plain = through == Through::Plain && config.mtls_of(port) == MtlsMode::MtlsStrict;
+    closed(config).or_else(|| plain.then(|| refusal(config)))
+}
+
 /// Why nothing at all is let in.
 #[must_use]
 pub fn closed(config: &SelfConfig) -> Option<Failure> {

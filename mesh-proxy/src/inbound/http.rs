@@ -98,12 +98,12 @@ impl Inbound {
         let config = self.worker.store.self_config().ok_or(Failure::NotReady)?;
         if config.external.is_none() {
             self.gate.begin(&config, head)?;
-            self.gate.admit(&self.worker, &config, head, exchange)?;
+            self.gate.admit(&self.worker, &config, (head, body), exchange)?;
             return Ok(Asked::default());
         }
         let source = self.ends.borrow().source();
         let (asked, config) = self.gate.ask(&self.worker, config, source, (head, body)).await?;
-        self.gate.admit(&self.worker, &config, head, exchange)?;
+        self.gate.admit(&self.worker, &config, (head, body), exchange)?;
         Ok(asked)
     }
 

@@ -1,7 +1,8 @@
 //! The live inbound connections of one worker, so that a decision can be revised.
 //!
-//! In: each connection, while it lives. Out: [`Live::revise`] ends what policy or trust would not let in any more: requests
-//! end with the present one, bytes at once.
+//! In: each connection, while it lives. Out: [`Live::revise`] ends what policy or trust would not let in any more. Bytes end at
+//! once, and so does everything on a connection that would not even be taken now; where policies forbid what it may carry, its
+//! requests are decided one by one ([`UnderWay`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -13,16 +14,20 @@ use mesh_proto::runtime::identity::RootsHandle;
 use mesh_proto::runtime::tls::{Role, verify_chain};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
-use super::decide::{Through, still_allowed};
+use super::decide::{Through, ended, still_allowed};
 use crate::authorization::external::External;
+use crate::authorization::under_way::UnderWay;
 use crate::authorization::{Connection, Guards, gate};
 use crate::drain::Closer;
+use crate::respond::Failure;
 use crate::store::SelfConfig;
+
+const UNTRUSTED: &str = "the client's certificate is not trusted any more";
 
 /// What a decision was made on.
 pub struct Admitted {
     /// Who is at the other end, and which port of ours it came to.
-    pub connection: Connection,
+    pub connection: Rc<Connection>,
     /// It carries bytes, not requests.
     pub bytes: bool,
     /// How it came through.
@@ -67,6 +72,7 @@ impl Live {
         config: &Arc<SelfConfig>,
         roots: Option<&RootsHandle>,
         guards: &RefCell<Guards>,
+        under_way: &UnderWay,
     ) -> usize {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = UnixTime::since_unix_epoch(now);
@@ -81,7 +87,13 @@ impl Live {
             false => !gate::is_shut(config, &c.connection, &mut guards.borrow_mut()),
         };
         let refused = connections.values().filter(|c| {
-            !still_allowed(config, c.connection.destination.port(), c.through) || !trusted(c) || !permitted(c)
+            let port = c.connection.destination.port();
+            let untrusted = || (!trusted(c)).then(|| Failure::Handshake(UNTRUSTED.to_owned()));
+            if let Some(failure) = ended(config, port, c.through).or_else(untrusted) {
+                under_way.end(&c.connection, &failure);
+                return true;
+            }
+            !still_allowed(config, port, c.through) || !permitted(c)
         });
         refused.map(|c| c.closer.revoke()).count()
     }

@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::{Method, Request};
 
 use crate::cluster::Seen;
-use crate::http::{Body, Replayable};
+use crate::http::{Body, Replayable, Sent};
 use crate::pool::{SendError, SendErrorKind};
 use crate::route::{Outcome, RetryOn, RetryPolicy};
 
@@ -23,8 +23,8 @@ const REPLAY: usize = 64 << 10;
 pub enum Sendable {
     /// No copy is kept: it is there again only when an attempt gives it back untouched.
     Once(Option<Request<Body>>),
-    /// The head is kept, and the body as long as it is short.
-    Kept(Box<Parts>, Option<Replayable>),
+    /// The head is kept, and the body as long as it is short; without one, where the head is to be once it is written.
+    Kept(Box<Parts>, Result<Replayable, Option<Sent>>),
 }
 
 impl Sendable {
@@ -34,7 +34,7 @@ impl Sendable {
         if !may_repeat_sent(policy, grpc) {
             return Self::Once(Some(Request::from_parts(head, body)));
         }
-        let body = if body.is_end() { None } else { Some(Replayable::new(body, REPLAY)) };
+        let body = if body.is_end() { Err(body.sent().cloned()) } else { Ok(Replayable::new(body, REPLAY)) };
         Self::Kept(Box::new(head), body)
     }
 
@@ -42,8 +42,11 @@ impl Sendable {
     pub fn take(&mut self) -> Option<Request<Body>> {
         match self {
             Self::Once(request) => request.take(),
-            Self::Kept(head, None) => Some(Request::from_parts(Parts::clone(head), Body::empty())),
-            Self::Kept(head, Some(body)) => {
+            Self::Kept(head, Err(sent)) => {
+                let body = Body::empty().with_sent(sent.clone());
+                Some(Request::from_parts(Parts::clone(head), body))
+            }
+            Self::Kept(head, Ok(body)) => {
                 let body = body.attempt()?;
                 Some(Request::from_parts(Parts::clone(head), body))
             }
@@ -62,7 +65,7 @@ impl Sendable {
     pub fn is_left(&self) -> bool {
         match self {
             Self::Once(request) => request.is_some(),
-            Self::Kept(_, body) => body.as_ref().is_none_or(Replayable::can_replay),
+            Self::Kept(_, body) => body.as_ref().map_or(true, Replayable::can_replay),
         }
     }
 }

@@ -167,7 +167,7 @@ pub struct VerifiedClaims {
     /// All of it.
     pub claims: Arc<Claims>,
     /// Claims that are lists with spaces between.
-    pub space_delimited: Vec<String>,
+    pub space_delimited: Arc<[String]>,
 }
 
 impl Header {

@@ -462,7 +462,7 @@ fn claims_of_tokens() {
     let claims = crate::jwt::verify(&token, &keys, std::time::SystemTime::now()).unwrap();
     let with = {
         let mut head = head(|request| request.header("group", "c"));
-        let verified = VerifiedClaims { claims: Arc::new(claims), space_delimited: vec![] };
+        let verified = VerifiedClaims { claims: Arc::new(claims), space_delimited: Arc::default() };
         head.extensions.insert(verified);
         head
     };

@@ -15,6 +15,7 @@ use crate::http::h1::encode::{self, Encoder};
 use crate::http::h1::head::{self, Asked, Framing, ResponseHead};
 use crate::http::h1::scan::Scan;
 use crate::http::headers;
+use crate::http::sent::Written;
 use crate::io::Io;
 use crate::outbound::headers::UNREACHED;
 use crate::pool::{Lease, SendError, SendErrorKind};
@@ -93,19 +94,21 @@ pub async fn send(
     connection.requests += 1;
     let greeting = greeting.filter(|_| connection.requests == 1);
     let mut exchange = Exchange::start(connection, &parts, body, greeting, host, asked);
+    let written = Written::new(parts, exchange.upload.body.sent());
+    let again = |written: Written, body: Option<Body>| Some(Request::from_parts(written.back()?, body?));
     match exchange.head().await {
         // Only a sidecar of the mesh can say that: nobody else sees the greeting's connection.
         Ok(head) if mesh && head.headers.contains_key(&UNREACHED) => {
             let body = exchange.into_unreached(head, home);
-            Err(SendError::new(SendErrorKind::Unreached, body.map(|body| Request::from_parts(parts, body))))
+            Err(SendError::new(SendErrorKind::Unreached, again(written, body)))
         }
         Ok(head) => {
-            headers::recycle(parts.headers);
+            written.answered();
             exchange.into_response(head, home)
         }
         Err(kind) => {
             let body = exchange.upload.into_unused();
-            Err(SendError::new(kind, body.map(|body| Request::from_parts(parts, body))))
+            Err(SendError::new(kind, again(written, body)))
         }
     }
 }
@@ -171,7 +174,8 @@ impl Upload {
         match self.full {
             Some(full) => {
                 let (case, interim) = (self.body.case().clone(), self.body.interim().cloned());
-                Some(Body::full(full).with_case(case).with_interim(interim))
+                let sent = self.body.sent().cloned();
+                Some(Body::full(full).with_case(case).with_interim(interim).with_sent(sent))
             }
             None => (!self.touched).then_some(self.body),
         }

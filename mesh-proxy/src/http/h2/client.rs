@@ -16,6 +16,7 @@ use crate::http::body::{Body, BodyError, Frame};
 use crate::http::h2::message::{self, Incoming, Length};
 use crate::http::h2::send::{Sending, SendingError};
 use crate::http::headers::HeaderCase;
+use crate::http::sent::Written;
 use crate::io::Io;
 use crate::outbound::headers::UNREACHED;
 use crate::pool::{Lease, SendError, SendErrorKind};
@@ -194,20 +195,21 @@ impl Ticket {
             }
         };
         let full = body.as_full().cloned();
+        let written = Written::new(kept, body.sent());
+        let again = |written: Written, body: Option<Body>| Some(Request::from_parts(written.back()?, body?));
         let mut sending = Sending::new(stream, body);
         sending.done = end;
         match (Exchange { answer, sending: &mut sending }).head().await {
             // Only a sidecar of the mesh can say that.
             Ok(response) if tls && response.headers().contains_key(&UNREACHED) => {
                 let body = unused(sending, full);
-                let request = body.map(|body| Request::from_parts(kept, body));
-                Err(SendError::new(SendErrorKind::Unreached, request))
+                Err(SendError::new(SendErrorKind::Unreached, again(written, body)))
             }
             Ok(response) => Ok(self.into_response(response, sending)),
             Err(failure) => {
                 let kind = failure.kind(self.first_use());
                 let body = unused(sending, full);
-                Err(SendError::new(kind, body.map(|body| Request::from_parts(kept, body))))
+                Err(SendError::new(kind, again(written, body)))
             }
         }
     }
@@ -242,7 +244,8 @@ fn unused(sending: Sending, full: Option<Bytes>) -> Option<Body> {
     let body = sending.body;
     match full {
         Some(full) => {
-            Some(Body::full(full).with_case(body.case().clone()).with_interim(body.interim().cloned()))
+            let (case, interim) = (body.case().clone(), body.interim().cloned());
+            Some(Body::full(full).with_case(case).with_interim(interim).with_sent(body.sent().cloned()))
         }
         None => (!sending.touched).then_some(body),
     }

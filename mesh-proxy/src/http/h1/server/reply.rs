@@ -205,6 +205,9 @@ struct Sending {
 
 impl Sending {
     fn poll(&mut self, core: &Shared, cx: &mut Context<'_>) -> Poll<End> {
+        if let Poll::Ready(why) = self.teller.poll_cut(cx) {
+            return Poll::Ready(End::UpstreamFailed(why));
+        }
         loop {
             let starved = match self.fill(core, cx) {
                 Ok(starved) => starved,

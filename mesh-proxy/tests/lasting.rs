@@ -1,0 +1,205 @@
+//! Exchanges of HTTP/1 that last when a policy changes: answers without an end, requests without an end, questions without
+//! an answer, WebSockets; at sidecars and gateways. The mechanism is that of `revision`.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mesh_proto::wire::mesh::v1 as wire;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use wire::external_authorization::Protocol as By;
+use wire::{MtlsMode, Protocol};
+
+use crate::revision::{PLACES, Place, Places, Stream, everything, path, status};
+use crate::support::authorizer::{ByHttp, asking, publish};
+use crate::support::eventually;
+use crate::support::mesh::{Mesh, Spec};
+
+const ALPN: &[u8] = b"istio-http/1.1";
+
+/// An application that does nothing shortly: `/sse` answers without an end, `/upload` answers at once and reads on, `/slow`
+/// reads and never answers, `/ws` is a tunnel that greets; anything else is answered, and the connection kept.
+async fn lasting() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(one(stream));
+        }
+    });
+    address
+}
+
+async fn one(mut stream: tokio::net::TcpStream) -> std::io::Result<()> {
+    loop {
+        let mut head = Vec::new();
+        while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+            if stream.read_buf(&mut head).await? == 0 {
+                return Ok(());
+            }
+        }
+        let head = String::from_utf8_lossy(&head).into_owned();
+        match head.split(' ').nth(1).unwrap_or_default() {
+            "/sse" => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+                loop {
+                    stream.write_all(b"5\r\nevent\r\n").await?;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            "/slow" => while stream.read_buf(&mut Vec::with_capacity(1024)).await? > 0 {},
+            "/ws" => {
+                let switch =
+                    "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
+                stream.write_all(switch.as_bytes()).await?;
+                loop {
+                    stream.write_all(b"event").await?;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            _ => stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await?,
+        }
+    }
+}
+
+/// Asks, and waits until the answer goes on.
+async fn begun(places: &Places, place: Place, request: &str) -> Box<dyn Stream> {
+    let mut stream = places.open(place, ALPN).await;
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut all = Vec::new();
+    while !all.ends_with(b"event") && !all.ends_with(b"event\r\n") {
+        assert!(
+            stream.read_buf(&mut all).await.unwrap() > 0,
+            "{request}, {place:?}: {}",
+            String::from_utf8_lossy(&all)
+        );
+    }
+    stream
+}
+
+/// Reads to the end; what came last.
+async fn end(stream: &mut Box<dyn Stream>) -> Vec<u8> {
+    let (mut last, mut buffer) = (Vec::new(), [0; 4096]);
+    while let Ok(n @ 1..) = stream.read(&mut buffer).await {
+        last = buffer[..n].to_vec();
+    }
+    last
+}
+
+const SSE: &str = "GET /sse HTTP/1.1\r\nhost: ratings\r\n\r\n";
+const WEBSOCKET: &str =
+    "GET /ws HTTP/1.1\r\nhost: ratings\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_without_an_end_are_cut() {
+    let places = Places::start(lasting().await, Protocol::Http).await;
+    for place in PLACES {
+        for (what, rule) in [("all", everything()), ("its path", path("/sse"))] {
+            let mut stream = begun(&places, place, SSE).await;
+            let what = format!("an answer without an end, denied is {what}");
+            let last = places.measure(&what, place, rule, end(&mut stream)).await;
+            assert!(!last.ends_with(b"0\r\n\r\n"), "{place:?}: it must not look complete");
+        }
+        let mut stream = begun(&places, place, WEBSOCKET).await;
+        places.measure("a WebSocket", place, path("/ws"), end(&mut stream)).await;
+        // What is not meant goes on.
+        let mut spared = begun(&places, place, SSE).await;
+        places.change(place, Some(path("/other").into())).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        for _ in 0..20 {
+            assert!(spared.read(&mut [0; 64]).await.unwrap() > 0, "{place:?}: it is allowed");
+        }
+        places.change(place, None).await;
+    }
+}
+
+/// Also of one connection: what a request before this one was let in by counts for nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_without_an_answer_are_denied_in_words() {
+    let places = Places::start(lasting().await, Protocol::Http).await;
+    for place in PLACES {
+        let mut stream = places.open(place, ALPN).await;
+        stream.write_all(b"GET /quick HTTP/1.1\r\nhost: ratings\r\n\r\n").await.unwrap();
+        assert_eq!(status(&mut stream).await, Some(200), "{place:?}");
+        stream.write_all(b"GET /slow HTTP/1.1\r\nhost: ratings\r\n\r\n").await.unwrap();
+        let what = "a question without an answer";
+        let answer = places.measure(what, place, path("/slow"), status(&mut stream)).await;
+        assert_eq!(answer, Some(403), "{place:?}");
+        // The connection is as good as before.
+        stream.write_all(b"GET /quick HTTP/1.1\r\nhost: ratings\r\n\r\n").await.unwrap();
+        assert_eq!(status(&mut stream).await, Some(200), "{place:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_without_an_end_are_denied() {
+    let places = Places::start(lasting().await, Protocol::Http).await;
+    for place in PLACES {
+        let mut stream = places.open(place, ALPN).await;
+        let head =
+            b"POST /slow HTTP/1.1\r\nhost: ratings\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n";
+        stream.write_all(head).await.unwrap();
+        let (mut read, mut write) = tokio::io::split(stream);
+        let upload = tokio::spawn(async move {
+            // Ends with an error: nobody takes it any more.
+            while write.write_all(b"4\r\nmore\r\n").await.is_ok() {
+                let _ = write.flush().await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let ends = async {
+            let mut all = Vec::new();
+            while !all.ends_with(b"denied") && read.read_buf(&mut all).await.is_ok_and(|n| n > 0) {}
+            all
+        };
+        let all = places.measure("a request without an end", place, path("/slow"), ends).await;
+        upload.await.unwrap();
+        assert!(all.starts_with(b"HTTP/1.1 403 "), "{place:?}: {}", String::from_utf8_lossy(&all));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plaintext_is_cut_where_mtls_is_demanded() {
+    let app = lasting().await;
+    let places = Places::start(app, Protocol::Http).await;
+    let mut plain = begun(&places, Place::Plaintext, SSE).await;
+    let mut websocket = begun(&places, Place::Plaintext, WEBSOCKET).await;
+    let mut mtls = begun(&places, Place::Mtls, SSE).await;
+    let spec = |mtls| Mesh::self_config(&Spec { mtls, ..Spec::new("ratings", app) });
+    let before = Instant::now();
+    places.pair.mesh.pilot.publish_self("ratings", &spec(MtlsMode::MtlsStrict));
+    eventually("acknowledged", || async {
+        places.pair.mesh.pilot.acked("ratings").is_some_and(|at| at > before)
+    })
+    .await;
+    for stream in [&mut plain, &mut websocket] {
+        tokio::time::timeout(Duration::from_secs(20), end(stream)).await.expect("plaintext ends");
+    }
+    for _ in 0..20 {
+        assert!(mtls.read(&mut [0; 64]).await.unwrap() > 0, "mTLS goes on");
+    }
+}
+
+/// What nobody was asked about who is to be asked now (CUSTOM) ends a little later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_was_asked_about_are_cut() {
+    let authz = ByHttp::start().await;
+    authz.says(200, "", "");
+    let places = Places::start(lasting().await, Protocol::Http).await;
+    publish(&places.pair.mesh, authz.address, None);
+    let custom = || asking(By::Http(wire::HttpAuthorization::default()));
+    for place in PLACES {
+        let mut stream = begun(&places, place, SSE).await;
+        places.measure("an answer that nobody was asked about", place, custom(), end(&mut stream)).await;
+        places.change(place, Some(custom().into())).await;
+        let mut asked = begun(&places, place, SSE).await;
+        let mut elsewhere = custom();
+        elsewhere.policies[0].rules = vec![path("/other")];
+        places.change(place, Some(elsewhere.into())).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        for _ in 0..40 {
+            assert!(asked.read(&mut [0; 64]).await.unwrap() > 0, "{place:?}: nobody else is to be asked");
+        }
+        places.change(place, None).await;
+    }
+}
