@@ -5,6 +5,7 @@
 //! and with the fields that tell the application; or 401. Source: Istio's RequestAuthentication reference, Envoy's
 //! `jwt_authn`; where several credentials could be meant, none is taken.
 
+mod held;
 mod places;
 
 #[cfg(test)]
@@ -23,7 +24,8 @@ use mesh_proto::wire::mesh::v1 as wire;
 use self::places::{Place, Prefix};
 use crate::jwt::{self, Cache, Claims, KeySet};
 use crate::respond::Failure;
-use crate::route::VerifiedClaims;
+
+pub use self::held::Verified;
 
 /// Why rules cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +43,7 @@ pub enum InvalidJwtRule {
 /// All rules of a workload.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct JwtRules {
-    rules: Vec<Rule>,
+    rules: Vec<Arc<Rule>>,
     /// Fields that only we may set.
     outputs: Vec<HeaderName>,
 }
@@ -70,7 +72,7 @@ impl JwtRules {
     /// # Errors
     /// Names the issuer, and what of its rule means nothing.
     pub fn parse(wire: &[wire::JwtRule]) -> Result<Self, InvalidJwtRule> {
-        let rules = wire.iter().map(Rule::parse).collect::<Result<Vec<_>, _>>()?;
+        let rules = wire.iter().map(|rule| Rule::parse(rule).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
         let told =
             rules.iter().flat_map(|rule| rule.payload.iter().chain(rule.claims.iter().map(|(name, _)| name)));
         let mut outputs: Vec<HeaderName> = Vec::new();
@@ -92,7 +94,8 @@ impl JwtRules {
     pub fn keep(&mut self, before: &Self) {
         for rule in self.rules.iter_mut().filter(|rule| rule.keys.is_none() && rule.keys_unknown) {
             let same = |old: &&Rule| old.issuer == rule.issuer && old.key_source == rule.key_source;
-            rule.keys = before.rules.iter().find(same).and_then(|old| old.keys.clone());
+            let known = before.rules.iter().map(|old| &**old).find(same).and_then(|old| old.keys.clone());
+            Arc::make_mut(rule).keys = known;
         }
     }
 
@@ -105,7 +108,7 @@ impl JwtRules {
         head: &mut Parts,
         cache: &mut Cache,
         now: SystemTime,
-    ) -> Result<Option<Verified<'_>>, Failure> {
+    ) -> Result<Option<Verified>, Failure> {
         self.take_outputs(head);
         if is_preflight(head) {
             // It is not verified, so that nobody may take it for good.
@@ -119,7 +122,7 @@ impl JwtRules {
         if !rule.forward {
             place.remove(head);
         }
-        Ok(Some(Verified { claims, space_delimited: &rule.space_delimited }))
+        Ok(Some(Verified { claims, rule: rule.clone(), place }))
     }
 
     /// Fields that only we may set, also under names that many servers take for the same.
@@ -175,7 +178,7 @@ impl JwtRules {
         token: &str,
         cache: &mut Cache,
         now: SystemTime,
-    ) -> Result<(&Rule, Arc<Claims>), Failure> {
+    ) -> Result<(&Arc<Rule>, Arc<Claims>), Failure> {
         let told = |why: &str| Failure::Unauthenticated(why.to_owned());
         let issuer = jwt::unverified_issuer(token);
         let issuer = issuer.ok_or_else(|| told("Jwt is not in the form of Header.Payload.Signature"))?;
@@ -193,23 +196,6 @@ impl JwtRules {
             }
         }
         Err(failure)
-    }
-}
-
-/// A token that is valid, as the rule that took it reads its claims.
-#[derive(Debug, Clone)]
-pub struct Verified<'a> {
-    /// What it says.
-    pub claims: Arc<Claims>,
-    /// Claims that are lists with spaces between.
-    pub space_delimited: &'a Arc<[String]>,
-}
-
-impl Verified<'_> {
-    /// What the token says, for later.
-    #[must_use]
-    pub fn told(&self) -> VerifiedClaims {
-        VerifiedClaims { claims: self.claims.clone(), space_delimited: self.space_delimited.clone() }
     }
 }
 

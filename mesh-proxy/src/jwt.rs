@@ -24,7 +24,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
 pub use self::cache::Cache;
 pub use self::claims::Claims;
-use self::keys::{Algorithm, Unmatched};
+use self::keys::{Algorithm, Signer, Unmatched};
 pub use self::keys::{InvalidKeys, KeySet};
 
 /// What the clocks of an issuer and this proxy may differ by, in seconds: Envoy's.
@@ -124,9 +124,9 @@ fn verify_at(token: &str, keys: &KeySet, now: u64) -> Result<(Claims, Validity),
     let parts = Parts::of(token)?;
     let header = Header::parse(parts.header)?;
     let payload = BASE64.decode(parts.payload).map_err(|_| InvalidToken::PayloadBase64)?;
-    let (claims, validity) = Claims::parse(&payload)?;
+    let (mut claims, validity) = Claims::parse(&payload)?;
     validity.check(now)?;
-    parts.check_signature(&header, keys)?;
+    claims.signer = Some(parts.check_signature(&header, keys)?);
     Ok((claims, validity))
 }
 
@@ -177,7 +177,7 @@ impl<'a> Parts<'a> {
         Ok(Self { header, payload, signature, message })
     }
 
-    fn check_signature(&self, header: &Header, keys: &KeySet) -> Result<(), InvalidToken> {
+    fn check_signature(&self, header: &Header, keys: &KeySet) -> Result<Signer, InvalidToken> {
         let signature = BASE64.decode(self.signature).map_err(|_| InvalidToken::SignatureBase64)?;
         keys.check(header.algorithm, header.kid.as_deref(), self.message.as_bytes(), &signature).map_err(
             |why| match why {

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use mesh_proto::runtime::testing::TestIssuer;
 use mesh_proto::wire::mesh::v1 as wire;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -201,5 +202,49 @@ async fn answers_that_nobody_was_asked_about_are_cut() {
             assert!(asked.read(&mut [0; 64]).await.unwrap() > 0, "{place:?}: nobody else is to be asked");
         }
         places.change(place, None).await;
+    }
+}
+
+fn issued_by(issuer: &TestIssuer, name: &str) -> wire::JwtRule {
+    wire::JwtRule { issuer: name.into(), jwks: issuer.jwks().into_bytes().into(), ..Default::default() }
+}
+
+/// What a request has shown is looked at again when issuers change, not when time passes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_looked_at_again_when_issuers_change() {
+    let places = Places::start(lasting().await, Protocol::Http).await;
+    let (first, second) = (TestIssuer::new("https://a", "ES256"), TestIssuer::new("https://a", "EdDSA"));
+    let token = first.sign(serde_json::json!({ "sub": "ann" }));
+    let with = |request: &str| {
+        request.replacen("\r\n\r\n", &format!("\r\nauthorization: Bearer {token}\r\n\r\n"), 1)
+    };
+    let both = vec![issued_by(&second, "https://a"), issued_by(&first, "https://a")];
+    for place in PLACES {
+        for request in [SSE, WEBSOCKET] {
+            for (what, after) in [
+                ("its key is gone", vec![issued_by(&second, "https://a")]),
+                ("its issuer is gone", vec![issued_by(&first, "https://b")]),
+                (
+                    "it is for others",
+                    vec![wire::JwtRule { audiences: vec!["them".into()], ..issued_by(&first, "https://a") }],
+                ),
+            ] {
+                places.change(place, Some(vec![issued_by(&first, "https://a")].into())).await;
+                let mut stream = begun(&places, place, &with(request)).await;
+                // Keys that come beside it, or that it is not asked for at all, change nothing.
+                places.change(place, Some(both.clone().into())).await;
+                places.change(place, None).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                for _ in 0..10 {
+                    assert!(stream.read(&mut [0; 64]).await.unwrap() > 0, "{place:?}: it is valid");
+                }
+                let what = format!("a token: {what}");
+                places.measure(&what, place, after, end(&mut stream)).await;
+            }
+            // Whoever looks for tokens from now on would refuse this one.
+            let mut stream = begun(&places, place, &with(request)).await;
+            let other = vec![issued_by(&second, "https://a")];
+            places.measure("a token that nobody looked at", place, other, end(&mut stream)).await;
+        }
     }
 }

@@ -109,6 +109,7 @@ impl Places {
                 config.authorization =
                     vec![wire::AuthorizationPolicy { rules: vec![rule], ..Default::default() }];
             }
+            Some(Policy::Tokens(rules)) => config.jwt_rules = rules,
             Some(Policy::Custom(external)) => config.external_authorization = Some(*external),
         }
         let (pilot, before) = (&self.pair.mesh.pilot, Instant::now());
@@ -141,11 +142,18 @@ impl Places {
 pub enum Policy {
     Deny(wire::AuthorizationRule),
     Custom(Box<wire::ExternalAuthorization>),
+    Tokens(Vec<wire::JwtRule>),
 }
 
 impl From<wire::AuthorizationRule> for Policy {
     fn from(rule: wire::AuthorizationRule) -> Self {
         Self::Deny(rule)
+    }
+}
+
+impl From<Vec<wire::JwtRule>> for Policy {
+    fn from(rules: Vec<wire::JwtRule>) -> Self {
+        Self::Tokens(rules)
     }
 }
 

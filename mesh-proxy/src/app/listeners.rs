@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
 
 use super::ports;
+use crate::authorization::under_way::Now;
 use crate::capture::vips::{self, Vip};
 use crate::capture::{accept_loop, bind, original};
 use crate::config::Capture;
@@ -268,7 +269,8 @@ async fn follow_policy(worker: &Rc<Worker>) {
 async fn follow_requests(worker: &Rc<Worker>) {
     loop {
         let Some(config) = worker.store.self_config() else { return park().await };
-        let cut = worker.under_way.revise(&config, &worker.guards);
+        let cut =
+            worker.under_way.revise(&Now { config: &config, guards: &worker.guards, tokens: &worker.tokens });
         if cut > 0 {
             tracing::info!(requests = cut, "not allowed any more");
         }

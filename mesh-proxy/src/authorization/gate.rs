@@ -134,15 +134,14 @@ impl Gate {
             true => None,
             false => tokens.verify(head, &mut worker.tokens.borrow_mut(), SystemTime::now())?,
         };
-        let told = verified.as_ref().map(Verified::told);
-        if let Some(told) = told.as_ref().filter(|_| self.routes) {
-            head.extensions.insert(told.clone());
+        if let Some(verified) = verified.as_ref().filter(|_| self.routes) {
+            head.extensions.insert(verified.told());
         }
         if !config.authorization.is_empty() {
             self.decide(worker, config, head, verified.as_ref(), exchange)?;
         }
         let remote = self.remote(head);
-        let by = Admission::new(self.connection.clone(), remote, told, config.external.clone());
+        let by = Admission::new(self.connection.clone(), remote, verified, config);
         let permit = match under_way::is_own(head) {
             true => worker.under_way.admit(by, head),
             false => self.place.get_or_init(|| worker.under_way.connect()).admit(by),
@@ -157,10 +156,10 @@ impl Gate {
         worker: &Worker,
         config: &Arc<SelfConfig>,
         head: &Parts,
-        verified: Option<&Verified<'_>>,
+        verified: Option<&Verified>,
         exchange: &mut Exchange,
     ) -> Result<(), Failure> {
-        let token = verified.map(|v| Token::new(&v.claims, v.space_delimited));
+        let token = verified.map(|v| Token::new(&v.claims, v.space_delimited()));
         let (guard, facts) = (self.guard(worker, config), RequestFacts::new(head, self.remote(head), token));
         let watched = guard.watch(&facts);
         if !watched.is_empty() {

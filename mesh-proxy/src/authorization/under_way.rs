@@ -10,7 +10,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,14 +20,13 @@ mod admission;
 mod present;
 mod told;
 
-pub use self::admission::Admission;
+pub use self::admission::{Admission, Now};
 pub use self::present::Place;
 use self::present::{Present, Settled};
 pub use self::told::{Told, while_allowed};
-use super::{Connection, Guards};
+use super::Connection;
 use crate::http::{Body, BodyError};
 use crate::respond::{External as Refusal, Failure};
-use crate::store::SelfConfig;
 
 /// For a request that somebody is to be asked about who was not: most have ended by then. What is acknowledged is in force
 /// within a second.
@@ -94,12 +92,12 @@ impl UnderWay {
     }
 
     /// Ends those that would not be let in now; says how many.
-    pub fn revise(&self, config: &Arc<SelfConfig>, guards: &RefCell<Guards>) -> usize {
+    pub fn revise(&self, now: &Now<'_>) -> usize {
         let mut ended = 0;
         for asked in self.0.requests.borrow_mut().values_mut().filter(|asked| asked.told.is_allowed()) {
-            if let Some(failure) = asked.by.decide(&asked.head, config, guards) {
+            if let Some(failure) = asked.by.decide(&asked.head, now) {
                 asked.told.deny(failure);
-            } else if asked.by.is_unasked_now(&asked.head, config) {
+            } else if asked.by.is_unasked_now(&asked.head, now.config) {
                 asked.end();
             } else {
                 continue;
@@ -108,7 +106,7 @@ impl UnderWay {
         }
         let mut unsettled = false;
         for present in self.0.connections.borrow().values() {
-            match present.revise(config, guards) {
+            match present.revise(now) {
                 Settled::Goes => {}
                 Settled::Ended => ended += 1,
                 Settled::NotYet => unsettled = true,

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
+use super::keys::Signer;
 use super::{InvalidToken, Validity, json};
 
 /// What a valid token says.
@@ -25,6 +26,8 @@ pub struct Claims {
     pub all: Map<String, Value>,
     /// `<issuer>/<subject>`.
     principal: Option<String>,
+    /// Whose signature it has.
+    pub(super) signer: Option<Signer>,
 }
 
 impl Claims {
@@ -44,7 +47,7 @@ impl Claims {
         let audiences = audiences(&all)?;
         let named = subject.as_deref().filter(|subject| !subject.is_empty() && !issuer.is_empty());
         let principal = named.map(|subject| format!("{issuer}/{subject}"));
-        Ok((Self { issuer, subject, audiences, presenter, expires, all, principal }, validity))
+        Ok((Self { issuer, subject, audiences, presenter, expires, all, principal, signer: None }, validity))
     }
 
     /// `<issuer>/<subject>`; none without both.

@@ -2,6 +2,7 @@
 //! algorithms it is for; nothing else is ever tried with it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::signature::{
@@ -14,7 +15,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use jsonwebtoken::DecodingKey;
 use serde_json::{Map, Value};
 
-use super::{BASE64, json};
+use super::{BASE64, Claims, json};
 
 /// A longer set is refused.
 const LONGEST: usize = 1 << 20;
@@ -54,8 +55,12 @@ pub enum InvalidKeys {
 pub struct KeySet {
     /// Of every parsed set another one: what a cache knows a verdict by.
     id: u64,
-    keys: Vec<Key>,
+    keys: Vec<Arc<Key>>,
 }
+
+/// The key that has signed a token.
+#[derive(Clone, PartialEq)]
+pub(super) struct Signer(Arc<Key>);
 
 impl KeySet {
     /// Parses a JWK set. A key that cannot verify (of an unknown kind, for encryption, symmetric, RSA under 2048 bits) is passed
@@ -78,7 +83,7 @@ impl KeySet {
         let mut passed_over = None;
         for jwk in list {
             match jwk.as_object().ok_or("a key is not an object").and_then(Key::parse) {
-                Ok(key) => keys.push(key),
+                Ok(key) => keys.push(Arc::new(key)),
                 Err(why) => passed_over = passed_over.or(Some(why)),
             }
         }
@@ -93,7 +98,17 @@ impl KeySet {
         self.id
     }
 
-    /// Whether a key signed `message`: one with this key id if the token names one (a key without an id may be any), and only one
+    /// Whether the key that has signed a verified token is among these, by whichever id.
+    #[must_use]
+    pub fn has_signed(&self, claims: &Claims) -> bool {
+        let same = |key: &Key, signer: &Key| {
+            (&key.algorithms, &key.numbers) == (&signer.algorithms, &signer.numbers)
+        };
+        let signer = claims.signer.as_ref();
+        signer.is_some_and(|signer| self.keys.iter().any(|key| same(key, &signer.0)))
+    }
+
+    /// Which key signed `message`: one with this key id if the token names one (a key without an id may be any), and only one
     /// that is for `algorithm`.
     pub(super) fn check(
         &self,
@@ -101,15 +116,15 @@ impl KeySet {
         kid: Option<&str>,
         message: &[u8],
         signature: &[u8],
-    ) -> Result<(), Unmatched> {
-        let named = |key: &&Key| kid.is_none() || key.kid.is_none() || key.kid.as_deref() == kid;
+    ) -> Result<Signer, Unmatched> {
+        let named = |key: &&Arc<Key>| kid.is_none() || key.kid.is_none() || key.kid.as_deref() == kid;
         let mut fitting =
             self.keys.iter().filter(named).filter(|key| key.algorithms.contains(&algorithm)).peekable();
         if fitting.peek().is_none() {
             return Err(Unmatched::Key);
         }
-        let good = fitting.any(|key| key.verifies(algorithm, message, signature));
-        good.then_some(()).ok_or(Unmatched::Signature)
+        let good = fitting.find(|key| key.verifies(algorithm, message, signature));
+        good.map(|key| Signer(key.clone())).ok_or(Unmatched::Signature)
     }
 }
 
@@ -125,6 +140,13 @@ impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys = self.keys.iter().map(|key| (key.kid.as_deref(), &key.algorithms));
         f.debug_list().entries(keys).finish()
+    }
+}
+
+/// Says which key, not what it is.
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Signer").field(&self.0.kid).finish()
     }
 }
 

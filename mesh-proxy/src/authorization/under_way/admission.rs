@@ -1,18 +1,31 @@
 //! What a request was let in by, but for its head; whether it still would be.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::request::Parts;
 
+use crate::authentication::Verified;
 use crate::authorization::external::External;
 use crate::authorization::{Connection, Guards, RequestFacts, Token, Verdict};
 use crate::inbound::decide;
+use crate::jwt::Cache;
 use crate::respond::Failure;
-use crate::route::VerifiedClaims;
 use crate::store::SelfConfig;
+
+/// What is in force now.
+pub struct Now<'a> {
+    /// This workload's settings.
+    pub config: &'a Arc<SelfConfig>,
+    /// What policies leave open of connections.
+    pub guards: &'a RefCell<Guards>,
+    /// Tokens that were verified.
+    pub tokens: &'a RefCell<Cache>,
+}
 
 /// What a request was let in by.
 pub struct Admission {
@@ -21,7 +34,7 @@ pub struct Admission {
     /// The client.
     pub remote: IpAddr,
     /// What its token says.
-    pub token: Option<VerifiedClaims>,
+    pub token: Option<Verified>,
     /// By which settings somebody was asked about it.
     pub external: Option<Arc<External>>,
     /// It has been told to end soon.
@@ -34,27 +47,40 @@ impl Admission {
     pub fn new(
         connection: Rc<Connection>,
         remote: IpAddr,
-        token: Option<VerifiedClaims>,
-        external: Option<Arc<External>>,
+        token: Option<Verified>,
+        config: &SelfConfig,
     ) -> Self {
-        Self { connection, remote, token, external, ending: false }
+        Self { connection, remote, token, external: config.external.clone(), ending: false }
     }
 
     /// Why it would not be let in now, if that is so.
-    pub(super) fn decide(
-        &self,
-        head: &Parts,
-        config: &Arc<SelfConfig>,
-        guards: &RefCell<Guards>,
-    ) -> Option<Failure> {
-        if let Some(failure) = decide::closed(config) {
+    pub(super) fn decide(&self, head: &Parts, now: &Now<'_>) -> Option<Failure> {
+        if let Some(failure) = decide::closed(now.config) {
             return Some(failure);
         }
-        let token = self.token.as_ref().map(|token| Token::new(&token.claims, &token.space_delimited));
+        let token = match self.token(head, now) {
+            Ok(token) => token,
+            Err(failure) => return Some(failure),
+        };
+        let token = token.as_ref().map(|token| Token::new(&token.claims, token.space_delimited()));
         let facts = RequestFacts::new(head, self.remote, token);
-        match guards.borrow_mut().get(config, &self.connection).decide(&facts) {
+        match now.guards.borrow_mut().get(now.config, &self.connection).decide(&facts) {
             Verdict::Allowed => None,
             Verdict::Denied(rule) => Some(Failure::Denied { rule }),
+        }
+    }
+
+    /// What its token says now. One that nobody looked for when the request began is still in its head.
+    fn token(&self, head: &Parts, now: &Now<'_>) -> Result<Option<Cow<'_, Verified>>, Failure> {
+        let rules = &now.config.jwt_rules;
+        match &self.token {
+            Some(token) => Ok(rules.again(token)?.then_some(Cow::Borrowed(token))),
+            None if rules.is_empty() => Ok(None),
+            None => {
+                let found =
+                    rules.verify(&mut head.clone(), &mut now.tokens.borrow_mut(), SystemTime::now())?;
+                Ok(found.map(Cow::Owned))
+            }
         }
     }
 

@@ -3,12 +3,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 
-use super::{Admission, GRACE, Inner, Of, Permit, Told, unasked};
-use crate::authorization::{Connection, Guards};
+use super::{Admission, GRACE, Inner, Now, Of, Permit, Told, unasked};
+use crate::authorization::Connection;
 use crate::http::Sent;
-use crate::store::SelfConfig;
 
 /// A connection's place, until it is dropped.
 pub struct Place {
@@ -91,14 +89,14 @@ impl Present {
         self.head.clear();
     }
 
-    pub(super) fn revise(self: &Rc<Self>, config: &Arc<SelfConfig>, guards: &RefCell<Guards>) -> Settled {
+    pub(super) fn revise(self: &Rc<Self>, now: &Now<'_>) -> Settled {
         let mut by = self.by.borrow_mut();
         let Some(by) = by.as_mut().filter(|_| self.told.is_allowed()) else { return Settled::Goes };
         let settled = self.head.look(|head| {
-            if let Some(failure) = by.decide(head, config, guards) {
+            if let Some(failure) = by.decide(head, now) {
                 self.told.deny(failure);
                 Settled::Ended
-            } else if by.is_unasked_now(head, config) {
+            } else if by.is_unasked_now(head, now.config) {
                 self.end();
                 Settled::Ended
             } else {

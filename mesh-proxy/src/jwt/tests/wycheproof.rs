@@ -27,7 +27,7 @@ fn vectors() -> Result<PathBuf, String> {
 /// The signature alone: the payloads of these vectors are no claims.
 fn signed(token: &str, keys: &KeySet) -> Result<(), InvalidToken> {
     let parts = Parts::of(token)?;
-    parts.check_signature(&Header::parse(parts.header)?, keys)
+    parts.check_signature(&Header::parse(parts.header)?, keys).map(drop)
 }
 
 /// What became of the vectors.
