@@ -15,7 +15,7 @@ fn a_bad_environment_is_one_line_and_64() {
     for (command, environment, expected) in [
         ("sidecar", &[][..], "INSTANCE_IP is not set"),
         ("router", &pod[..1], "INSTANCE_IP is not set"),
-        ("sidecar", &both[..], "concurrency: \"many\" is no number"),
+        ("sidecar", &both[..], "concurrency: \"many\" is not a number"),
     ] {
         let output = run(&[command], environment);
         assert_eq!(output.status.code(), Some(64));
