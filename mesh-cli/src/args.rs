@@ -156,6 +156,9 @@ pub struct DownArgs {
 /// `meshctl status`.
 #[derive(Debug, Clone, Args)]
 pub struct StatusArgs {
+    /// All namespaces of a cluster: what is told where no namespace is named
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
     #[command(flatten)]
     pub mesh: MeshName,
     #[command(flatten)]
@@ -244,7 +247,7 @@ pub struct LogsArgs {
 /// `meshctl validate`.
 #[derive(Debug, Clone, Args)]
 pub struct ValidateArgs {
-    /// YAML files or directories
+    /// YAML files or directories (- is standard input)
     #[arg(short, long = "file", num_args = 1.., value_name = "FILE", required_unless_present_any = ["all_namespaces", "namespace", "cluster"])]
     pub files: Vec<PathBuf>,
     /// What all namespaces of the cluster have, together with the files

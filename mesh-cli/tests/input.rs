@@ -50,6 +50,20 @@ fn validate_says_where_and_what() {
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     };
+    let piped = |yaml: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_meshctl"));
+        command.args(["validate", "-f", "-"]).stdin(std::fs::File::open(file("piped.yaml", yaml)).unwrap());
+        command.output().unwrap()
+    };
+    assert!(piped(GOOD).status.success(), "{}", text(&piped(GOOD)));
+    let bad = piped(&GOOD.replace("host: api", "hots: api"));
+    assert!(bad.status.code() == Some(1) && text(&bad).contains("stdin:7:"), "{}", text(&bad));
+    let twice = piped(&format!("{GOOD}---\n{GOOD}"));
+    assert!(twice.status.success() && text(&twice).contains("there twice"), "{}", text(&twice));
+    let alias = "apiVersion: v1\nkind: Service\nmetadata: { name: db }\nspec: { type: ExternalName, externalName: db.example.com }\n";
+    assert!(piped(alias).status.success(), "{}", text(&piped(alias)));
+    let nameless = piped(&alias.replace("db.example.com", "\"\""));
+    assert!(text(&nameless).contains("spec.externalName"), "{}", text(&nameless));
     let good = meshctl(&["validate", "-f", &file("good.yaml", GOOD)]);
     assert!(good.status.success(), "{}", text(&good));
     let bad = meshctl(&["validate", "-f", &file("bad.yaml", &GOOD.replace("host: api", "hots: api"))]);

@@ -9,6 +9,7 @@
 mod support;
 
 mod advisories;
+mod alias;
 mod authorization;
 mod ca;
 mod charts;

@@ -4,6 +4,7 @@
 //! In: [`crate::snapshot`]. Out: `mesh.v1` messages. Which object is chosen, how several are merged and what the defaults
 //! are is Istio's (reference: its push context, and the notes at each function).
 
+mod alias;
 mod authentication;
 mod authorization;
 pub mod catalogue;

@@ -354,6 +354,8 @@ pub struct Config {
     pub namespaces: BTreeMap<Arc<str>, Labels>,
     /// Services by host: of Services, and of ServiceEntries the oldest.
     pub services: BTreeMap<Arc<str>, Arc<Held<Service>>>,
+    /// Other names, by the name: of ExternalName Services.
+    pub aliases: BTreeMap<Arc<str>, Arc<Held<Alias>>>,
     /// Hosts that another object has.
     pub shadowed: Vec<Shadowed>,
     /// Routes.
@@ -401,6 +403,7 @@ impl Config {
             options: MeshOptions::default(),
             namespaces: BTreeMap::new(),
             services: BTreeMap::new(),
+            aliases: BTreeMap::new(),
             shadowed: Vec::new(),
             virtual_services: Vec::new(),
             destination_rules: Vec::new(),
@@ -415,6 +418,19 @@ impl Config {
             routed: OnceLock::new(),
         }
     }
+}
+
+/// An ExternalName Service: another name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alias {
+    /// The name: `<name>.<namespace>.svc.<cluster domain>`.
+    pub host: Arc<str>,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// What it stands for: a host, lower case, without the last dot.
+    pub target: Arc<str>,
+    /// Annotations of the object (`networking.istio.io/exportTo`).
+    pub annotations: Labels,
 }
 
 /// A host of a ServiceEntry that another object has too, which comes first.

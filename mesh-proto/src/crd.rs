@@ -39,7 +39,9 @@ pub mod yaml;
 pub use authorization_policy::AuthorizationPolicy;
 pub use destination_rule::DestinationRule;
 pub use gateway::Gateway;
-pub use load::{Report, from_value, parse, parse_file, validate_files, yaml_files};
+pub use load::{
+    Report, from_value, parse, parse_file, parse_path, validate_documents, validate_files, yaml_files,
+};
 pub use meta::{DEFAULT_NAMESPACE, Kind, Labels, ObjectMeta, ObjectRef};
 pub use object::{Document, Object, Origin, Refused, Resource, Restriction, Targets};
 pub use peer_authentication::PeerAuthentication;

@@ -1,6 +1,7 @@
 //! `meshctl validate`: the parser that `up` and the pilot use, on files and on what a cluster has.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::ExitCode;
 
 use mesh_pilot::snapshot::MeshSettings;
@@ -8,6 +9,7 @@ use mesh_proto::crd::{self, Document, Kind, ObjectRef, Problem, Report};
 use owo_colors::OwoColorize as _;
 use serde_json::json;
 
+use super::input;
 use crate::args::{Format, ValidateArgs};
 use crate::cluster::{Cluster, objects};
 use crate::local::plan::SYSTEM;
@@ -18,9 +20,18 @@ use crate::local::plan::SYSTEM;
 /// would replace, and what is wrong between all of them is told.
 ///
 /// # Errors
-/// When the cluster does not answer.
+/// When standard input cannot be read, or the cluster does not answer.
 pub async fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
-    let mut report = crd::validate_files(&args.files);
+    let mut documents = Vec::new();
+    for file in &args.files {
+        if file == Path::new("-") {
+            let (name, text) = input::read(file)?;
+            documents.extend(crd::parse(&name, &text));
+        } else {
+            documents.extend(crd::parse_path(file));
+        }
+    }
+    let mut report = crd::validate_documents(documents);
     if args.all_namespaces || args.cluster.namespace.is_some() || args.cluster.reach.cluster {
         let cluster = Cluster::connect(&args.cluster).await?;
         let namespace = (!args.all_namespaces).then_some(cluster.namespace.as_str());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use mesh_proto::wire::mesh::v1 as wire;
 
+use super::alias;
 use super::cluster::kind;
 use super::holds;
 use super::host::{full, sees};
@@ -22,6 +23,12 @@ pub fn catalogue(config: &Config, viewer: &Viewer, namespace: &str) -> Option<Co
         revisions.push(held.revision);
         entries.insert(held.spec.host.to_string(), service_entry(&held.spec));
     }
+    for held in config.aliases.values().filter(|held| *held.spec.namespace == *namespace) {
+        let Some(target) = alias::target(config, &viewer.namespace, &held.spec.host) else { continue };
+        revisions.push(target.service.revision);
+        revisions.extend(target.revisions);
+        entries.insert(held.spec.host.to_string(), alias_entry(&held.spec.host, &target.service.spec));
+    }
     let rules = config.virtual_services.iter().filter(|rules| *rules.reference.namespace == *namespace);
     let seen = |rules: &&std::sync::Arc<Rules>| {
         for_mesh(rules) && !rules.spec.spec.http.is_empty() && visibility(rules, &viewer.namespace).is_some()
@@ -32,7 +39,7 @@ pub fn catalogue(config: &Config, viewer: &Viewer, namespace: &str) -> Option<Co
             // Addresses are hosts for gateways only; a service's host is its own namespace's to tell.
             let visible =
                 config.services.get(host.as_str()).is_some_and(|held| sees(&viewer.namespace, &held.spec));
-            if visible || host.parse::<std::net::IpAddr>().is_ok() {
+            if visible || entries.contains_key(&host) || host.parse::<std::net::IpAddr>().is_ok() {
                 continue;
             }
             revisions.push(rules.revision);
@@ -59,6 +66,17 @@ fn service_entry(service: &Service) -> wire::CatalogueEntry {
         cidrs: service.entry.iter().flat_map(|entry| entry.ranges.clone()).collect(),
         ports: service.ports.iter().map(port).collect(),
         vip_routes: false,
+    }
+}
+
+/// A name without an address: whoever asks DNS for it gets the target's.
+fn alias_entry(host: &str, target: &Service) -> wire::CatalogueEntry {
+    wire::CatalogueEntry {
+        host: host.to_owned(),
+        kind: wire::EntryKind::EntryService.into(),
+        vips: Vec::new(),
+        cidrs: Vec::new(),
+        ..service_entry(target)
     }
 }
 

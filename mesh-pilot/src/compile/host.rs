@@ -1,6 +1,6 @@
 //! Names of hosts: short ones made full, wildcards, and who may see what.
 
-use mesh_proto::crd::Origin;
+use mesh_proto::crd::{Labels, Origin};
 
 use crate::snapshot::{Config, Held, Service};
 
@@ -16,7 +16,10 @@ pub(super) fn full(config: &Config, host: &str, namespace: &str) -> String {
         return format!("{host}.{namespace}.svc.{domain}");
     }
     let forms = [format!("{host}.svc.{domain}"), format!("{host}.{domain}")];
-    forms.into_iter().find(|form| config.services.contains_key(form.as_str())).unwrap_or(host)
+    let known = |form: &String| {
+        config.services.contains_key(form.as_str()) || config.aliases.contains_key(form.as_str())
+    };
+    forms.into_iter().find(known).unwrap_or(host)
 }
 
 /// How specific a host is: exact before wildcards, longer before shorter, `*` last. Larger is more specific.
@@ -80,9 +83,13 @@ pub(super) fn visible<'a>(
 
 /// Whether a service is visible in a namespace (annotation `networking.istio.io/exportTo`).
 pub(super) fn sees(namespace: &str, service: &Service) -> bool {
-    let list = service.annotations.get("networking.istio.io/exportTo").map_or("", String::as_str);
-    let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-    visible(entries, &service.namespace, namespace).is_some()
+    exported(&service.annotations, &service.namespace, namespace).is_some()
+}
+
+/// How a Service of `owner` with these annotations is visible in a namespace.
+pub(super) fn exported(annotations: &Labels, owner: &str, namespace: &str) -> Option<Visibility> {
+    let list = annotations.get("networking.istio.io/exportTo").map_or("", String::as_str);
+    visible(list.split(',').map(str::trim).filter(|entry| !entry.is_empty()), owner, namespace)
 }
 
 /// The service with this host, if it is visible in the namespace.

@@ -13,7 +13,7 @@ use super::policy::{self, Policy, selects_some};
 use super::routes::{Rules, Scope, backend_name, for_mesh, gateway_name};
 use super::traffic::Rule;
 use crate::keys::KeySource;
-use crate::snapshot::{Config, Held, Note};
+use crate::snapshot::{Config, Held, Note, Outbound};
 
 /// Everything that there is to tell, in the order of the objects.
 #[must_use]
@@ -43,8 +43,25 @@ pub fn notes(config: &Config) -> Vec<Note> {
     }
     gateways(config, &mut notes);
     shadowed(config, &mut notes);
+    aliases(config, &mut notes);
     closed(config, &mut notes);
     notes.0
+}
+
+/// Names of the outside, where outside is closed.
+fn aliases(config: &Config, notes: &mut Notes) {
+    if config.options.outbound != Outbound::RegistryOnly {
+        return;
+    }
+    for alias in config.aliases.values() {
+        let target = &alias.spec.target;
+        if !config.services.contains_key(target) && !config.aliases.contains_key(target) {
+            let text = format!(
+                "{target} is nobody's in the mesh, and outside is closed (REGISTRY_ONLY): a ServiceEntry opens it"
+            );
+            notes.add(alias, text);
+        }
+    }
 }
 
 /// Hosts of ServiceEntries that another object has.
@@ -194,7 +211,8 @@ fn unknown_hosts(config: &Config, rules: &Rules, notes: &mut Notes) {
     let domain = format!(".svc.{}", config.mesh.cluster_domain);
     for written in &rules.spec.spec.hosts {
         let host = full(config, written, owner);
-        if host.starts_with('*') || !host.ends_with(&domain) || config.services.contains_key(host.as_str()) {
+        let known = config.services.contains_key(host.as_str()) || config.aliases.contains_key(host.as_str());
+        if host.starts_with('*') || !host.ends_with(&domain) || known {
             continue;
         }
         let elsewhere = || {
@@ -288,7 +306,13 @@ fn destination_rule<'a>(config: &Config, rule: &'a Rule, ruled: &mut ByHost<'a, 
     let host = full(config, &rule.spec.spec.host, &rule.reference.namespace);
     let known = config.services.contains_key(host.as_str())
         || (host.starts_with('*') && config.services.keys().any(|service| names(&host, service).is_some()));
-    if !known {
+    if let Some(alias) = config.aliases.get(host.as_str()).filter(|_| !known) {
+        let target = &alias.spec.target;
+        notes.add(
+            rule,
+            format!("{host} is another name of {target} (ExternalName), whose rules are those of both"),
+        );
+    } else if !known {
         notes.add(rule, format!("no service has the host {host} (IST0174)"));
     }
     let selector = &rule.spec.spec.workload_selector;

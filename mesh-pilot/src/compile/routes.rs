@@ -18,7 +18,7 @@ use mesh_proto::model::authorization::routed_claim;
 use mesh_proto::wire::mesh::v1 as wire;
 
 use super::host::{Visibility, full, names, visible, visible_service};
-use super::{on_wire, origin};
+use super::{alias, on_wire, origin};
 use crate::snapshot::{Config, Held, RoutedHosts};
 
 /// A VirtualService with its place in the configuration.
@@ -165,6 +165,8 @@ fn backend(
 /// The port is the one written, else the only one of the service, else the one that was asked for.
 pub(super) fn backend_name(scope: &Scope<'_>, owner: &str, to: &Destination) -> HostPort {
     let host = full(scope.config, &to.host, owner);
+    let alias = alias::target(scope.config, scope.namespace, &host);
+    let host = alias.map_or(host, |target| target.service.spec.host.to_string());
     let only = || {
         let service = visible_service(scope.config, scope.namespace, &host)?;
         match &service.spec.ports[..] {

@@ -1,5 +1,6 @@
 //! Stories: what a configuration compiles to. Cases differ in the one field that they are about.
 
+mod alias;
 mod entries;
 mod external;
 mod gateways;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mesh_proto::crd::{self, IntOrString, Labels};
 use mesh_proto::model::{Protocol, SpiffeId};
 
-use crate::snapshot::{ContainerPort, MeshSettings, Pod, Service, ServicePort, TargetPort};
+use crate::snapshot::{Alias, ContainerPort, MeshSettings, Pod, Service, ServicePort, TargetPort};
 
 /// The annotation of a pod that has a sidecar.
 const INJECTED: &str = "sidecar.istio.io/status";
@@ -20,13 +20,13 @@ const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
 const SUBZONE: &str = "topology.istio.io/subzone";
 
-/// A Service; `None` when it has no endpoints of its own by design (ExternalName).
+/// A Service; `None` when it is another name ([`alias`]).
 pub fn service(service: &crd::Service, mesh: &MeshSettings) -> Option<Service> {
     let (metadata, spec) = (&service.metadata, &service.spec);
     if spec.r#type == "ExternalName" {
         return None;
     }
-    let host = format!("{}.{}.svc.{}", metadata.name, metadata.namespace, mesh.cluster_domain);
+    let host = host(metadata, mesh);
     let tcp = |port: &&crd::workload::ServicePort| matches!(port.protocol.as_str(), "" | "TCP");
     let ports = spec.ports.iter().filter(tcp).map(|port| ServicePort {
         number: port.port,
@@ -43,7 +43,7 @@ pub fn service(service: &crd::Service, mesh: &MeshSettings) -> Option<Service> {
         },
     });
     Some(Service {
-        host: Arc::from(host.to_ascii_lowercase()),
+        host,
         name: Arc::from(metadata.name.as_str()),
         namespace: Arc::from(metadata.namespace.as_str()),
         vips: addresses(std::iter::once(&spec.cluster_ip).chain(&spec.cluster_ips)),
@@ -55,6 +55,23 @@ pub fn service(service: &crd::Service, mesh: &MeshSettings) -> Option<Service> {
         annotations: metadata.annotations.clone(),
         entry: None,
     })
+}
+
+/// An ExternalName Service.
+pub fn alias(service: &crd::Service, mesh: &MeshSettings) -> Option<Alias> {
+    let (metadata, spec) = (&service.metadata, &service.spec);
+    let target = spec.external_name.strip_suffix('.').unwrap_or(&spec.external_name);
+    (spec.r#type == "ExternalName").then(|| Alias {
+        host: host(metadata, mesh),
+        namespace: Arc::from(metadata.namespace.as_str()),
+        target: Arc::from(target.to_ascii_lowercase()),
+        annotations: metadata.annotations.clone(),
+    })
+}
+
+fn host(metadata: &crd::ObjectMeta, mesh: &MeshSettings) -> Arc<str> {
+    let host = format!("{}.{}.svc.{}", metadata.name, metadata.namespace, mesh.cluster_domain);
+    Arc::from(host.to_ascii_lowercase())
 }
 
 /// What is an address (`None` and nothing are none), each once.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mesh_proto::crd::{Object, ObjectMeta, ObjectRef, Problem, Resource, Restriction};
 
+use super::convert;
 use crate::snapshot::{Config, Held, Labels, MeshOptions, MeshSettings, Service, Shadowed};
 use crate::source::Refusal;
 
@@ -180,8 +181,14 @@ fn add(config: &mut Config, resource: &Resource, revision: u64) {
             let labels: Labels = namespace.metadata.labels.clone();
             config.namespaces.insert(resource.reference.name.clone(), labels);
         }
+        Object::Service(service) => {
+            if let Some(alias) = convert::alias(service, &config.mesh) {
+                let (reference, origin) = (resource.reference.clone(), resource.origin.clone());
+                let host = alias.host.clone();
+                config.aliases.insert(host, Arc::new(Held { reference, revision, origin, spec: alias }));
+            }
+        }
         Object::ServiceAccount(_)
-        | Object::Service(_)
         | Object::Deployment(_)
         | Object::Pod(_)
         | Object::ServiceEntry(_)

@@ -282,21 +282,25 @@ fn directory(path: &Path, files: &mut Vec<PathBuf>, depth: usize) -> io::Result<
 /// Reads and checks files and directories, and tells of objects that are there twice.
 #[must_use]
 pub fn validate_files(paths: &[PathBuf]) -> Report {
-    let mut report = Report::default();
-    for path in paths {
-        match yaml_files(std::slice::from_ref(path)) {
-            Ok(files) => report.documents.extend(files.iter().flat_map(|file| parse_file(file))),
-            Err(error) => {
-                let file = Arc::from(path.display().to_string());
-                report.documents.push(unreadable(
-                    &file,
-                    Position::default(),
-                    error.to_string(),
-                    String::new(),
-                ));
-            }
+    validate_documents(paths.iter().flat_map(|path| parse_path(path)).collect())
+}
+
+/// Reads the documents of a file, or of all files of a directory.
+#[must_use]
+pub fn parse_path(path: &Path) -> Vec<Document> {
+    match yaml_files(&[path.to_owned()]) {
+        Ok(files) => files.iter().flat_map(|file| parse_file(file)).collect(),
+        Err(error) => {
+            let file = Arc::from(path.display().to_string());
+            vec![unreadable(&file, Position::default(), error.to_string(), String::new())]
         }
     }
+}
+
+/// Everything that there is to say about these documents, and which of their objects are there twice.
+#[must_use]
+pub fn validate_documents(documents: Vec<Document>) -> Report {
+    let mut report = Report { documents, problems: Vec::new() };
     let mut seen: BTreeMap<&ObjectRef, String> = BTreeMap::new();
     for document in &report.documents {
         report.problems.extend(document.problems().iter().cloned());

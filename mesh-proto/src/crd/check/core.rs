@@ -19,11 +19,7 @@ pub(super) fn secret(secret: &Secret, findings: &mut Findings) {
 pub(super) fn service(service: &Service, findings: &mut Findings) {
     let spec = &service.spec;
     if spec.r#type == "ExternalName" {
-        findings.error(
-            "spec.type",
-            "ExternalName is not in force yet",
-            "ClusterIP, NodePort or LoadBalancer",
-        );
+        external_name(&spec.external_name, findings);
         return;
     }
     if !spec.cluster_ip.is_empty()
@@ -68,6 +64,28 @@ pub(super) fn service(service: &Service, findings: &mut Findings) {
                 "TCP, UDP or SCTP",
             ),
         }
+    }
+}
+
+/// Another name for a host: of the mesh, or of the outside.
+fn external_name(written: &str, findings: &mut Findings) {
+    let name = written.strip_suffix('.').unwrap_or(written);
+    let label = |label: &str| {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        (1..=63).contains(&label.len()) && label.bytes().all(allowed)
+    };
+    if name.len() > 253 || !name.split('.').all(label) {
+        findings.error(
+            "spec.externalName",
+            format!("{written:?} is not a name"),
+            "a DNS name, e.g. db.example.com",
+        );
+    } else if name.parse::<std::net::IpAddr>().is_ok() {
+        findings.warning(
+            "spec.externalName",
+            "an address is taken for a name, which DNS does not know",
+            "a DNS name",
+        );
     }
 }
 

@@ -86,6 +86,13 @@ fn check_server(server: &Server, path: &str, findings: &mut Findings) {
     if server.port.number == 0 {
         findings.error(format!("{path}.port"), "port.number is missing or 0", "1 to 65535");
     }
+    if server.port.name.is_empty() {
+        findings.warning(
+            format!("{path}.port.name"),
+            "port.name is missing, and Istio demands one",
+            "e.g. http",
+        );
+    }
     let protocol = server.port.protocol.to_ascii_uppercase();
     if !PROTOCOLS.contains(&protocol.as_str()) {
         let message = if protocol.is_empty() {

@@ -408,6 +408,26 @@ fn destination_rules() {
 }
 
 #[test]
+fn external_names() {
+    let text = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{type: ExternalName, externalName: {name}}}\n"
+        )
+    };
+    let told = |name: &str| -> Vec<String> {
+        let documents = parse("a.yaml", &text(name));
+        documents[0].problems().iter().map(|p| format!("{} {}", p.severity, p.path)).collect()
+    };
+    for good in ["db.example.com", "db.example.com.", "DB", "_db._tcp.example.com"] {
+        assert!(told(good).is_empty(), "{good}: {:?}", told(good));
+    }
+    for bad in ["''", "'.'", "a..b", "'a b'", "'*.example.com'"] {
+        assert_eq!(told(bad), ["error spec.externalName"], "{bad}");
+    }
+    assert_eq!(told("10.0.0.1"), ["warning spec.externalName"]);
+}
+
+#[test]
 fn gateways() {
     let server = |server: &str| format!("{{selector: {{a: b}}, servers: [{{{server}}}]}}");
     let http = "port: {number: 80, name: http, protocol: HTTP}";
@@ -416,7 +436,11 @@ fn gateways() {
         (server(&format!("{http}, hosts: ['a/b/c']")), vec!["error spec.servers[0].hosts[0]"]),
         (server(http), vec!["error spec.servers[0].hosts: a server needs a host"]),
         (
-            server("port: {number: 80, protocol: HTPP}, hosts: ['*']"),
+            server("port: {number: 80, protocol: HTTP}, hosts: ['*']"),
+            vec!["warning spec.servers[0].port.name: port.name is missing"],
+        ),
+        (
+            server("port: {number: 80, name: http, protocol: HTPP}, hosts: ['*']"),
             vec!["error spec.servers[0].port.protocol"],
         ),
         (server(&format!("{http}, hosts: ['*'], tls: {{httpsRedirect: true}}")), vec![]),
@@ -424,7 +448,10 @@ fn gateways() {
             server(&format!("{http}, hosts: ['*'], tls: {{mode: SIMPLE}}")),
             vec!["error spec.servers[0].tls.mode"],
         ),
-        (server("port: {number: 443, protocol: HTTPS}, hosts: ['*']"), vec!["error spec.servers[0].tls"]),
+        (
+            server("port: {number: 443, name: https, protocol: HTTPS}, hosts: ['*']"),
+            vec!["error spec.servers[0].tls"],
+        ),
         ("{servers: []}".into(), vec!["error spec.servers", "warning spec.selector"]),
         (
             server(&format!("{http}, hosts: ['*'], bnid: 1")),
@@ -439,7 +466,7 @@ fn gateways() {
 fn tls_of_gateways() {
     let server = |tls: &str| {
         format!(
-            "{{selector: {{a: b}}, servers: [{{port: {{number: 443, protocol: HTTPS}}, hosts: ['*'], tls: {{{tls}}}}}]}}"
+            "{{selector: {{a: b}}, servers: [{{port: {{number: 443, name: https, protocol: HTTPS}}, hosts: ['*'], tls: {{{tls}}}}}]}}"
         )
     };
     let cases: Vec<(String, Vec<&str>)> = vec![
