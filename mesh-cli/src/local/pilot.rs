@@ -142,6 +142,9 @@ impl ResourceStatus {
             "Deployment" | "Pod" | "ConfigMap" | "Secret" | "Namespace" | "ServiceAccount" => {
                 "proxies need nothing of it: it says what runs here".to_owned()
             }
+            "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication" if subscribed == 0 => {
+                "it selects no workload whose proxy is connected".to_owned()
+            }
             _ if subscribed == 0 => {
                 "no proxy uses it yet: each fetches a host's configuration at its first request".to_owned()
             }
@@ -185,6 +188,7 @@ mod tests {
             resource.message
         };
         assert!(why("VirtualService", "accepted", 0, 0).contains("no proxy uses it yet"));
+        assert!(why("PeerAuthentication", "accepted", 0, 0).contains("selects no workload"));
         assert!(why("VirtualService", "accepted", 1, 3).contains("2 of 3 proxies"));
         assert!(why("Deployment", "accepted", 0, 0).contains("what runs here"));
         assert_eq!(why("VirtualService", "in_force", 1, 1), "");

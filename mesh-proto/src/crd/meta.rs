@@ -234,6 +234,22 @@ impl WorkloadSelector {
     }
 }
 
+/// Whether an object can have a label of this name at all: `[domain/]name`.
+#[must_use]
+pub fn is_label_name(text: &str) -> bool {
+    let (domain, name) = text.split_once('/').map_or((None, text), |(domain, name)| (Some(domain), name));
+    !name.is_empty() && is_label_value(name) && domain.is_none_or(crate::model::identity::is_kubernetes_name)
+}
+
+/// Whether a label can have this value at all: letters, digits, and between them `-`, `_`, `.`; none of it is a wildcard.
+#[must_use]
+pub fn is_label_value(text: &str) -> bool {
+    let inside = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let edge = |b: Option<&u8>| b.is_none_or(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    bytes.len() <= 63 && bytes.iter().all(|b| inside(*b)) && edge(bytes.first()) && edge(bytes.last())
+}
+
 /// Whether `labels` has every pair of `wanted`.
 #[must_use]
 pub fn holds_all(wanted: &Labels, labels: &Labels) -> bool {

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::meta::{Kind, Labels};
+use super::meta::{Kind, Labels, is_label_name, is_label_value};
 use super::object::Targets;
 
 /// Why objects of a kind are not in force.
@@ -76,7 +76,10 @@ pub fn targets(kind: Kind, value: &Value) -> Option<Targets> {
             }
             let selector = value.pointer("/spec/selector/matchLabels");
             let labels = selector.and_then(|labels| serde_json::from_value::<Labels>(labels.clone()).ok());
-            Some(Targets::Workloads(labels.unwrap_or_default()))
+            let mut labels = labels.unwrap_or_default();
+            // What no object can have says nothing about whom was meant.
+            labels.retain(|name, value| is_label_name(name) && is_label_value(value));
+            Some(Targets::Workloads(labels))
         }
         Kind::DestinationRule => {
             let host = value.pointer("/spec/host")?.as_str()?;
@@ -124,6 +127,9 @@ mod tests {
         let odd = json!({"spec": {"selector": {"matchLabels": {"app": 1}}}});
         assert_eq!(targets(Kind::AuthorizationPolicy, &odd), Some(Targets::Workloads(Labels::new())));
         assert_eq!(targets(Kind::EnvoyFilter, &policy), None);
+        let nobody = json!({"spec": {"selector": {"matchLabels": {"app": "p*", "version": "v1", "": "b"}}}});
+        let all_of_v1 = Targets::Workloads(Labels::from([("version".into(), "v1".into())]));
+        assert_eq!(targets(Kind::PeerAuthentication, &nobody), Some(all_of_v1));
     }
 
     #[test]

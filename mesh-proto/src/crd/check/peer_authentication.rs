@@ -2,6 +2,7 @@
 
 use super::super::peer_authentication::PeerAuthenticationSpec;
 use super::super::problem::Findings;
+use super::target_refs;
 
 pub(super) fn check(spec: &PeerAuthenticationSpec, findings: &mut Findings) {
     let selects = spec.selector.as_ref().is_some_and(|s| !s.match_labels.is_empty());
@@ -15,11 +16,7 @@ pub(super) fn check(spec: &PeerAuthenticationSpec, findings: &mut Findings) {
     if spec.port_level_mtls.contains_key(&0) {
         findings.error("spec.portLevelMtls.0", "0 is not a port", "1 to 65535, the container's port");
     }
-    if spec.selector.is_some() && !selects {
-        findings.warning(
-            "spec.selector",
-            "an empty selector selects the whole namespace",
-            "matchLabels with a label",
-        );
+    if let Some(selector) = &spec.selector {
+        target_refs::labels(selector, findings);
     }
 }

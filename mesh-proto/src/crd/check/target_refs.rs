@@ -1,6 +1,6 @@
 //! `selector` and `targetRefs` of policies: one of them, and only what a policy may be for.
 
-use super::super::meta::{ObjectMeta, WorkloadSelector};
+use super::super::meta::{ObjectMeta, WorkloadSelector, is_label_name, is_label_value};
 use super::super::problem::Findings;
 use super::super::target_ref::TargetRef;
 
@@ -33,12 +33,33 @@ pub(super) fn check(
     if selector.is_some() && (one.is_some() || !many.is_empty()) {
         findings.error("spec.selector", "there are targetRefs too", "one of them");
     }
-    if selector.is_some_and(|selector| selector.match_labels.is_empty()) {
+    if let Some(selector) = selector {
+        labels(selector, findings);
+    }
+}
+
+/// A selector that can select nobody protects nobody: it is refused.
+pub(super) fn labels(selector: &WorkloadSelector, findings: &mut Findings) {
+    if selector.match_labels.is_empty() {
         findings.warning(
             "spec.selector",
             "an empty selector selects the whole namespace",
             "matchLabels with a label",
         );
+    }
+    for (name, value) in &selector.match_labels {
+        let path = "spec.selector.matchLabels";
+        if !is_label_name(name) {
+            findings.error(
+                path,
+                format!("{name:?} is not the name of a label"),
+                "[domain/]name, no wildcard",
+            );
+        }
+        if !is_label_value(value) {
+            let expected = "letters, digits, '-', '_' and '.', at most 63; there are no wildcards";
+            findings.error(path, format!("{name}: {value:?} is not the value of a label"), expected);
+        }
     }
 }
 

@@ -573,6 +573,11 @@ fn peer_authentications() {
                 &["error spec.portLevelMtls: portLevelMtls needs a selector"],
             ),
             ("{selector: {matchLabels: {}}}", &["warning spec.selector"]),
+            ("{selector: {matchLabels: {a: 'p*'}}}", &["error spec.selector.matchLabels: a: \"p*\" is not"]),
+            (
+                "{selector: {matchLabels: {'': b}}}",
+                &["error spec.selector.matchLabels: \"\" is not the name"],
+            ),
         ],
     );
 }
@@ -721,6 +726,19 @@ fn authorization_policies() {
         ),
         ("{targetRefs: [{kind: Service}]}".into(), vec!["error spec.targetRefs[0].name: name is missing"]),
         ("{selector: {}}".into(), vec!["warning spec.selector: an empty selector"]),
+        ("{selector: {matchLabels: {a-b.c/d_e: '', k: A.b-9, l: '1'}}}".into(), vec![]),
+        (
+            "{selector: {matchLabels: {'a*': b}}}".into(),
+            vec!["error spec.selector.matchLabels: \"a*\" is not the name of a label"],
+        ),
+        (
+            "{selector: {matchLabels: {a/b/c: b}}}".into(),
+            vec!["error spec.selector.matchLabels: \"a/b/c\" is not the name of a label"],
+        ),
+        (
+            "{selector: {matchLabels: {a: b-}}}".into(),
+            vec!["error spec.selector.matchLabels: a: \"b-\" is not the value of a label"],
+        ),
         ("{rules: [{from: []}]}".into(), vec!["error spec.rules[0].from: is an empty list"]),
         ("{rules: [{to: [{}]}]}".into(), vec!["error spec.rules[0].to[0].operation: is empty"]),
         (source(""), vec!["error spec.rules[0].from[0].source: is empty"]),
