@@ -766,10 +766,10 @@ fn authorization_policies() {
             operation("ports: [http]"),
             vec!["error spec.rules[0].to[0].operation.ports[0]: \"http\" is not a port"],
         ),
-        (operation("paths: ['/a/{*}', '/b/{**}']"), vec![]),
+        (operation("paths: ['/a/{*}', '/b/{**}', '/foo/{**}/']"), vec![]),
         (
-            operation("paths: ['/{**}/a']"),
-            vec!["error spec.rules[0].to[0].operation.paths[0]: \"/{**}/a\" is no path template"],
+            operation("paths: ['/{**}/{*}']"),
+            vec!["error spec.rules[0].to[0].operation.paths[0]: \"/{**}/{*}\" is no path template"],
         ),
         (when("key: 'request.headers[a]', values: [b]"), vec![]),
         (when("key: 'request.headers[a]'"), vec!["error spec.rules[0].when[0]: has neither values"]),

@@ -1,4 +1,5 @@
-//! Paths: texts with a star, or templates. `{*}` is one segment that is not empty; `{**}`, at the end, anything that is left.
+//! Paths: texts with a star, or templates. `{*}` is one segment that is not empty; `{**}`, the last of them, one or more
+//! segments of any kind, up to the literal ones behind it.
 
 use super::{InvalidPattern, Literal, TextPattern};
 
@@ -18,7 +19,7 @@ pub enum Segment {
     Literal(String),
     /// `{*}`.
     One,
-    /// `{**}`.
+    /// `{**}`: once, with nothing but literals behind it.
     Rest,
 }
 
@@ -35,8 +36,8 @@ impl PathPattern {
         let inside = text.strip_prefix('/').ok_or_else(|| wrong("it begins with '/'"))?;
         let mut segments = Vec::new();
         for segment in inside.split('/') {
-            if segments.last() == Some(&Segment::Rest) {
-                return Err(wrong("{**} comes last"));
+            if segment.starts_with("{*") && segments.contains(&Segment::Rest) {
+                return Err(wrong("{**} is the last operator, only literal segments may follow"));
             }
             segments.push(match segment {
                 "{*}" => Segment::One,
@@ -74,25 +75,26 @@ impl PathPattern {
     pub fn matches(&self, path: &[u8]) -> bool {
         match self {
             Self::Text(text) => text.matches(path),
-            Self::Template(segments) => {
-                let Some(inside) = path.strip_prefix(b"/") else { return false };
-                let mut parts = inside.split(|b| *b == b'/');
-                for segment in segments {
-                    let part = match (segment, parts.next()) {
-                        (Segment::Rest, Some(_)) => return true,
-                        (_, None) => return false,
-                        (_, Some(part)) => part,
-                    };
-                    let fits = match segment {
-                        Segment::Literal(literal) => part == literal.as_bytes(),
-                        Segment::One | Segment::Rest => !part.is_empty(),
-                    };
-                    if !fits {
-                        return false;
-                    }
-                }
-                parts.next().is_none()
-            }
+            Self::Template(segments) => fits(segments, path),
         }
     }
+}
+
+/// Segments from the beginning, up to `{**}`; those behind it from the end.
+fn fits(segments: &[Segment], path: &[u8]) -> bool {
+    let Some(inside) = path.strip_prefix(b"/") else { return false };
+    let mut parts = inside.split(|b| *b == b'/');
+    let is = |segment: &Segment, part: Option<&[u8]>| match (segment, part) {
+        (Segment::Literal(literal), Some(part)) => part == literal.as_bytes(),
+        (Segment::One, Some(part)) => !part.is_empty(),
+        (Segment::Rest, _) | (_, None) => false,
+    };
+    let rest = segments.iter().position(|segment| *segment == Segment::Rest);
+    let (begin, end) = segments.split_at(rest.unwrap_or(segments.len()));
+    if !begin.iter().all(|segment| is(segment, parts.next())) {
+        return false;
+    }
+    let Some((_, end)) = end.split_first() else { return parts.next().is_none() };
+    // What is left between them is of `{**}`: at least one, which may be empty.
+    end.iter().rev().all(|segment| is(segment, parts.next_back())) && parts.next().is_some()
 }

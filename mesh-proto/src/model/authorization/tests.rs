@@ -43,7 +43,34 @@ fn paths() {
     assert!(!fits("/a/{*}", "/a") && fits("/{*}/c", "/b/c") && !fits("/{*}/c", "/b/c/"));
     assert!(fits("/a/{**}", "/a/") && fits("/a/{**}", "/a/b/c") && !fits("/a/{**}", "/a"));
     assert!(fits("/{**}", "/") && fits("/{*}/x/{**}", "/b/x/") && !fits("/{*}/x/{**}", "//x/"));
-    for wrong in ["/{**}/a", "/a{*}", "/{*}*", "{*}", "/{a}", "/{*}/b*", "/{", "/}"] {
+    // Istio's own example of a valid one, and others with literals behind.
+    assert!(fits("/foo/{**}/", "/foo/a/") && fits("/foo/{**}/", "/foo/a/b/") && fits("/foo/{**}/", "/foo//"));
+    assert!(!fits("/foo/{**}/", "/foo/") && !fits("/foo/{**}/", "/foo/a") && !fits("/foo/{**}/", "/foo"));
+    assert!(
+        fits("/{**}/a", "/x/a")
+            && fits("/{**}/a", "/x/a/a")
+            && fits("/{**}/a", "//a")
+            && !fits("/{**}/a", "/a")
+    );
+    assert!(fits("/{*}/{**}/b/c", "/x/y/b/c") && fits("/{*}/{**}/b/c", "/x/b/c/b/c"));
+    assert!(
+        !fits("/{*}/{**}/b/c", "/x/b/c") && !fits("/{*}/{**}/b/c", "//y/b/c"),
+        "no segment is used twice"
+    );
+    for wrong in [
+        "/{**}/{*}",
+        "/{**}/{**}",
+        "/{**}/a/{*}",
+        "/{**}/a*",
+        "/{**}{*}",
+        "/a{*}",
+        "/{*}*",
+        "{*}",
+        "/{a}",
+        "/{*}/b*",
+        "/{",
+        "/}",
+    ] {
         assert!(PathPattern::parse(wrong).is_err(), "{wrong}");
     }
 }
@@ -57,6 +84,7 @@ fn what_an_index_can_look_for() {
     let (whole, begin) = (|t: &str| Some(Literal::Whole(t.into())), |t: &str| Some(Literal::Begin(t.into())));
     assert_eq!((path("/a"), path("/a*"), path("*/a"), path("*")), (whole("/a"), begin("/a"), None, None));
     assert_eq!(path("/a/{*}/b"), begin("/a/"));
+    assert_eq!(path("/a/{**}/b"), begin("/a/"));
     assert_eq!((path("/a/{**}"), path("/{*}"), path("/{**}")), (begin("/a/"), begin("/"), begin("/")));
     assert_eq!(of("request.host", "A.com").map(|l| l.to_ascii_lowercase()), whole("a.com"));
     assert_eq!((of("source.ip", "10.0.0.1"), of("source.namespace", "a")), (None, None));
