@@ -8,7 +8,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +26,7 @@ use tokio::task::JoinSet;
 use crate::admin::{Admin, Audience};
 use crate::config::Config;
 use crate::index::{Index, Notice};
-use crate::keys::{self, KeySource, Reach};
+use crate::keys::{self, Reach, Wanted};
 use crate::push::{Discovery, Hub, Standings, rules::Rules};
 use crate::snapshot::{MeshSettings, Snapshot};
 use crate::source::Event;
@@ -216,7 +215,7 @@ impl Pilot {
             let (status, events, metrics) = (status.clone(), events.clone(), metrics.clone());
             tasks.spawn(Admin { status, events, metrics, audience }.serve(listener, watch.clone()));
         }
-        let (keys, wanted) = watch::channel(BTreeSet::new());
+        let (keys, wanted) = watch::channel(Wanted::new());
         tasks.spawn(keys::keep(wanted, found, reach));
         let stages = Stages { index, keys, hub: hub.clone(), status: status.clone(), events: events.clone() };
         tasks.spawn(stages.run(finds));
@@ -275,7 +274,7 @@ async fn upkeep(metrics: PrometheusHandle) {
 struct Stages {
     index: Index,
     /// Where issuers' keys come from.
-    keys: watch::Sender<BTreeSet<KeySource>>,
+    keys: watch::Sender<Wanted>,
     hub: Arc<Hub>,
     status: Arc<Status>,
     events: broadcast::Sender<LiveEvent>,

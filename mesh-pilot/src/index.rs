@@ -166,16 +166,17 @@ impl Index {
                 self.claims.shadowed(),
             );
             // What nobody wants any more is not followed any more either.
-            let wanted = crate::compile::key_sources(&config);
-            if self.keys.keys().any(|source| !wanted.contains(source)) {
-                Arc::make_mut(&mut self.keys).retain(|source, _| wanted.contains(source));
-            }
             config.keys = self.keys.clone();
+            let wanted = crate::compile::key_sources(&config);
+            if self.keys.keys().any(|source| !wanted.contains_key(source)) {
+                Arc::make_mut(&mut self.keys).retain(|source, _| wanted.contains_key(source));
+                config.keys = self.keys.clone();
+            }
             self.config = Arc::new(config);
             changes.config = true;
         }
         let asked =
-            || crate::compile::key_sources(&self.config).iter().all(|source| self.keys.contains_key(source));
+            || crate::compile::key_sources(&self.config).keys().all(|source| self.keys.contains_key(source));
         self.ready = self.ready || self.loaded && asked();
         let snapshot = Snapshot {
             config: self.config.clone(),

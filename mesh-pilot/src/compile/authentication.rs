@@ -4,8 +4,9 @@
 //! Istio's semantics: the rules of all that select the pod, in its namespace and in the root namespace, count together. Those for
 //! a Service are for all ports of its pods: a token that is wrong is wrong at each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use mesh_proto::crd;
@@ -13,7 +14,7 @@ use mesh_proto::crd::request_authentication::JwtRule;
 use mesh_proto::wire::mesh::v1 as wire;
 
 use super::{origin, policy};
-use crate::keys::{self, KeySource};
+use crate::keys::{self, KeySource, Want, Wanted};
 use crate::snapshot::{Config, Held, Pod};
 
 type Authentication = Held<Arc<crd::RequestAuthentication>>;
@@ -72,12 +73,45 @@ fn unknown(config: &Config, rule: &JwtRule) -> bool {
     config.keys.get(&source).is_none_or(|keys| keys.good.is_none() && !keys.given_up)
 }
 
-/// Where the keys of all rules come from, but for those that have them with them.
+/// Where the keys of all rules come from, but for those that have them with them: so many of each namespace, and of all. Those
+/// that there are good keys of come first: a new one takes nobody's place.
 #[must_use]
-pub fn key_sources(config: &Config) -> BTreeSet<KeySource> {
-    let rules = config.request_authentications.iter().flat_map(|held| &held.spec.spec.jwt_rules);
-    let all: BTreeSet<_> = rules.filter_map(KeySource::of).collect();
-    all.into_iter().take(keys::MAX_SOURCES).collect()
+pub fn key_sources(config: &Config) -> Wanted {
+    let mut all = Wanted::new();
+    for held in &config.request_authentications {
+        for rule in &held.spec.spec.jwt_rules {
+            let Some(source) = KeySource::of(rule) else { continue };
+            let none = || Want { namespaces: BTreeSet::new(), timeout: Duration::ZERO };
+            let want = all.entry(source).or_insert_with(none);
+            want.namespaces.insert(held.reference.namespace.clone());
+            want.timeout = want.timeout.max(rule.fetch_timeout());
+        }
+    }
+    let chosen: BTreeSet<KeySource> = chosen(config, &all).into_iter().cloned().collect();
+    all.retain(|source, _| chosen.contains(source));
+    all
+}
+
+/// In turn from each namespace that wants some.
+fn chosen<'a>(config: &Config, all: &'a Wanted) -> Vec<&'a KeySource> {
+    let new = |source: &KeySource| config.keys.get(source).is_none_or(|keys| keys.good.is_none());
+    let mut by_namespace: BTreeMap<&str, Vec<(bool, &KeySource)>> = BTreeMap::new();
+    for (source, want) in all {
+        for namespace in &want.namespaces {
+            by_namespace.entry(namespace).or_default().push((new(source), source));
+        }
+    }
+    let mut places: BTreeMap<&KeySource, usize> = BTreeMap::new();
+    for sources in by_namespace.values_mut() {
+        sources.sort_unstable();
+        for (place, (_, source)) in sources.iter().enumerate().take(keys::MAX_OF_NAMESPACE) {
+            let best = places.entry(source).or_insert(place);
+            *best = place.min(*best);
+        }
+    }
+    let mut found: Vec<_> = places.into_iter().collect();
+    found.sort_by_key(|(source, place)| (new(source), *place));
+    found.into_iter().take(keys::MAX_SOURCES).map(|(source, _)| source).collect()
 }
 
 fn on_wire(rule: &JwtRule) -> wire::JwtRule {

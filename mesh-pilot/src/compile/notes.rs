@@ -78,11 +78,11 @@ fn issuers(config: &Config, notes: &mut Notes) {
     for held in &config.request_authentications {
         for rule in &held.spec.spec.jwt_rules {
             let Some(source) = KeySource::of(rule) else { continue };
-            if !wanted.contains(&source) {
-                let most = crate::keys::MAX_SOURCES;
+            if !wanted.contains_key(&source) {
+                let (own, all) = (crate::keys::MAX_OF_NAMESPACE, crate::keys::MAX_SOURCES);
                 let text = format!(
-                    "the keys of {} are not fetched: there are more than {most} issuers",
-                    rule.issuer
+                    "the keys of {} are not fetched: there are more than {own} issuers in {}, or {all} in the mesh",
+                    rule.issuer, held.reference.namespace
                 );
                 notes.add(held, text);
                 continue;

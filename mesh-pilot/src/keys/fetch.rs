@@ -16,9 +16,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::KeySource;
+use super::lanes::Slot;
 
-/// Everything together.
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer.
 const MAX_BODY: usize = 1 << 20;
 
@@ -70,29 +69,39 @@ pub enum FetchError {
         why: String,
     },
     /// Nothing within the time.
-    #[error("{0}: no answer within {TIMEOUT:?}")]
-    Late(String),
+    #[error("{0}: no answer within {1:?}")]
+    Late(String, Duration),
+}
+
+/// Leave to fetch once.
+#[derive(Debug, Clone)]
+pub(super) struct Turn {
+    /// Everything together.
+    pub(super) within: Duration,
+    /// Held by whatever goes on for this fetch, even after it has ended.
+    pub(super) slot: Slot,
 }
 
 /// The keys of a source.
-pub(super) async fn keys(source: &KeySource, reach: Reach) -> Result<Bytes, FetchError> {
+pub(super) async fn keys(source: &KeySource, reach: Reach, turn: Turn) -> Result<Bytes, FetchError> {
     let (KeySource::Uri(name) | KeySource::Issuer(name)) = source;
     let fetched = async {
         let uri = match source {
             KeySource::Uri(uri) => uri.clone(),
-            KeySource::Issuer(issuer) => discovered(issuer, reach).await?,
+            KeySource::Issuer(issuer) => discovered(issuer, reach, &turn.slot).await?,
         };
-        let body = get(&uri, reach).await?;
+        let body = get(&uri, reach, &turn.slot).await?;
         let usable = mesh_proto::model::jwks::usable(&body);
         usable.map(Bytes::from).map_err(|why| FetchError::Content { uri, why })
     };
-    tokio::time::timeout(TIMEOUT, fetched).await.unwrap_or_else(|_| Err(FetchError::Late(name.clone())))
+    let late = |_| Err(FetchError::Late(name.clone(), turn.within));
+    tokio::time::timeout(turn.within, fetched).await.unwrap_or_else(late)
 }
 
 /// Where an issuer's discovery document says that its keys are.
-async fn discovered(issuer: &str, reach: Reach) -> Result<String, FetchError> {
+async fn discovered(issuer: &str, reach: Reach, slot: &Slot) -> Result<String, FetchError> {
     let uri = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-    let body = get(&uri, reach).await?;
+    let body = get(&uri, reach, slot).await?;
     let document: serde_json::Value = content(&uri, &body)?;
     let text = |field: &str| document.get(field).and_then(serde_json::Value::as_str);
     // Section 4.3: a document of somebody else says nothing of this issuer.
@@ -114,7 +123,7 @@ fn content(uri: &str, body: &Bytes) -> Result<serde_json::Value, FetchError> {
         .map_err(|error| FetchError::Content { uri: uri.to_owned(), why: format!("no JSON: {error}") })
 }
 
-async fn get(text: &str, reach: Reach) -> Result<Bytes, FetchError> {
+async fn get(text: &str, reach: Reach, slot: &Slot) -> Result<Bytes, FetchError> {
     let wrong = || FetchError::Uri(text.to_owned());
     let uri: Uri = text.parse().map_err(|_| wrong())?;
     let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?.to_owned();
@@ -125,7 +134,7 @@ async fn get(text: &str, reach: Reach) -> Result<Bytes, FetchError> {
     };
     let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
     let failed = |why: String| FetchError::Exchange { uri: text.to_owned(), why };
-    let stream = connect(&host, port, reach).await?;
+    let stream = connect(&host, port, reach, slot).await?;
     let response = if secure {
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| wrong())?;
         let tls =
@@ -141,12 +150,18 @@ async fn get(text: &str, reach: Reach) -> Result<Bytes, FetchError> {
     Ok(body)
 }
 
-async fn connect(host: &str, port: u16, reach: Reach) -> Result<TcpStream, FetchError> {
-    let bare = host.trim_matches(['[', ']']);
-    let found: Vec<SocketAddr> = tokio::net::lookup_host((bare, port))
-        .await
-        .map_err(|error| FetchError::Address { host: host.to_owned(), why: error.to_string() })?
-        .collect();
+async fn connect(host: &str, port: u16, reach: Reach, slot: &Slot) -> Result<TcpStream, FetchError> {
+    let failed = |why: String| FetchError::Address { host: host.to_owned(), why };
+    let bare = host.trim_matches(['[', ']']).to_owned();
+    let held = slot.clone();
+    // A lookup has a thread of the machine until it ends, whoever still waits for it.
+    let lookup = tokio::spawn(async move {
+        let found = tokio::net::lookup_host((bare, port)).await.map(Iterator::collect::<Vec<_>>);
+        drop(held);
+        found
+    });
+    let found = lookup.await.map_err(|error| failed(error.to_string()))?;
+    let found = found.map_err(|error| failed(error.to_string()))?;
     let mut why = format!("{:?}", found.iter().map(SocketAddr::ip).collect::<Vec<_>>());
     for address in found.into_iter().filter(|address| may_ask(address.ip(), reach)) {
         match TcpStream::connect(address).await {
@@ -154,7 +169,7 @@ async fn connect(host: &str, port: u16, reach: Reach) -> Result<TcpStream, Fetch
             Err(error) => why = format!("{address}: {error}"),
         }
     }
-    Err(FetchError::Address { host: host.to_owned(), why })
+    Err(failed(why))
 }
 
 /// Whether an address may be asked at all: none that only this machine has, and none at which clouds tell machines their

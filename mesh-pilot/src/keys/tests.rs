@@ -8,6 +8,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 
+const TIMEOUT: Duration = Duration::from_secs(5);
+
 const JWKS: &str = r#"{"keys":[{"crv":"Ed25519","kty":"OKP","x":"a"}]}"#;
 
 /// Answers each request with the next of its answers, the last one for ever; says what was asked for.
@@ -45,10 +47,22 @@ impl Issuer {
     }
 
     async fn keys(&self) -> Result<Bytes, String> {
-        fetch::keys(&KeySource::Uri(format!("{}/keys", self.at)), Reach::Loopback)
-            .await
-            .map_err(|e| e.to_string())
+        let source = KeySource::Uri(format!("{}/keys", self.at));
+        fetch(&source, Reach::Loopback).await.map_err(|e| e.to_string())
     }
+}
+
+async fn fetch(source: &KeySource, reach: Reach) -> Result<Bytes, FetchError> {
+    fetch::keys(source, reach, turn(TIMEOUT).await).await
+}
+
+async fn turn(within: Duration) -> Turn {
+    let (_told, mut want) = watch::channel(wanted_by(&["default"]));
+    Turn { within, slot: Lanes::default().turn(&mut want, Pace::Short).await }
+}
+
+fn wanted_by(namespaces: &[&str]) -> Want {
+    Want { namespaces: namespaces.iter().map(|name| Arc::from(*name)).collect(), timeout: TIMEOUT }
 }
 
 #[tokio::test]
@@ -57,12 +71,12 @@ async fn keys_of_a_uri_and_of_an_issuer() {
     assert_eq!(issuer.keys().await.unwrap(), JWKS);
     let document = r#"{"issuer":"SELF","jwks_uri":"SELF/k"}"#;
     let issuer = Issuer::start(vec![(200, document.into()), (200, JWKS.into())]).await;
-    let found = fetch::keys(&KeySource::Issuer(issuer.at.clone()), Reach::Loopback).await.unwrap();
+    let found = fetch(&KeySource::Issuer(issuer.at.clone()), Reach::Loopback).await.unwrap();
     assert_eq!(found, JWKS);
     assert_eq!(*issuer.asked.lock(), ["/.well-known/openid-configuration", "/k"]);
     let other = r#"{"issuer":"https://other","jwks_uri":"SELF/k"}"#;
     let issuer = Issuer::start(vec![(200, other.into())]).await;
-    let error = fetch::keys(&KeySource::Issuer(issuer.at.clone()), Reach::Loopback).await.unwrap_err();
+    let error = fetch(&KeySource::Issuer(issuer.at.clone()), Reach::Loopback).await.unwrap_err();
     assert!(error.to_string().contains("the document of Some(\"https://other\")"), "{error}");
 }
 
@@ -111,11 +125,11 @@ async fn addresses_that_are_nobodys_business() {
     assert!(ask("10.0.0.1", Reach::Outside) && ask("2001:db8::1", Reach::Outside));
     let issuer = Issuer::start(vec![(200, JWKS.into())]).await;
     let source = KeySource::Uri(format!("{}/keys", issuer.at));
-    let error = fetch::keys(&source, Reach::Outside).await.unwrap_err();
+    let error = fetch(&source, Reach::Outside).await.unwrap_err();
     assert!(error.to_string().contains("no address that may be asked"), "{error}");
     assert!(issuer.asked.lock().is_empty());
     for uri in ["", "keys", "file:///etc/passwd", "ftp://a/b", "http://"] {
-        let error = fetch::keys(&KeySource::Uri(uri.into()), Reach::Loopback).await.unwrap_err();
+        let error = fetch(&KeySource::Uri(uri.into()), Reach::Loopback).await.unwrap_err();
         assert!(matches!(error, FetchError::Uri(_)), "{uri}: {error}");
     }
 }
@@ -126,7 +140,8 @@ async fn a_source_that_fails_keeps_its_keys_and_holds_up_nobody() {
     let answers = vec![(500, String::new()), (200, JWKS.into())];
     let (failing, good) = (Issuer::start(vec![(500, String::new())]).await, Issuer::start(answers).await);
     let sources = [&failing, &good].map(|issuer| KeySource::Uri(issuer.at.clone()));
-    let (want, wanted) = watch::channel(BTreeSet::from(sources.clone()));
+    let both = sources.clone().map(|source| (source, wanted_by(&["default"])));
+    let (want, wanted) = watch::channel(Wanted::from(both));
     let (found, mut events) = mpsc::channel(16);
     let keeper = tokio::spawn(keep(wanted, found, Reach::Loopback));
     let mut known: BTreeMap<KeySource, Keys> = BTreeMap::new();
@@ -141,10 +156,119 @@ async fn a_source_that_fails_keeps_its_keys_and_holds_up_nobody() {
     seen.await.expect("the good one's keys come, after a failure");
     assert!(known[&sources[0]].good.is_none() && known[&sources[0]].wrong.as_ref().unwrap().contains("500"));
     assert_eq!(known[&sources[1]], Keys { good: Some(JWKS.into()), ..Keys::default() });
-    want.send_replace(BTreeSet::new());
+    want.send_replace(Wanted::new());
     drop(want);
     tokio::time::timeout(Duration::from_secs(5), keeper)
         .await
         .expect("it ends when nobody wants anything")
         .unwrap();
+}
+
+/// A listener that takes connections and says nothing: the fetch ends when its rule says so.
+#[tokio::test]
+async fn a_fetch_takes_no_longer_than_it_may() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let source = KeySource::Uri(format!("http://{}/keys", listener.local_addr().unwrap()));
+    let turn = turn(Duration::from_millis(20)).await;
+    let error = fetch::keys(&source, Reach::Loopback, turn).await.unwrap_err();
+    assert!(error.to_string().ends_with("no answer within 20ms"), "{error}");
+}
+
+/// Issuers of whom those named `good` answer at once and all others never.
+struct Mesh {
+    want: watch::Sender<Wanted>,
+    events: mpsc::Receiver<Vec<Event>>,
+    /// Each fetch: of whom, and how long it was to take at most.
+    fetched: Arc<Mutex<Vec<(KeySource, Duration)>>>,
+    begun: Instant,
+}
+
+impl Mesh {
+    fn start(wanted: Wanted) -> Self {
+        let (want, wanted) = watch::channel(wanted);
+        let (found, events) = mpsc::channel(16);
+        let fetched: Arc<Mutex<Vec<(KeySource, Duration)>>> = Arc::default();
+        let told = fetched.clone();
+        let fetch = move |source: KeySource, turn: Turn| {
+            told.lock().push((source.clone(), turn.within));
+            async move {
+                if source.to_string().contains("good") {
+                    return Ok(Bytes::from_static(JWKS.as_bytes()));
+                }
+                let Turn { within, slot } = turn;
+                tokio::time::sleep(within).await;
+                drop(slot);
+                Err(FetchError::Late(source.to_string(), within))
+            }
+        };
+        tokio::spawn(keep_by(wanted, found, fetch));
+        Self { want, events, fetched, begun: Instant::now() }
+    }
+
+    /// How long it took until there were keys of a source.
+    async fn until_good(&mut self, wanted: &KeySource) -> Duration {
+        loop {
+            for event in self.events.recv().await.unwrap() {
+                let Event::Keys { source, keys } = event else { panic!("{event:?}") };
+                if source == *wanted && keys.good.is_some() {
+                    return self.begun.elapsed();
+                }
+            }
+        }
+    }
+
+    /// Until then, with nobody in particular waited for.
+    async fn pass(&mut self, time: Duration) {
+        let all = async { while self.events.recv().await.is_some() {} };
+        assert!(tokio::time::timeout(time, all).await.is_err());
+    }
+}
+
+fn hanging(count: usize, namespace: &str) -> Wanted {
+    let source = |n| KeySource::Uri(format!("http://0{namespace}/{n}"));
+    (0..count).map(|n| (source(n), wanted_by(&[namespace]))).collect()
+}
+
+/// As many as hang, they hold up no other namespace, not even where they name its issuer too; and their own for no longer than
+/// it takes to see that they are slow.
+#[tokio::test(start_paused = true)]
+async fn issuers_that_hang_hold_up_nobody() {
+    let good = KeySource::Uri("http://good".into());
+    for (namespaces, count, most) in [
+        (&["bad"] as &[_], 128, Duration::from_secs(2)),
+        (&["other"], MAX_OF_NAMESPACE, Duration::ZERO),
+        (&["bad", "other"], MAX_OF_NAMESPACE, Duration::ZERO),
+    ] {
+        let mut wanted = hanging(count, "bad");
+        wanted.insert(good.clone(), wanted_by(namespaces));
+        let took = Mesh::start(wanted).until_good(&good).await;
+        assert!(took <= most, "{namespaces:?}, {count}: {took:?}");
+    }
+    // One that comes when all the others are known to hang, and one that somebody else begins to want while it waits.
+    let mut mesh = Mesh::start(hanging(MAX_OF_NAMESPACE, "bad"));
+    mesh.pass(Duration::from_secs(5)).await;
+    mesh.begun = Instant::now();
+    mesh.want.send_modify(|wanted| drop(wanted.insert(good.clone(), wanted_by(&["bad"]))));
+    assert_eq!(mesh.until_good(&good).await, Duration::ZERO);
+    let slow = KeySource::Uri("http://zz".into());
+    mesh.want.send_modify(|wanted| drop(wanted.insert(slow.clone(), wanted_by(&["bad"]))));
+    mesh.pass(Duration::from_secs(1)).await;
+    let tries = |mesh: &Mesh| mesh.fetched.lock().iter().filter(|(source, _)| *source == slow).count();
+    assert_eq!(tries(&mesh), 1, "it waits for the slow ones of its namespace");
+    mesh.want.send_modify(|wanted| drop(wanted.insert(slow.clone(), wanted_by(&["bad", "other"]))));
+    mesh.pass(Duration::from_secs(1)).await;
+    assert_eq!(tries(&mesh), 2);
+}
+
+/// What hangs is asked again ever less often, and each time for as long as its rule says, but for the first look.
+#[tokio::test(start_paused = true)]
+async fn who_hangs_is_left_alone_for_minutes() {
+    let mut wanted = hanging(1, "bad");
+    wanted.values_mut().for_each(|want| want.timeout = Duration::from_secs(7));
+    let mut mesh = Mesh::start(wanted);
+    mesh.pass(Duration::from_secs(3600)).await;
+    let fetched: Vec<_> = mesh.fetched.lock().iter().map(|(_, within)| *within).collect();
+    assert_eq!(fetched[..3], [SHORT, Duration::from_secs(7), Duration::from_secs(7)]);
+    // 1 + 2 + ... + 64 s, then every 127 s.
+    assert!((28..=45).contains(&fetched.len()), "{}", fetched.len());
 }

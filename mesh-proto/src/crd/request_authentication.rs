@@ -1,5 +1,7 @@
 //! `security.istio.io` RequestAuthentication.
 
+use std::time::Duration as StdDuration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -76,6 +78,17 @@ strict! {
         pub header: String,
         /// The claim.
         pub claim: String,
+    }
+}
+
+impl JwtRule {
+    /// More than that is not waited for a fetch.
+    pub const MAX_TIMEOUT: StdDuration = StdDuration::from_secs(30);
+
+    /// How long a fetch of its keys may take: Istio's 5 s unless it says something, at most [`Self::MAX_TIMEOUT`].
+    #[must_use]
+    pub fn fetch_timeout(&self) -> StdDuration {
+        self.timeout.map_or(StdDuration::from_secs(5), |timeout| timeout.0.min(Self::MAX_TIMEOUT))
     }
 }
 

@@ -324,7 +324,13 @@ fn tokens_of_issuers() {
     );
 
     let source = crate::keys::KeySource::Issuer("https://issuer".into());
-    assert_eq!(super::super::key_sources(&Mesh::with(&yaml).snapshot.config), [source.clone()].into());
+    let wanted = super::super::key_sources(&Mesh::with(&yaml).snapshot.config);
+    assert_eq!(wanted.keys().collect::<Vec<_>>(), [&source]);
+    let again =
+        object("RequestAuthentication", "money/b", "{jwtRules: [{issuer: 'https://issuer', timeout: 7s}]}");
+    let wanted = super::super::key_sources(&Mesh::with(&format!("{yaml}{again}")).snapshot.config);
+    let namespaces: Vec<_> = wanted[&source].namespaces.iter().map(AsRef::as_ref).collect();
+    assert_eq!((namespaces, wanted[&source].timeout.as_secs()), (vec!["default", "money"], 7));
     let keys = |good: Option<&'static str>, wrong: Option<&str>| crate::keys::Keys {
         good: good.map(Into::into),
         wrong: wrong.map(str::to_owned),
@@ -340,4 +346,30 @@ fn tokens_of_issuers() {
         failing.told(),
         ["a: the keys of https://issuer cannot be fetched: it is away; the last good keys stay in force"]
     );
+}
+
+/// So many issuers of a namespace, whatever others have; those that are in use come first.
+#[test]
+fn issuers_of_one_author_take_nobodys_place() {
+    use crate::keys::{KeySource, Keys, MAX_OF_NAMESPACE};
+    let rules = |begin: &str, count: usize| {
+        let issuers: Vec<_> =
+            (0..count).map(|n| format!("{{issuer: i, jwksUri: 'http://{begin}/{n:03}'}}")).collect();
+        format!("{{jwtRules: [{}]}}", issuers.join(", "))
+    };
+    let mut objects: Vec<_> = (0..4)
+        .map(|n| object("RequestAuthentication", &format!("many/a{n}"), &rules(&format!("0{n}"), 100)))
+        .collect();
+    objects.push(object("RequestAuthentication", "many/z", &rules("used", 1)));
+    objects.push(object("RequestAuthentication", "other/z", &rules("zz", 2)));
+    let used = KeySource::Uri("http://used/000".into());
+    let good = Keys { good: Some("{}".into()), ..Keys::default() };
+    let mesh = Mesh::with_keys(&objects.concat(), used.clone(), good);
+    let wanted = super::super::key_sources(&mesh.snapshot.config);
+    let of = |namespace: &str| wanted.values().filter(|want| want.namespaces.contains(namespace)).count();
+    assert_eq!((of("many"), of("other")), (MAX_OF_NAMESPACE, 2));
+    assert!(wanted.contains_key(&used));
+    let told = mesh.told();
+    assert_eq!(told.len(), 401 - MAX_OF_NAMESPACE, "{told:?}");
+    assert!(told[0].contains("more than 256 issuers in many"), "{}", told[0]);
 }

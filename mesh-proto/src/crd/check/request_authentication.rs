@@ -35,6 +35,7 @@ fn jwt_rule(rule: &JwtRule, path: &str, findings: &mut Findings) {
         findings.error(format!("{path}.audiences"), "an audience is empty", "");
     }
     keys(rule, path, findings);
+    timeout(rule, &format!("{path}.timeout"), findings);
     for (index, header) in rule.from_headers.iter().enumerate() {
         field(&header.name, &format!("{path}.fromHeaders[{index}].name"), findings);
     }
@@ -76,6 +77,16 @@ fn keys(rule: &JwtRule, path: &str, findings: &mut Findings) {
         (None, Some(uri)) => fetched(uri, &format!("{path}.jwksUri"), findings),
         // The issuer's discovery document says where they are.
         (None, None) => fetched(&rule.issuer, &format!("{path}.issuer"), findings),
+    }
+}
+
+fn timeout(rule: &JwtRule, path: &str, findings: &mut Findings) {
+    let Some(timeout) = rule.timeout else { return };
+    if timeout.0.is_zero() {
+        findings.error(path, "nothing is fetched within no time", "more than 0s; 5s if it is left out");
+    } else if timeout.0 > JwtRule::MAX_TIMEOUT {
+        let most = JwtRule::MAX_TIMEOUT.as_secs();
+        findings.warning(path, format!("a fetch takes {most}s at most"), "");
     }
 }
 

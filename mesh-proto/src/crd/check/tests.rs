@@ -818,6 +818,9 @@ fn request_authentications() {
             vec!["error spec.jwtRules[0].fromHeaders[0].name: host is part"],
         ),
         (with("fromParams: ['a=b']"), vec!["error spec.jwtRules[0].fromParams[0]"]),
+        (with("timeout: 0s"), vec!["error spec.jwtRules[0].timeout: nothing is fetched within no time"]),
+        (with("timeout: 31s"), vec!["warning spec.jwtRules[0].timeout: a fetch takes 30s at most"]),
+        (with("timeout: 200ms"), vec![]),
         (
             with("outputPayloadToHeader: X-Forwarded-Client-Cert"),
             vec![
