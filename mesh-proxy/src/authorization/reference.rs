@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use http::request::Parts;
 use mesh_proto::wire::mesh::v1 as wire;
+use serde_json::Value;
 
 use super::{Connection, Verdict};
 
@@ -14,6 +15,10 @@ pub(crate) struct Asked<'a> {
     /// None: bytes.
     pub(crate) head: Option<&'a Parts>,
     pub(crate) remote: IpAddr,
+    /// What the valid token says; none: there is no valid one.
+    pub(crate) token: Option<&'a Value>,
+    /// `spaceDelimitedClaims` of the token's rule.
+    pub(crate) space_delimited: &'a [String],
 }
 
 /// Whether it may pass; which rule denies it.
@@ -94,8 +99,63 @@ fn fits(attribute: &str, value: &str, namespace: &str, asked: &Asked<'_>, any: b
         "connection.sni" => {
             starred(&value.to_lowercase(), connection.sni.to_lowercase().trim_end_matches('.'))
         }
+        _ if attribute.starts_with("request.auth.") => {
+            asked.token.is_some_and(|token| of_token(attribute, value, token, asked.space_delimited))
+        }
         _ => request(attribute, value, asked.head.unwrap(), any),
     }
+}
+
+/// "The claim value is a string or a list of strings": of a list, one that fits is enough. Nothing else is a value.
+fn of_token(attribute: &str, value: &str, token: &Value, space_delimited: &[String]) -> bool {
+    let path: Vec<&str> = match attribute {
+        "request.auth.principal" => return is_principal(value, token),
+        "request.auth.audiences" => vec!["aud"],
+        "request.auth.presenter" => vec!["azp"],
+        claim => {
+            let names = claim.strip_prefix("request.auth.claims[").unwrap().strip_suffix(']').unwrap();
+            names.split("][").collect()
+        }
+    };
+    let mut claim = Some(token);
+    for name in &path {
+        claim = claim.and_then(|object| object.get(name));
+    }
+    let words = match path[..] {
+        // Of a whole text: `azp` and `aud` have names of their own.
+        [_] if matches!(attribute, "request.auth.audiences" | "request.auth.presenter") => false,
+        [name] => name == "scope" || name == "permission" || space_delimited.iter().any(|of| of == name),
+        _ => false,
+    };
+    match claim {
+        Some(Value::String(text)) if words => {
+            text.split(' ').any(|word| !word.is_empty() && starred(value, word))
+        }
+        Some(Value::String(text)) => starred(value, text),
+        Some(Value::Array(list)) => {
+            list.iter().any(|one| matches!(one, Value::String(text) if starred(value, text)))
+        }
+        _ => false,
+    }
+}
+
+/// "`<ISS>/<SUB>`", divided at the last slash; without both there is none.
+fn is_principal(value: &str, token: &Value) -> bool {
+    let text = |name: &str| token.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let (Some(issuer), Some(subject)) = (text("iss"), text("sub")) else { return false };
+    if value == "*" {
+        return true;
+    }
+    if let Some(of) = value.strip_suffix("/*") {
+        return of == issuer;
+    }
+    if let Some(name) = value.strip_prefix("*/") {
+        return name == subject;
+    }
+    if value.contains('*') {
+        return starred(value, &format!("{issuer}/{subject}"));
+    }
+    value.rsplit_once('/') == Some((issuer, subject))
 }
 
 fn request(attribute: &str, value: &str, head: &Parts, any: bool) -> bool {

@@ -3,9 +3,11 @@
 use http::Request;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use serde_json::Value;
 
 use super::reference::{self, Asked};
 use super::*;
+use crate::jwt::Claims;
 
 mod rows;
 
@@ -247,7 +249,7 @@ fn what_means_nothing_is_refused() {
 }
 
 /// What the generator below draws from: values and what they are compared with overlap, so that half of it matches.
-const DRAWN: [(&str, &[&str]); 15] = [
+const DRAWN: [(&str, &[&str]); 24] = [
     (
         "source.principal",
         &["*", "cluster.local/ns/shop/sa/web", "cluster.local/*", "*/sa/db", "td/ns/a/sa/b"],
@@ -262,10 +264,43 @@ const DRAWN: [(&str, &[&str]); 15] = [
     ("connection.sni", &["a.com", "*.COM", "*"]),
     ("request.host", &["web", "Web", "*.com", "web*", "*", "a.com"]),
     ("request.method", &["GET", "P*", "*T", "*"]),
-    ("request.path", &["/a", "/a*", "*/b", "/", "/{*}/b", "/a/{**}", "*", "/a;x"]),
+    (
+        "request.path",
+        &["/a", "/a*", "*/b", "/", "/{*}/b", "/a/{**}", "/{**}/b", "/a/{**}/", "/{*}/{**}/c", "*", "/a;x"],
+    ),
     ("request.headers[x-a]", &["1", "*", "1*", "*2", "1,2"]),
     ("request.headers[x-b]", &["1", "*"]),
-    ("request.auth.principal", &["*", "iss/sub"]),
+    ("request.auth.principal", &["*", "iss/sub", "iss/*", "*/sub", "iss/a/sub", "i*", "*b", "iss"]),
+    ("request.auth.principal", &["iss/sub", "iss/a/*", "*/a/sub"]),
+    ("request.auth.audiences", &["a", "b", "*", "a*", "*b"]),
+    ("request.auth.presenter", &["app", "*", "a*"]),
+    ("request.auth.claims[role]", &["admin", "user", "*", "a*", "admin user"]),
+    ("request.auth.claims[scope]", &["read", "write", "*", "w*", "read write"]),
+    ("request.auth.claims[team]", &["red", "blue", "*", "red blue", "b*"]),
+    ("request.auth.claims[a][b]", &["x", "y", "*"]),
+    ("request.auth.claims[a]", &["x", "*"]),
+    ("request.auth.claims[a][scope]", &["read", "*", "read write"]),
+];
+
+/// What a drawn token says, if anything, of each claim.
+const CLAIMS: [(&str, &[&str]); 8] = [
+    ("iss", &[r#""iss""#, r#""iss/a""#, r#""other""#]),
+    ("sub", &[r#""sub""#, r#""a/sub""#, r#""""#, ""]),
+    ("aud", &[r#""a""#, r#"["a", "b"]"#, r#"["c", "ab"]"#, "[]", ""]),
+    ("azp", &[r#""app""#, r#""other""#, ""]),
+    ("role", &[r#""admin""#, r#"["user", "admin"]"#, r#""admin user""#, "true", r#"[1, "user"]"#, "[]", ""]),
+    ("scope", &[r#""read write""#, r#""write""#, r#"["read write"]"#, r#""  ""#, ""]),
+    ("team", &[r#""red blue""#, r#""red""#, ""]),
+    (
+        "a",
+        &[
+            r#"{"b": "x"}"#,
+            r#"{"b": ["y", "x"], "scope": "read write"}"#,
+            r#"{"b": {"x": "x"}}"#,
+            r#""x""#,
+            "",
+        ],
+    ),
 ];
 
 struct Draw(StdRng);
@@ -339,6 +374,17 @@ impl Draw {
         let path = self.one(&["/", "/a", "/a/b", "/a/b/c", "/b", "/a;x", "/a;x/b", "/a/?q=/b", "/x/b"]);
         head(self.one(&["GET", "POST", "PUT"]), path, &headers)
     }
+
+    /// What a valid token says.
+    fn token(&mut self) -> Option<String> {
+        if self.one(&[true, false, false]) {
+            return None;
+        }
+        let claims = CLAIMS.iter().map(|(name, values)| (name, self.one(values)));
+        let claims = claims.filter(|(_, value)| !value.is_empty());
+        let claims: Vec<_> = claims.map(|(name, value)| format!("\"{name}\": {value}")).collect();
+        Some(format!("{{{}}}", claims.join(", ")))
+    }
 }
 
 /// A million of them: `AUTHORIZATION_CASES=1000000 cargo test --release`.
@@ -353,18 +399,24 @@ fn the_slow_evaluator_agrees() {
         let (connection, head) = (draw.connection(), draw.head());
         let remote = draw.one(&["10.0.0.1", "9.9.9.9", "fd00::9"]).parse().unwrap();
         let guard = Guard::of_requests(&policies, &connection);
-        let facts = RequestFacts::new(&head, remote, None);
+        let (payload, space_delimited) = (draw.token(), draw.some(&["team", "role"], 1));
+        let claims = payload.as_ref().map(|payload| Claims::parse(payload.as_bytes()).unwrap().0);
+        let token = claims.as_ref().map(|claims| Token::new(claims, &space_delimited));
+        let facts = RequestFacts::new(&head, remote, token);
         let verdict = guard.decide(&facts);
-        let asked = Asked { connection: &connection, head: Some(&head), remote };
+        let said: Option<Value> = payload.as_ref().map(|payload| serde_json::from_str(payload).unwrap());
+        let (token, space_delimited) = (said.as_ref(), &space_delimited[..]);
+        let asked = Asked { connection: &connection, head: Some(&head), remote, token, space_delimited };
         let expected = reference::verdict(&wire, &asked);
-        assert_eq!(verdict, expected, "case {case}: {wire:#?} {connection:?} {head:?}");
+        assert_eq!(verdict, expected, "case {case}: {wire:#?} {connection:?} {head:?} {payload:?}");
         if let Some(whole) = guard.whole() {
             let same = (verdict == Verdict::Allowed) == (whole == Verdict::Allowed);
             assert!(same, "case {case}: the same for all requests");
         }
         watched_alike(&wire, &connection, &facts, &verdict);
         let bytes = policies.of_bytes(&connection);
-        let asked = Asked { connection: &connection, head: None, remote: connection.source };
+        let remote = connection.source;
+        let asked = Asked { connection: &connection, head: None, remote, token: None, space_delimited: &[] };
         let expected = reference::verdict(&wire, &asked);
         assert_eq!(bytes, expected, "case {case}, bytes: {wire:#?} {connection:?}");
         let (verdict, bytes) = (verdict == Verdict::Allowed, bytes == Verdict::Allowed);

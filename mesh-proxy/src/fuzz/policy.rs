@@ -2,9 +2,11 @@
 
 use http::request::Parts;
 use mesh_proto::wire::mesh::v1 as wire;
+use serde_json::Value;
 
 use crate::authorization::reference::{self, Asked};
-use crate::authorization::{Connection, Guard, Policies, RequestFacts};
+use crate::authorization::{Connection, Guard, Policies, RequestFacts, Token};
+use crate::jwt::Claims;
 
 const PEERS: [&str; 5] = [
     "",
@@ -51,7 +53,7 @@ const PIECES: [&str; 32] = [
     "-",
     "other",
 ];
-const ATTRIBUTES: [&str; 18] = [
+const ATTRIBUTES: [&str; 20] = [
     "source.principal",
     "source.namespace",
     "source.serviceAccount",
@@ -69,7 +71,18 @@ const ATTRIBUTES: [&str; 18] = [
     "request.auth.principal",
     "request.auth.audiences",
     "request.auth.claims[a]",
+    "request.auth.claims[a][b]",
+    "request.auth.claims[scope]",
     "request.auth.presenter",
+];
+/// Claims of tokens, and a value around a text.
+const CLAIMS: [&str; 6] = ["sub", "aud", "azp", "a", "scope", "b"];
+const VALUES: [(&str, &str); 5] = [
+    ("\"", "\""),
+    ("[\"a\", \"", "\"]"),
+    ("{\"b\": \"", "\"}"),
+    ("{\"b\": [\"", "\", 1]}"),
+    ("[[\"", "\"]]"),
 ];
 
 /// Choices, one byte each; when there are no more, the first one.
@@ -147,6 +160,21 @@ impl Choices<'_> {
         }
         Some(request.body(()).ok()?.into_parts().0)
     }
+
+    /// What a token says, and what of it is valid.
+    fn token(&mut self) -> Option<(Value, Claims)> {
+        let mut payload = format!("{{\"iss\": \"{}\"", self.text());
+        // Each claim once at most: more is no token.
+        for name in CLAIMS {
+            if self.below(2) == 1 {
+                let ((before, after), text) = (self.one(&VALUES), self.text());
+                payload.push_str(&format!(", \"{name}\": {before}{text}{after}"));
+            }
+        }
+        payload.push('}');
+        let claims = Claims::parse(payload.as_bytes()).ok()?.0;
+        Some((serde_json::from_str(&payload).ok()?, claims))
+    }
 }
 
 /// Decides, fast and slowly.
@@ -155,13 +183,19 @@ pub fn policy(data: &[u8]) {
     let (Some(connection), Some(head)) = (choices.connection(), choices.head()) else { return };
     let Ok(remote) = choices.one(&ADDRESSES).parse() else { return };
     let wire = choices.policies();
+    let token = choices.token();
+    let space_delimited: Vec<String> = (0..choices.below(2)).map(|_| "a".to_owned()).collect();
     // What means nothing is refused: nothing is decided then.
     let Ok(policies) = Policies::parse(&wire) else { return };
     let guard = Guard::of_requests(&policies, &connection);
-    let verdict = guard.decide(&RequestFacts::new(&head, remote, None));
-    let asked = Asked { connection: &connection, head: Some(&head), remote };
-    assert_eq!(verdict, reference::verdict(&wire, &asked), "{wire:#?} {connection:?} {head:?} {remote}");
+    let (said, claims) = token.unzip();
+    let valid = claims.as_ref().map(|claims| Token::new(claims, &space_delimited));
+    let verdict = guard.decide(&RequestFacts::new(&head, remote, valid));
+    let (token, space_delimited) = (said.as_ref(), &space_delimited[..]);
+    let asked = Asked { connection: &connection, head: Some(&head), remote, token, space_delimited };
+    let expected = reference::verdict(&wire, &asked);
+    assert_eq!(verdict, expected, "{wire:#?} {connection:?} {head:?} {remote} {said:?}");
     let bytes = policies.of_bytes(&connection);
-    let asked = Asked { connection: &connection, head: None, remote: connection.source };
+    let asked = Asked { head: None, remote: connection.source, ..asked };
     assert_eq!(bytes, reference::verdict(&wire, &asked), "bytes: {wire:#?} {connection:?}");
 }
