@@ -1,9 +1,10 @@
-//! A scanner's opinion on what listens: a gateway's servers (SIMPLE and MUTUAL) and a sidecar's STRICT port of a running mesh.
+//! A scanner's opinion on what listens in a running mesh: a gateway's servers (SIMPLE and MUTUAL), a sidecar's STRICT port,
+//! the pilot and the certificate authority.
 //!
 //! Needs `sslyze` (of the Python package of that name), by `MESH_SSLYZE` or in PATH; says so and passes where there is none.
 //! The same facts as raw bytes: `mesh-proxy/tests/hello.rs`.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -118,6 +119,26 @@ fn nothing_weak(found: &Value, what: &str) {
     says("session_renegotiation", "supports_secure_renegotiation", true.into());
 }
 
+/// Each connection is checked against what is in force when it is opened.
+fn nothing_resumed(found: &Value, what: &str) {
+    let resumed = &found["session_resumption"]["result"];
+    for field in ["session_id_resumption_result", "tls_ticket_resumption_result"] {
+        assert_eq!(resumed[field], "NOT_SUPPORTED", "{what}: {resumed}");
+    }
+}
+
+/// Where the scanner is no member of the mesh, what comes before certificates is all that it sees.
+fn nothing_weak_before_certificates(found: &Value, what: &str) {
+    for version in ["ssl_2_0", "ssl_3_0", "tls_1_0", "tls_1_1"] {
+        let suites = accepted(found, &format!("{version}_cipher_suites"));
+        assert!(suites.is_empty(), "{what}: {version}: {suites:?}");
+    }
+    let suites = accepted(found, "tls_1_2_cipher_suites");
+    let strong = |suite: &String| suite.starts_with("TLS_ECDHE_ECDSA_") && !suite.contains("_CBC_");
+    assert!(!suites.is_empty() && suites.iter().all(strong), "{what}: {suites:?}");
+    assert_eq!(found["tls_compression"]["result"]["supports_compression"], false, "{what}");
+}
+
 #[test]
 fn nothing_that_listens_speaks_anything_weak() {
     let Some(scanner) = scanner() else {
@@ -149,18 +170,14 @@ fn nothing_that_listens_speaks_anything_weak() {
     nothing_weak(&simple, "SIMPLE");
     let mutual = scan(&scanner, SocketAddr::new(gateway, 8444), shown, own.path());
     nothing_weak(&mutual, "MUTUAL");
-    let resumed = &mutual["session_resumption"]["result"];
-    for field in ["session_id_resumption_result", "tls_ticket_resumption_result"] {
-        assert_eq!(resumed[field], "NOT_SUPPORTED", "MUTUAL: {resumed}");
+    nothing_resumed(&mutual, "MUTUAL");
+    // Who asks for a first certificate has none to show: the scanner is let in as far.
+    let network = u32::from(mesh.pod_ip("web")) & 0xffff_0000;
+    let control = |host: u32| SocketAddr::new(Ipv4Addr::from(network | host).into(), 15012);
+    let ca = scan(&scanner, control(2), None, own.path());
+    nothing_weak(&ca, "authority");
+    nothing_resumed(&ca, "authority");
+    for (what, at) in [("sidecar", sidecar), ("pilot", control(3))] {
+        nothing_weak_before_certificates(&scan(&scanner, at, None, own.path()), what);
     }
-    // The scanner is no member of the mesh: what comes before certificates is all that it sees.
-    let strict = scan(&scanner, sidecar, None, own.path());
-    for version in ["ssl_2_0", "ssl_3_0", "tls_1_0", "tls_1_1"] {
-        let suites = accepted(&strict, &format!("{version}_cipher_suites"));
-        assert!(suites.is_empty(), "sidecar: {version}: {suites:?}");
-    }
-    let suites = accepted(&strict, "tls_1_2_cipher_suites");
-    let strong = |suite: &String| suite.starts_with("TLS_ECDHE_ECDSA_") && !suite.contains("_CBC_");
-    assert!(!suites.is_empty() && suites.iter().all(strong), "sidecar: {suites:?}");
-    assert_eq!(strict["tls_compression"]["result"]["supports_compression"], false, "sidecar");
 }
