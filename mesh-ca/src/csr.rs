@@ -79,9 +79,23 @@ mod tests {
 
     #[test]
     fn refuses_other_keys() {
-        for algorithm in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
+        for (algorithm, what) in [
+            (&rcgen::PKCS_ECDSA_P384_SHA384, "a curve of 384 bits"),
+            (&rcgen::PKCS_ED25519, "this kind of key"),
+        ] {
             let key = KeyPair::generate_for(algorithm).unwrap();
-            assert!(matches!(public_key(&request(&key)), Err(InvalidCsr::Key(_))));
+            assert_eq!(public_key(&request(&key)).unwrap_err(), InvalidCsr::Key(what.to_owned()));
+        }
+    }
+
+    /// Too weak, and so large that checking it is work for an attacker to give.
+    #[test]
+    fn refuses_rsa_of_other_sizes() {
+        for (bits, pem) in [
+            (1024, include_str!("../corpus/request/rsa-1024")),
+            (8448, include_str!("../corpus/request/rsa-8448")),
+        ] {
+            assert_eq!(public_key(pem).unwrap_err(), InvalidCsr::Key(format!("RSA of {bits} bits")));
         }
     }
 
@@ -101,7 +115,9 @@ mod tests {
     #[test]
     fn refuses_garbage_of_any_size() {
         let good = request(&KeyPair::generate().unwrap());
-        assert!(matches!(public_key(&"x".repeat(MAX_CSR + 1)), Err(InvalidCsr::TooLarge(_))));
+        assert!(public_key(&format!("{good:\n<MAX_CSR$}")).is_ok());
+        let larger = MAX_CSR + 1;
+        assert_eq!(public_key(&format!("{good:\n<larger$}")).unwrap_err(), InvalidCsr::TooLarge(larger));
         for cut in 0..good.len() {
             let part = &good[..cut];
             if part.trim_end() != good.trim_end() {

@@ -155,6 +155,17 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_by_which_nobody_gets_any_is_none() {
+        assert!(Rate::new(0.001, 1.0).is_ok() && Rate::new(1000.0, 1e9).is_ok());
+        for odd in [0.0, 0.0009, -1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert!(Rate::new(odd, 10.0).is_err(), "{odd} a second");
+        }
+        for odd in [0.0, 0.9, -1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert!(Rate::new(10.0, odd).is_err(), "{odd} at once");
+        }
+    }
+
+    #[test]
     fn the_table_is_bounded_and_forgets_who_rests() {
         let limiter = Limiter { most: 10, ..Limiter::new(Rate { per_second: 1.0, burst: 2.0 }) };
         let start = Instant::now();

@@ -200,6 +200,9 @@ impl State {
         if self.reports.values().all(|report| report.ended) {
             return Some("no pilot has said how its proxies stand".to_owned());
         }
+        if self.reports.len() > state::MAX_PILOTS {
+            return Some(format!("more than {} pilots say how their proxies stand", state::MAX_PILOTS));
+        }
         self.reports.iter().find_map(|(pilot, report)| report.waiting_for(pilot, sequence, now))
     }
 

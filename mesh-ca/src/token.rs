@@ -182,6 +182,19 @@ mod tests {
         }
     }
 
+    /// What is longer than any token is not even decoded, whoever signed it.
+    #[test]
+    fn a_token_has_a_longest_form() {
+        let key = TokenKey::new(&[7; 32]);
+        let long = |pod: usize| mint(&key, &Claims { pod: "p".repeat(pod), ..claims() });
+        let most = (0..MAX_TOKEN).take_while(|pod| long(*pod).len() <= MAX_TOKEN).last().unwrap();
+        assert_eq!(long(most).len(), MAX_TOKEN);
+        assert!(verify(&key, &long(most), at(1)).is_ok());
+        for more in [1, 2, 1000] {
+            assert_eq!(verify(&key, &long(most + more), at(1)), Err(InvalidToken::Malformed));
+        }
+    }
+
     #[test]
     fn a_signed_payload_of_another_form_is_refused() {
         let key = TokenKey::new(&[7; 32]);

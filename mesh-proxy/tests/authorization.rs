@@ -98,19 +98,16 @@ async fn one_reading_of_a_path() {
         "/./admin",
         "/a/../admin",
         "/a/%2e%2e/admin",
-        r"\admin",
         r"/a\..\admin",
         "/admin/",
         "/admin;x=1",
         "/admin;/y",
         "/admin/%2e/x",
     ] {
-        if path.starts_with('/') {
-            assert_eq!(plain(path).await.status, 403, "{path}");
-            assert_eq!(status(&pair, path).await, 403, "{path} through both proxies");
-        }
+        assert_eq!(plain(path).await.status, 403, "{path}");
+        assert_eq!(status(&pair, path).await, 403, "{path} through both proxies");
     }
-    for path in ["/a/..;/admin", "/%00admin", "/admin%00"] {
+    for path in ["/a/..;/admin", "/%00admin", "/admin%00", r"\admin", "admin"] {
         assert_eq!(plain(path).await.status, 400, "{path}");
     }
     let answer = plain("/x/./y/%7Ez?q=/../r").await;

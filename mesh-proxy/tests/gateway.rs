@@ -255,6 +255,14 @@ async fn clients_show_certificates_and_files_come_late() {
         || async { pilot.troubles().iter().any(|t| t.contains("tls.crt") && t.contains("not served")) };
     eventually("the missing file is told", missing).await;
     authority.leaf(&["a.example"]).write(dir.path());
+    // Row T10: a server that does not know yet whom to trust takes nobody for a client, rather than everybody.
+    let nobody =
+        || async { pilot.troubles().iter().any(|t| t.contains("ca.crt") && t.contains("not served")) };
+    eventually("the missing CA is told", nobody).await;
+    let showing = Client::new(&authority).showing(&authority.leaf(&["client.example"]));
+    for client in [Client::new(&authority), showing] {
+        assert!(client.get(at, "a.example", "a.example").await.is_err());
+    }
     std::fs::write(dir.path().join("ca.crt"), authority.root()).unwrap();
     let good = Client::new(&authority).showing(&authority.leaf(&["client.example"]));
     let serves = || async { good.get(at, "a.example", "a.example").await.is_ok_and(|a| a.status == 200) };

@@ -82,16 +82,36 @@ async fn a_plain_request_leaves_as_tls_to_a_server_that_is_verified() {
 async fn a_server_that_is_not_the_right_one_gets_nothing() {
     let story = Story::start().await;
     let stranger = Authority::new("stranger").leaf(&[HOST]);
-    for (pair, why) in
-        [(stranger, "UnknownIssuer"), (story.authority.leaf(&["b.example.com"]), "not valid for name")]
-    {
+    let leaf = |names: &[&str]| story.authority.leaf(names);
+    // Row T6: a star stands for one label, a subject is no name, and a client's certificate is no server's.
+    let with = |change: fn(&mut rcgen::CertificateParams)| {
+        let mut params = rcgen::CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+        change(&mut params);
+        story.authority.sign(params)
+    };
+    let subject = with(|params| {
+        params.subject_alt_names = vec![rcgen::SanType::URI(format!("https://{HOST}").try_into().unwrap())];
+        params.distinguished_name.push(rcgen::DnType::CommonName, HOST);
+    });
+    let of_a_client =
+        with(|params| params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth]);
+    for (pair, why) in [
+        (stranger, "UnknownIssuer"),
+        (leaf(&["b.example.com"]), "not valid for name"),
+        (leaf(&["*.com"]), "not valid for name"),
+        (subject, "not valid for name"),
+        (of_a_client, "extended key usage"),
+    ] {
         let at = serve(&pair, None, &[]).await;
         story.publish(HOST, at, story.simple());
         let answer = story.until("refused", |answer| answer.body.contains(why)).await;
         assert_eq!(answer.status, 503, "{}", answer.body);
     }
-    // The same server, when nobody is asked to verify it.
-    let at = serve(&story.authority.leaf(&["b.example.com"]), None, &[]).await;
+    let at = serve(&leaf(&["*.example.com"]), None, &[]).await;
+    story.publish(HOST, at, story.simple());
+    story.until("a star for one label", |answer| answer.status == 200).await;
+    // The first server again, when nobody is asked to verify it.
+    let at = serve(&leaf(&["b.example.com"]), None, &[]).await;
     story.publish(HOST, at, wire::ClientTls { insecure_skip_verify: true, ..Default::default() });
     story.until("unverified", |answer| answer.status == 200).await;
 }

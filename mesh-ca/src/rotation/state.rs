@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// More pilots than that are not remembered.
-const MAX_PILOTS: usize = 64;
+/// More pilots than that are not remembered, but that there are more: nobody can say then that all proxies have something.
+pub(super) const MAX_PILOTS: usize = 64;
 /// More names of proxies that wait are not kept.
 const MAX_NAMES: usize = 5;
 /// What a pilot says is kept again after that many seconds, though it says the same.
@@ -196,7 +196,7 @@ impl State {
             }
         }
         self.reports.retain(|_, report| now.saturating_sub(report.at) < super::GONE.as_secs());
-        while self.reports.len() > MAX_PILOTS {
+        while self.reports.len() > MAX_PILOTS + 1 {
             self.reports.pop_last();
         }
     }

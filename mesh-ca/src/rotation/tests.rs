@@ -82,7 +82,9 @@ fn every_other_order_is_refused_and_says_what_comes_next() {
                 Ok(_) => assert!(good.contains(&one), "{one:?}"),
                 Err(refused @ Refused::Order { .. }) => {
                     assert!(!good.contains(&one), "{one:?}");
-                    assert!(refused.to_string().contains(next), "{refused}");
+                    let said = refused.to_string();
+                    let typed = serde_json::to_value(&one).unwrap();
+                    assert!(said.starts_with(typed.as_str().unwrap()) && said.contains(next), "{said}");
                 }
                 Err(other) => panic!("{other}"),
             }
@@ -144,6 +146,28 @@ fn a_pilot_that_says_goodbye_is_soon_not_waited_for() {
     assert!(
         heard(&back, Report { ended: false, ..report(sequence, 1, NOW + 20) }).waiting(NOW + 20).is_some()
     );
+}
+
+/// Of those that are not remembered nobody knows how their proxies stand.
+#[test]
+fn more_pilots_than_are_remembered_are_waited_for() {
+    let many = |count: usize| {
+        let mut state = steady();
+        let reports = (0..count).map(|pilot| (format!("pilot-{pilot:03}"), report(1, 0, NOW)));
+        state.hear(&reports.collect(), NOW);
+        state
+    };
+    assert_eq!(many(64).waiting_for(1, NOW), None);
+    for count in [65, 66, 1000] {
+        let state = many(count);
+        assert!(state.reports.len() <= 65);
+        assert!(state.waiting_for(1, NOW).is_some_and(|why| why.contains("more than 64 pilots")));
+    }
+    // They leave.
+    let mut fewer = many(1000);
+    let later = NOW + GONE.as_secs();
+    fewer.hear(&[("pilot-000".to_owned(), report(1, 0, later))].into(), later);
+    assert_eq!(fewer.waiting_for(1, later), None);
 }
 
 #[test]

@@ -15,10 +15,12 @@ pub enum Verdict {
     Refused(String),
 }
 
+/// More reasons than that are counted.
+const MAX_ERRORS: usize = 32;
 /// API servers show no more than this of all warnings together, and cut each.
 const MAX_WARNINGS: usize = 32;
-/// The longest warning that is shown whole.
-const MAX_WARNING: usize = 240;
+/// The longest text that is shown whole.
+const MAX_TEXT: usize = 240;
 
 /// Judges `object`, which takes the place of `old` (null: of nothing); nothing ever keeps somebody from deleting.
 ///
@@ -35,9 +37,14 @@ pub fn judge(operation: &str, object: &Value, old: &Value) -> Verdict {
         }
         Document::Ignored(_) => return Verdict::Allowed(Vec::new()),
         Document::Refused(refused) => {
-            let errors: Vec<String> =
-                refused.problems.iter().filter(|p| p.is_error()).map(Problem::text).collect();
-            if errors.is_empty() { "it cannot be read".to_owned() } else { errors.join("; ") }
+            let errors = refused.problems.iter().filter(|p| p.is_error());
+            let more = errors.clone().count().saturating_sub(MAX_ERRORS);
+            let errors: Vec<String> = errors.take(MAX_ERRORS).map(Problem::text).map(cut).collect();
+            match (errors.len(), more) {
+                (0, _) => "it cannot be read".to_owned(),
+                (_, 0) => errors.join("; "),
+                _ => format!("{}; and {more} more", errors.join("; ")),
+            }
         }
     };
     if operation == "UPDATE" {
@@ -52,14 +59,15 @@ pub fn judge(operation: &str, object: &Value, old: &Value) -> Verdict {
     Verdict::Refused(why)
 }
 
+fn cut(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
+}
+
 fn warnings(texts: impl IntoIterator<Item = String>) -> Vec<String> {
-    let cut = |mut text: String| {
-        if let Some((end, _)) = text.char_indices().nth(MAX_WARNING) {
-            text.truncate(end);
-            text.push_str("...");
-        }
-        text
-    };
     texts.into_iter().map(cut).take(MAX_WARNINGS).collect()
 }
 
@@ -120,6 +128,16 @@ mod tests {
         let mut other = filter();
         other["spec"] = json!({"priority": 1});
         assert!(matches!(judge("UPDATE", &other, &filter()), Verdict::Refused(_)));
+    }
+
+    /// What somebody else's object is refused for fills no log and no answer.
+    #[test]
+    fn c9_reasons_are_few_and_short() {
+        let mut object = virtual_service(1, "5s");
+        object["spec"]["hosts"] = (0..5000).map(|index| format!("-{index}-")).collect();
+        object["spec"]["hosts"][0] = json!("x-".repeat(100_000));
+        let Verdict::Refused(why) = judge("CREATE", &object, &Value::Null) else { panic!("allowed") };
+        assert!(why.len() < 10_000 && why.ends_with("; and 4968 more"), "{}: {why}", why.len());
     }
 
     #[test]

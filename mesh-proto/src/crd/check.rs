@@ -13,6 +13,7 @@ mod peer_authentication;
 mod request_authentication;
 mod service_entry;
 mod target_refs;
+mod text;
 mod virtual_service;
 
 use super::object::Object;

@@ -131,12 +131,6 @@ impl Svid {
             says_usage: certificate.extended_key_usage().map_err(malformed)?.is_some(),
         })
     }
-
-    /// Whether `now` is within its life.
-    #[must_use]
-    pub fn is_valid_at(&self, now: SystemTime) -> bool {
-        self.not_before <= now && now < self.not_after
-    }
 }
 
 /// Refuses an intermediate that may not sign certificates (the path validation looks at no key usage), and one whose URI

@@ -4,6 +4,7 @@ mod corpus;
 mod go_spiffe;
 mod grpc;
 mod handshake;
+mod identity;
 mod spoken;
 
 use std::io;

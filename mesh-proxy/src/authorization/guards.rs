@@ -107,6 +107,9 @@ impl Guards {
 
 #[cfg(test)]
 mod tests {
+    use mesh_proto::wire::mesh::v1 as wire;
+
+    use super::super::Verdict;
     use super::super::tests::{allow, connection, deny, rule};
     use super::*;
 
@@ -132,6 +135,45 @@ mod tests {
         let other = guards.at(&policies, &at(Some("td/ns/b/sa/x"), "10.0.0.1"));
         assert!(!Rc::ptr_eq(&a, &other));
         assert_eq!((a.len(), other.len()), (2, 1), "what cannot match is not kept");
+    }
+
+    /// What is kept is of the policies in force: of those of before nothing is left.
+    #[test]
+    fn other_policies_decide_anew() {
+        let config = |authorization| {
+            let wire = wire::SelfConfig {
+                identity: "spiffe://cluster.local/ns/shop/sa/a".into(),
+                mtls: wire::MtlsMode::MtlsStrict.into(),
+                authorization,
+                ..Default::default()
+            };
+            Arc::new(SelfConfig::try_from(wire).unwrap())
+        };
+        let (open, closed) = (config(vec![]), config(vec![allow(vec![])]));
+        let mut guards = Guards::default();
+        let connection = connection(None);
+        let first = guards.get(&open, &connection);
+        assert!(Rc::ptr_eq(&first, &guards.get(&open, &connection)), "made once");
+        for _ in 0..2 {
+            assert_eq!(guards.get(&open, &connection).whole(), Some(Verdict::Allowed));
+            assert_eq!(guards.get(&closed, &connection).whole(), Some(Verdict::Denied(None)));
+        }
+    }
+
+    /// A policy without rules, for one port: it closes that one, whichever was asked for first.
+    #[test]
+    fn what_is_for_one_port_is_not_for_another() {
+        let policies = Policies::parse(&[wire::AuthorizationPolicy { ports: vec![8080], ..allow(vec![]) }]);
+        let policies = policies.unwrap();
+        for order in [[8080, 9090], [9090, 8080]] {
+            let mut guards = Guards::default();
+            for port in order {
+                let at = Connection { destination: ([10, 0, 0, 1], port).into(), ..connection(None) };
+                let verdict = guards.at(&policies, &at).whole();
+                let expected = if port == 8080 { Verdict::Denied(None) } else { Verdict::Allowed };
+                assert_eq!(verdict, Some(expected), "{port} of {order:?}");
+            }
+        }
     }
 
     /// Whoever opens connections with names of their own choice fills nothing.

@@ -194,6 +194,10 @@ fn j9_j12_a_field_that_comes_several_times() {
         assert!(!passes(allow(vec![role(&[], &["a"])]), lines), "ALLOW all but a: {lines:?}");
         assert!(!passes(deny(vec![role(&[], &["a"])]), lines), "DENY all but a: {lines:?}");
     }
+    for lines in [&["a", "b"][..], &["a,b"], &["x", "a,b"]] {
+        assert!(!passes(deny(vec![role(&["a,b"], &[])]), lines), "DENY a,b: {lines:?}");
+    }
+    assert!(passes(deny(vec![role(&["a,b"], &[])]), &["b", "a"]));
     assert!(passes(allow(vec![role(&["a"], &[])]), &["a"]) && !passes(deny(vec![role(&["a"], &[])]), &["a"]));
     assert!(
         !passes(allow(vec![role(&["a*"], &[])]), &["a1", "evil"])
@@ -456,27 +460,40 @@ fn principals_of_tokens() {
     let claims = |issuer: &str, subject: &str| {
         let issuer = TestIssuer::new(issuer, "EdDSA");
         let keys = crate::jwt::KeySet::parse(issuer.jwks().as_bytes()).unwrap();
-        let token = issuer.sign(serde_json::json!({"sub": subject, "role": ["a", "b"]}));
+        let token = issuer.sign(serde_json::json!({
+            "sub": subject, "role": ["a", "b"], "aud": ["shop", "web"], "azp": "app"
+        }));
         crate::jwt::verify(&token, &keys, std::time::SystemTime::now()).unwrap()
     };
-    let fits = |claims: &crate::jwt::Claims, attribute: &str, value: &str| {
-        let policies =
-            Policies::parse(&[allow(vec![rule(&[], &[], &[(attribute, &[value], &[])])])]).unwrap();
+    let asks = |claims: &crate::jwt::Claims, attribute: &str, values: &[&str], not: &[&str]| {
+        let policies = Policies::parse(&[allow(vec![rule(&[], &[], &[(attribute, values, not)])])]).unwrap();
         let (connection, head) = (connection(None), head("GET", "/", &[]));
         let facts = RequestFacts::new(&head, connection.source, Some(Token::new(claims, &[])));
         Guard::of_requests(&policies, &connection).decide(&facts) == Verdict::Allowed
     };
+    let fits = |claims: &crate::jwt::Claims, attribute: &str, value: &str| {
+        let fits = asks(claims, attribute, &[value], &[]);
+        assert_eq!(asks(claims, attribute, &[], &[value]), !fits, "{attribute} is {value}, or is not");
+        fits
+    };
     let principal = "request.auth.principal";
     let alice = claims("https://idp/realms", "alice");
     assert!(
-        ["*", "https://idp/realms/alice", "https://idp/realms/*", "*/alice", "https://idp*"]
+        ["*", "https://idp/realms/alice", "https://idp/realms/*", "*/alice", "*alice", "https://idp*"]
             .iter()
             .all(|value| fits(&alice, principal, value))
     );
     assert!(
-        ["https://idp/*", "https://idp/realms/guest/*", "*/bob", "https://idp/realms/alic"]
-            .iter()
-            .all(|value| !fits(&alice, principal, value))
+        [
+            "https://idp/*",
+            "https://idp/realms/guest/*",
+            "*/bob",
+            "*/lice",
+            "https://idp/realms/bob",
+            "https://idp/bob"
+        ]
+        .iter()
+        .all(|value| !fits(&alice, principal, value))
     );
     let guest = claims("https://idp/realms/guest", "alice");
     assert!(!fits(&guest, principal, "https://idp/realms/*"));
@@ -485,6 +502,18 @@ fn principals_of_tokens() {
         !fits(&other, principal, "https://a/b/c"),
         "whoever may choose a subject is not another issuer's"
     );
+    assert!(!fits(&other, principal, "*/c"), "nor the same subject of another one");
+    assert!(fits(&other, principal, "*/b/c") && fits(&other, principal, "*c"));
+    for (attribute, good) in [
+        ("request.auth.audiences", &["shop", "web", "s*", "*eb", "*"][..]),
+        ("request.auth.presenter", &["app", "a*", "*"]),
+    ] {
+        assert!(good.iter().all(|value| fits(&alice, attribute, value)), "{attribute}");
+        assert!(
+            ["sho", "shops", "b*", "*x"].iter().all(|value| !fits(&alice, attribute, value)),
+            "{attribute}"
+        );
+    }
     assert!(
         fits(&alice, "request.auth.claims[role]", "b") && !fits(&alice, "request.auth.claims[role]", "c")
     );

@@ -94,10 +94,16 @@ mod tests {
         let policies = Policies::default().watching(&watched).unwrap();
         let connection = connection(None);
         let guard = Guard::of_requests(&policies, &connection);
+        assert_eq!((guard.len(), guard.is_empty()), (4, false), "what is kept for it is counted");
+        let nothing = Guard::of_requests(&Policies::default(), &connection);
+        let any = head("GET", "/a", &[]);
+        let watched = nothing.watch(&RequestFacts::new(&any, connection.source, None));
+        assert!(nothing.is_empty() && watched.is_empty());
         let told = |path: &str| {
             let head = head("GET", path, &[]);
             let facts = RequestFacts::new(&head, connection.source, None);
             assert_eq!(guard.decide(&facts), Verdict::Allowed);
+            assert!(!guard.watch(&facts).is_empty());
             guard.watch(&facts).to_string()
         };
         assert_eq!(

@@ -197,3 +197,55 @@ impl<T> Shelf<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(hash: u64, token: &str, keys: u64) -> Asked<'_> {
+        Asked { hash, token, keys }
+    }
+
+    /// A hash is no proof: whoever finds a token with the hash of another one gets nothing of its verdict.
+    #[test]
+    fn two_tokens_with_one_hash_share_no_verdict() {
+        let mut shelf = Shelf::new(Bounds { entries: 10, bytes: 10_000 });
+        shelf.put(&asked(1, "a", 7), "of a", 0);
+        assert_eq!(shelf.get(&asked(1, "a", 7)), Some(&"of a"));
+        assert_eq!(shelf.get(&asked(1, "b", 7)), None);
+        assert_eq!(shelf.get(&asked(1, "a", 8)), None, "of other keys");
+        shelf.put(&asked(1, "b", 7), "of b", 0);
+        assert_eq!((shelf.get(&asked(1, "a", 7)), shelf.get(&asked(1, "b", 7))), (None, Some(&"of b")));
+        assert_eq!((shelf.entries.len(), shelf.order.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_goes_leaves_nothing_and_the_order_stays() {
+        let mut shelf = Shelf::new(Bounds { entries: 3, bytes: 10_000 });
+        for hash in [1, 2, 3] {
+            shelf.put(&asked(hash, "a", 7), hash, 0);
+        }
+        shelf.remove(2);
+        assert_eq!(shelf.order, [1, 3]);
+        shelf.put(&asked(4, "a", 7), 4, 0);
+        shelf.put(&asked(5, "a", 7), 5, 0);
+        assert_eq!(shelf.order, [3, 4, 5], "the oldest goes, and no other one");
+        for hash in [3, 4, 5] {
+            shelf.remove(hash);
+        }
+        assert_eq!((shelf.entries.len(), shelf.order.len(), shelf.bytes), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_is_larger_than_all_room_is_not_kept_and_pushes_nothing_out() {
+        let one = size_of::<Entry<u8>>() + 1;
+        let mut shelf = Shelf::new(Bounds { entries: 3, bytes: 2 * one });
+        shelf.put(&asked(1, "a", 7), 1, 0);
+        shelf.put(&asked(2, "a", 7), 2, one + 1);
+        assert_eq!((shelf.order.len(), shelf.bytes), (1, one), "larger than everything");
+        shelf.put(&asked(3, "a", 7), 3, 0);
+        assert_eq!((shelf.order.len(), shelf.bytes), (2, 2 * one), "there is room for two");
+        shelf.put(&asked(4, "a", 7), 4, one);
+        assert_eq!((shelf.order.len(), shelf.bytes), (1, 2 * one), "it fits just so");
+    }
+}

@@ -2,7 +2,7 @@
 
 #![allow(clippy::too_many_lines, reason = "tables of cases")]
 
-use super::super::{Document, Problem, parse};
+use super::super::{Document, Origin, Problem, from_value, parse};
 
 fn documents(kind: &str, spec: &str) -> Document {
     let security = matches!(kind, "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication");
@@ -844,4 +844,32 @@ fn request_authentications() {
     for (spec, expected) in &cases {
         check("RequestAuthentication", &[(spec, expected)]);
     }
+}
+
+/// Each of these takes hundreds of times as long to compile as to send. However many there are, only so many are compiled,
+/// and what is said of them stays short.
+#[test]
+fn c9_all_regexes_of_a_resource_have_one_bound() {
+    let told = |count: usize, pattern: fn(usize) -> String| {
+        let one = |index| serde_json::json!({"uri": {"regex": pattern(index)}});
+        let route =
+            |index| serde_json::json!({"match": [one(index)], "route": [{"destination": {"host": "a"}}]});
+        let object = serde_json::json!({
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "VirtualService",
+            "metadata": {"name": "a", "namespace": "b"},
+            "spec": {"hosts": ["a"], "http": (0..count).map(route).collect::<Vec<_>>()},
+        });
+        let document = from_value(object, Origin::default());
+        document.problems().iter().map(Problem::text).collect::<Vec<_>>()
+    };
+    assert_eq!(told(500, |index| format!("/api/v{index}/[0-9]+/.*")), [""; 0], "plain ones are cheap");
+    let large = |index| format!("/[a-z0-9_-]{{1,200}}/{index}");
+    assert_eq!(told(100, large), [""; 0]);
+    let refused = told(20_000, large);
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    let (path, why) = refused[0].split_once(".match").unwrap();
+    assert!(why.contains("too large together") && why.contains("at most 16 MiB"), "{why}");
+    let first: usize = path.trim_start_matches("spec.http[").trim_end_matches(']').parse().unwrap();
+    assert!((100..300).contains(&first), "{path}");
 }

@@ -9,6 +9,7 @@ use super::super::virtual_service::{
     TcpRoute, TlsRoute, VirtualServiceSpec,
 };
 use super::host::{is_host, is_wildcard_host};
+use super::text::Texts;
 use super::{export_to, refuse_yet, tell_yet};
 use crate::model::authorization::routed_claim;
 
@@ -55,10 +56,10 @@ pub(super) fn check(spec: &VirtualServiceSpec, findings: &mut Findings) {
     if spec.http.is_empty() && spec.tcp.is_empty() && spec.tls.is_empty() {
         findings.error("spec", "no routes", "http, tcp or tls");
     }
-    let mut caught = None;
+    let (mut caught, mut texts) = (None, Texts::new());
     for (index, route) in spec.http.iter().enumerate() {
         let path = format!("spec.http[{index}]");
-        http_route(route, spec, &path, findings);
+        http_route(route, spec, &path, &mut texts, findings);
         if let Some(first) = caught {
             findings.warning(path, format!("never reached: http[{first}] takes every request (IST0130)"), "");
         } else if route.r#match.is_empty() || route.r#match.contains(&HttpMatch::default()) {
@@ -119,11 +120,17 @@ fn claims(one: &HttpMatch, spec: &VirtualServiceSpec, path: &str, findings: &mut
     }
 }
 
-fn http_route(route: &HttpRoute, spec: &VirtualServiceSpec, path: &str, findings: &mut Findings) {
+fn http_route(
+    route: &HttpRoute,
+    spec: &VirtualServiceSpec,
+    path: &str,
+    texts: &mut Texts,
+    findings: &mut Findings,
+) {
     actions(route, path, findings);
     not_yet(route, path, findings);
     for (index, one) in route.r#match.iter().enumerate() {
-        http_match(one, &format!("{path}.match[{index}]"), findings);
+        http_match(one, &format!("{path}.match[{index}]"), texts, findings);
         claims(one, spec, &format!("{path}.match[{index}]"), findings);
     }
     for (index, to) in route.route.iter().enumerate() {
@@ -172,7 +179,7 @@ fn headers(headers: Option<&Headers>, path: &str, findings: &mut Findings) {
     refuse_yet(findings, set, path, "headers");
 }
 
-fn http_match(one: &HttpMatch, path: &str, findings: &mut Findings) {
+fn http_match(one: &HttpMatch, path: &str, texts: &mut Texts, findings: &mut Findings) {
     let fields =
         [("uri", &one.uri), ("scheme", &one.scheme), ("method", &one.method), ("authority", &one.authority)];
     for (field, value) in fields {
@@ -181,7 +188,7 @@ fn http_match(one: &HttpMatch, path: &str, findings: &mut Findings) {
             if *value == (StringMatch::Present {}) {
                 findings.error(path.clone(), format!("{field} matches nothing"), "exact, prefix or regex");
             }
-            string_match(value, &path, findings);
+            texts.check(value, &path, findings);
         }
     }
     let lists = [("headers", &one.headers), ("withoutHeaders", &one.without_headers)];
@@ -191,12 +198,12 @@ fn http_match(one: &HttpMatch, path: &str, findings: &mut Findings) {
             header_name(name, &path, findings);
             // Istio's "is there at all" for headers.
             if *value != StringMatch::Regex("*".to_owned()) {
-                string_match(value, &path, findings);
+                texts.check(value, &path, findings);
             }
         }
     }
     for (name, value) in &one.query_params {
-        string_match(value, &format!("{path}.queryParams.{name}"), findings);
+        texts.check(value, &format!("{path}.queryParams.{name}"), findings);
     }
     if one.ignore_uri_case && matches!(one.uri, Some(StringMatch::Regex(_))) {
         let message = "ignoreUriCase means nothing for a regex";
@@ -226,39 +233,6 @@ fn header_name(name: &str, path: &str, findings: &mut Findings) {
         let message = format!("a header named {name:?} is looked at, not the request's {name}");
         findings.warning(path, message, format!("{name} beside headers"));
     }
-}
-
-fn string_match(value: &StringMatch, path: &str, findings: &mut Findings) {
-    match value {
-        StringMatch::Prefix(text) if text.is_empty() => findings.error(path, "the prefix is empty", ""),
-        StringMatch::Regex(text) if text.is_empty() => findings.error(path, "the regex is empty", ""),
-        StringMatch::Regex(text) => {
-            if let Err(reason) = regular_expression(text) {
-                findings.error(path, format!("bad regex: {reason}"), "RE2 syntax");
-            }
-        }
-        _ => {}
-    }
-}
-
-/// The proxy's own rules and bounds: what it would refuse must not be accepted here.
-fn regular_expression(text: &str) -> Result<(), String> {
-    const MAX_PATTERN: usize = 1024;
-    const MAX_PROGRAM: usize = 1 << 20;
-    if text.len() > MAX_PATTERN {
-        return Err(format!("{} bytes, at most {MAX_PATTERN} are allowed", text.len()));
-    }
-    let build = |pattern: &str, unicode: bool| {
-        let built = regex::bytes::RegexBuilder::new(pattern).unicode(unicode).size_limit(MAX_PROGRAM).build();
-        built.map_err(|error| {
-            let text = error.to_string();
-            text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
-        })
-    };
-    // On its own first: `a)|(?:b` must not escape from the group that anchors it.
-    let unicode = build(text, false).is_err();
-    build(text, unicode)?;
-    build(&format!("^(?:{text})$"), unicode).map(drop)
 }
 
 fn destination(to: &Destination, path: &str, findings: &mut Findings) {

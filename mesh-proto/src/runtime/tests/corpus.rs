@@ -82,6 +82,30 @@ fn refuses_two_lists_of_names() {
     assert!(second.starts_with("malformed certificate"), "{second}");
 }
 
+/// What one reader passes over another one may read.
+#[test]
+fn refuses_what_cannot_be_read() {
+    let extension = |oid: &'static [u64], content: Vec<u8>| {
+        changed(move |p| p.custom_extensions = vec![CustomExtension::from_oid_content(oid, content.clone())])
+    };
+    // Policies, and points of revocation lists: garbage.
+    for oid in [&[2, 5, 29, 32], &[2, 5, 29, 31]] {
+        let verdict = extension(oid, vec![0x30, 0x7f, 1]);
+        assert!(verdict.starts_with("malformed certificate"), "{oid:?}: {verdict}");
+    }
+    // Names that are none, beside the good one.
+    for name in [&[0x82, 2, b'a', 0xff][..], &[0x86, 2, b'a', 0xff], &[0x81, 1, 0xff]] {
+        let uri = [&[0x86, GOOD.len() as u8], GOOD.as_bytes()].concat();
+        let list = [&uri, name].concat();
+        let der = [&[0x30, list.len() as u8], &list[..]].concat();
+        let verdict = changed(|p| {
+            p.subject_alt_names.clear();
+            p.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 5, 29, 17], der.clone())];
+        });
+        assert!(verdict.starts_with("malformed certificate"), "{name:?}: {verdict}");
+    }
+}
+
 #[test]
 fn refuses_uris_that_two_readers_could_take_differently() {
     let long = format!("spiffe://cluster.local/ns/default/sa/{}", "a".repeat(2100));
@@ -216,6 +240,12 @@ fn refuses_an_endless_chain_and_garbage() {
     let leaf = chain[0].clone();
     chain.resize(100, leaf.clone());
     assert_eq!(check(&ca, &chain, Role::Client).unwrap_err(), InvalidSvid::ChainTooLong(100));
+    chain.truncate(9);
+    assert_eq!(check(&ca, &chain, Role::Client).unwrap_err(), InvalidSvid::ChainTooLong(9));
+    // Eight are read; the root's own may be among them.
+    chain.truncate(1);
+    chain.resize(8, ca.root_der());
+    assert_eq!(check(&ca, &chain, Role::Client).unwrap().id.as_str(), GOOD);
     assert_eq!(check(&ca, &[], Role::Client).unwrap_err(), InvalidSvid::None);
     for cut in [0, 1, 10, leaf.len() / 2, leaf.len() - 1] {
         let part = CertificateDer::from(leaf[..cut].to_vec());

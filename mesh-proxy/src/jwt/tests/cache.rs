@@ -66,6 +66,18 @@ fn a_refusal_is_remembered_shortly() {
     assert_eq!(cache.verify(&"x".repeat(17 << 10), &keys, now()), Err(InvalidToken::TooLong));
 }
 
+/// What time heals is asked for again.
+#[test]
+fn a_token_that_came_early_counts_as_soon_as_it_is_time() {
+    let issuer = issuer("ES256");
+    let (keys, mut cache) = (keys(issuer), Cache::new());
+    let token = issuer.sign(json!({"sub": "ann", "nbf": NOW + 62, "exp": NOW + 300}));
+    let at = |seconds| now() + Duration::from_secs(seconds);
+    assert_eq!(cache.verify(&token, &keys, at(0)), Err(InvalidToken::NotYetValid));
+    assert_eq!(cache.verify(&token, &keys, at(1)), Err(InvalidToken::NotYetValid));
+    assert_eq!(cache.verify(&token, &keys, at(2)).err(), None);
+}
+
 #[test]
 fn bad_tokens_push_out_no_good_one() {
     let issuer = issuer("EdDSA");
