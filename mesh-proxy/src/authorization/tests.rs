@@ -453,29 +453,32 @@ fn watched_alike(
     }
 }
 
-/// Divided at the last slash: an issuer is not another one whose name begins alike.
-#[test]
-fn principals_of_tokens() {
-    use mesh_proto::runtime::testing::TestIssuer;
-    let claims = |issuer: &str, subject: &str| {
-        let issuer = TestIssuer::new(issuer, "EdDSA");
-        let keys = crate::jwt::KeySet::parse(issuer.jwks().as_bytes()).unwrap();
-        let token = issuer.sign(serde_json::json!({
-            "sub": subject, "role": ["a", "b"], "aud": ["shop", "web"], "azp": "app"
-        }));
-        crate::jwt::verify(&token, &keys, std::time::SystemTime::now()).unwrap()
-    };
-    let asks = |claims: &crate::jwt::Claims, attribute: &str, values: &[&str], not: &[&str]| {
+/// What a token of Alice's kind says once it is verified.
+fn claims(issuer: &str, subject: &str) -> crate::jwt::Claims {
+    let issuer = mesh_proto::runtime::testing::TestIssuer::new(issuer, "EdDSA");
+    let keys = crate::jwt::KeySet::parse(issuer.jwks().as_bytes()).unwrap();
+    let token = issuer.sign(serde_json::json!({
+        "sub": subject, "role": ["a", "b"], "aud": ["shop", "web"], "azp": "app"
+    }));
+    crate::jwt::verify(&token, &keys, std::time::SystemTime::now()).unwrap()
+}
+
+/// Whether these claims fit a condition of one value; a condition of one that it is not must say the opposite.
+fn fits(claims: &crate::jwt::Claims, attribute: &str, value: &str) -> bool {
+    let asks = |values: &[&str], not: &[&str]| {
         let policies = Policies::parse(&[allow(vec![rule(&[], &[], &[(attribute, values, not)])])]).unwrap();
         let (connection, head) = (connection(None), head("GET", "/", &[]));
         let facts = RequestFacts::new(&head, connection.source, Some(Token::new(claims, &[])));
         Guard::of_requests(&policies, &connection).decide(&facts) == Verdict::Allowed
     };
-    let fits = |claims: &crate::jwt::Claims, attribute: &str, value: &str| {
-        let fits = asks(claims, attribute, &[value], &[]);
-        assert_eq!(asks(claims, attribute, &[], &[value]), !fits, "{attribute} is {value}, or is not");
-        fits
-    };
+    let fits = asks(&[value], &[]);
+    assert_eq!(asks(&[], &[value]), !fits, "{attribute} is {value}, or is not");
+    fits
+}
+
+/// Divided at the last slash: an issuer is not another one whose name begins alike.
+#[test]
+fn principals_of_tokens() {
     let principal = "request.auth.principal";
     let alice = claims("https://idp/realms", "alice");
     assert!(
