@@ -1,4 +1,4 @@
-//! Issue 5, on the cluster: AuthorizationPolicy for requests and bytes, and tokens, each with `kubectl` as a user would.
+//! Issue 5, on the cluster: AuthorizationPolicy for requests, and tokens, each with `kubectl` as a user would.
 
 use anyhow::ensure;
 use e2e::workload::App;

@@ -96,7 +96,7 @@ fn failover_outlier_detection_ejects_and_readmits() {
     });
 }
 
-/// An instance that is not ready gets nothing, and nothing is lost when it goes and comes.
+/// An instance that is not ready gets nothing any more.
 #[test]
 fn failover_readiness_withdraws() {
     test("failover_readiness_withdraws", Company::Welcome, async |ns| {

@@ -122,8 +122,7 @@ fn indented(text: &str, by: usize) -> String {
     text.lines().map(|line| format!("{}{line}\n", " ".repeat(by))).collect()
 }
 
-/// Jobs complete: their proxy ends with them. Its init containers and its first request find the mesh ready (native), and
-/// with the classic form the proxy is told to end.
+/// Jobs complete with a native sidecar: their proxy ends with them. Init containers and the first request find the mesh ready.
 #[test]
 fn item_4_jobs_complete() {
     test("item_4_jobs_complete", Company::Welcome, async |ns| {
