@@ -147,7 +147,8 @@ async fn nobody_else_can_say_that_nothing_was_reached() {
             let mut head = [0; 4096];
             if stream.read(&mut head).await.is_ok_and(|n| n > 0) {
                 counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                let answer = b"HTTP/1.1 503 x\r\nx-mesh-unreached: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                let answer = b"HTTP/1.1 503 x\r\nx-mesh-unreached: 1\r\nx-mesh-denied-by: x\r\n\
+                               content-length: 0\r\nconnection: close\r\n\r\n";
                 let _ = stream.write_all(answer).await;
             }
         }
@@ -160,13 +161,15 @@ async fn nobody_else_can_say_that_nothing_was_reached() {
         ready: true,
         ..Default::default()
     };
-    for endpoint in [behind.endpoint(), outside] {
+    for (endpoint, meshed) in [(behind.endpoint(), true), (outside, false)] {
         story.publish(policy(), vec![endpoint], default_route("ratings", PORT));
         eventually("its own answer", || async {
             let before = asked.load(std::sync::atomic::Ordering::SeqCst);
             let answer = story.post().await;
             let once = asked.load(std::sync::atomic::Ordering::SeqCst) == before + 1;
             assert!(answer.header("x-mesh-unreached").is_none(), "{answer:?}");
+            // A sidecar's own denials say so; an application's answer cannot.
+            assert!(!meshed || answer.header("x-mesh-denied-by").is_none(), "{answer:?}");
             answer.status == 503 && once
         })
         .await;

@@ -320,6 +320,50 @@ async fn a_gateway_routes_by_host() {
     assert_eq!(other.status, 404, "{other:?}");
 }
 
+/// P6: whoever is no verified peer says nothing in a proxy's name, to a sidecar neither; and an application says nothing in the
+/// mesh's name, to a peer's sidecar neither. What applications hand on from proxies (Istio's `x-envoy-*`) is their own to tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p6_only_proxies_say_what_proxies_say() {
+    const FIELDS: [&str; 12] = [
+        "x-mesh-unreached",
+        "x-mesh-denied-by",
+        "x-mesh-peer",
+        "x-mesh-foo",
+        "x-forwarded-client-cert",
+        "x-envoy-peer-metadata",
+        "x-envoy-peer-metadata-id",
+        "x-envoy-original-path",
+        "X-Envoy-Internal",
+        "x-envoy-external-address",
+        "x-envoy-attempt-count",
+        "x-envoy-original-dst-host",
+    ];
+    let app = Origin::start("ratings").await;
+    let pair = pair(&app).await;
+    let spoofs: String = FIELDS.iter().map(|name| format!("{name}: spoof\r\n{name}: again\r\n")).collect();
+    let request = format!(
+        "GET / HTTP/1.1\r\nhost: ratings:9080\r\n{spoofs}x-forwarded-for: 6.6.6.6\r\nx-forwarded-proto: https\r\n\
+         x-mine: kept\r\nconnection: close\r\n\r\n"
+    );
+    let plain = client::send(pair.ratings.inbound(), &request).await.unwrap();
+    assert!(plain.status == 200 && !plain.body.contains("spoof"), "{plain:?}");
+    let through = client::send(pair.vip(), &request).await.unwrap();
+    for name in FIELDS.map(str::to_lowercase) {
+        assert!(!plain.body.to_lowercase().contains(&name), "{name}: {plain:?}");
+        let said = format!("{name}: spoof");
+        let own =
+            name.starts_with("x-envoy-") && !name.starts_with("x-envoy-peer") && !name.ends_with("count");
+        assert_eq!(through.body.to_lowercase().contains(&said), own, "{said}: {through:?}");
+    }
+    for answer in [plain, through] {
+        assert_eq!(answer.status, 200, "{answer:?}");
+        for kept in ["x-forwarded-for: 6.6.6.6", "x-forwarded-proto: https", "x-mine: kept"] {
+            assert!(answer.body.contains(kept), "{kept}: {answer:?}");
+        }
+        assert!(!answer.body.contains("x-mesh-"), "{answer:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listeners_come_and_go_with_the_catalogue() {
     let app = Origin::start("ratings").await;

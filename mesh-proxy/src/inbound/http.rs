@@ -83,6 +83,7 @@ impl Inbound {
         let request = Request::from_parts(head, body);
         let answer = std::pin::pin!(send_direct(&self.worker, target, request, exchange));
         let mut answer = while_allowed(told, answer).await?;
+        headers::strip_answer(answer.headers_mut());
         asked.to_response(answer.headers_mut());
         Ok(answer)
     }
@@ -119,7 +120,10 @@ impl Inbound {
     fn tell_client_cert(&self, headers: &mut HeaderMap) {
         let verified = self.peer.as_ref().and_then(|p| p.client_cert.clone());
         let said = headers.get(CLIENT_CERT).filter(|_| verified.is_some()).cloned();
-        headers::strip(headers);
+        match self.peer {
+            Some(_) => headers::strip(headers),
+            None => headers::strip_outsider(headers),
+        }
         let Some(verified) = verified else { return };
         let value = match said {
             Some(said) => HeaderValue::from_bytes(&[said.as_bytes(), b",", verified.as_bytes()].concat()),

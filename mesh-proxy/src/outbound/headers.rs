@@ -23,26 +23,45 @@ const PEER_METADATA: HeaderName = HeaderName::from_static("x-envoy-peer-metadata
 const PEER_METADATA_ID: HeaderName = HeaderName::from_static("x-envoy-peer-metadata-id");
 const ISTIO: HeaderValue = HeaderValue::from_static("istio-envoy");
 
-/// What only a sidecar may say.
-const OURS: [HeaderName; 4] = [CLIENT_CERT, PEER, PEER_METADATA, PEER_METADATA_ID];
+/// What only proxies say to one another, beside all of [`MESH`].
+const OURS: [HeaderName; 3] = [CLIENT_CERT, PEER_METADATA, PEER_METADATA_ID];
+/// Names of this prefix are the mesh's own.
+const MESH: &str = "x-mesh-";
+/// Names of this prefix are what proxies tell one another and their applications.
+const ENVOY: &str = "x-envoy-";
 
-/// Removes what the sender must not say by itself.
+/// Removes what the sender must not say by itself, whoever it is. `x-envoy-*` stays: as with Istio, an application hands on what
+/// it was told (`x-envoy-external-address`), in its own name.
 pub fn strip(headers: &mut HeaderMap) {
     for name in &OURS {
         headers.remove(name);
     }
+    strip_prefixes(headers, &[MESH]);
 }
 
-/// Removes what nobody outside of the mesh may say: everything that a proxy of the mesh might believe.
+/// Removes what nobody may say who is no verified peer: everything that a proxy of the mesh, or an application that knows it is
+/// behind one, might believe. `x-forwarded-*` stays: a gateway writes its own, and behind a sidecar they count for nothing.
 pub fn strip_outsider(headers: &mut HeaderMap) {
-    strip(headers);
-    let ours = |name: &HeaderName| ["x-envoy-", "x-mesh-"].iter().any(|p| name.as_str().starts_with(p));
+    for name in &OURS {
+        headers.remove(name);
+    }
+    strip_prefixes(headers, &[MESH, ENVOY]);
+}
+
+/// Nothing is allocated where there is nothing to remove.
+fn strip_prefixes(headers: &mut HeaderMap, prefixes: &[&str]) {
+    let ours = |name: &HeaderName| prefixes.iter().any(|prefix| name.as_str().starts_with(prefix));
     if headers.keys().any(ours) {
         let bad: Vec<HeaderName> = headers.keys().filter(|name| ours(name)).cloned().collect();
         for name in bad {
             headers.remove(name);
         }
     }
+}
+
+/// Removes from an application's own answer what only proxies of the mesh answer.
+pub fn strip_answer(headers: &mut HeaderMap) {
+    strip_prefixes(headers, &[MESH]);
 }
 
 /// Sets what a request carries from the first proxy on; returns its id.
