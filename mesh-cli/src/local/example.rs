@@ -50,4 +50,19 @@ mod tests {
         let bundled: Vec<&str> = FILES.iter().map(|(name, _)| *name).collect();
         assert_eq!(there, bundled);
     }
+
+    #[test]
+    fn on_a_cluster_the_examples_run_the_image_of_this_version() {
+        let ours = concat!("image: mesh/app:", env!("CARGO_PKG_VERSION"));
+        for name in ["shop", "security", "failover"] {
+            let place = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+            let files = std::fs::read_dir(place).unwrap().map(|entry| entry.unwrap().path());
+            for file in files.filter(|file| file.extension().is_some_and(|kind| kind == "yaml")) {
+                let text = std::fs::read_to_string(&file).unwrap();
+                for line in text.lines().map(str::trim).filter(|line| line.starts_with("image:")) {
+                    assert_eq!(line, ours, "{}", file.display());
+                }
+            }
+        }
+    }
 }
