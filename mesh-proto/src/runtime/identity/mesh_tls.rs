@@ -30,13 +30,15 @@ impl MeshTls {
         let alias = self.trust_domains.contains(domain);
         roots.domain(domain).or_else(|| if alias { ours() } else { None })
     }
+
     /// Whether certificates of `id` count for nothing, however good they are: it is refused by name, under none of the names
-    /// of our trust domain otherwise.
+    /// of our trust domain otherwise, each of which may have roots of its own.
     #[must_use]
     pub fn is_tainted(&self, roots: &Roots, id: &SpiffeId) -> bool {
-        let refused = |domain: &DomainRoots| {
-            domain.is_tainted(id) || domain.tainted.iter().any(|one| self.is_same(one, id))
-        };
-        self.roots_of(roots, id.trust_domain()).is_some_and(refused)
+        if !self.trust_domains.contains(id.trust_domain()) {
+            return roots.is_tainted(id);
+        }
+        let named = self.trust_domains.iter().filter_map(|name| roots.domain(name));
+        named.flat_map(|domain| domain.tainted.iter()).any(|one| self.is_same(one, id))
     }
 }

@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 use rustls::pki_types::UnixTime;
 
 use super::{handshake, id};
-use crate::model::SpiffeId;
+use crate::model::{SpiffeId, TrustDomain};
 use crate::runtime::identity::{Identity, MeshTls, Roots, RootsHandle, pem, read_certificates};
 use crate::runtime::testing::TestCa;
 use crate::runtime::tls::{
-    ClientAuth, ClientIdentity, Expect, Role, client_config, server_config, verify_chain,
+    ClientAuth, ClientIdentity, Expect, InvalidSvid, Role, client_config, server_config, verify_chain,
 };
 
 const DAY: Duration = Duration::from_secs(86400);
@@ -71,6 +71,33 @@ fn who_is_tainted_has_no_other_name() {
             assert!(verdict(who, &roots).is_err_and(|why| why.contains("is tainted")), "{who} as {tainted}");
         }
         assert_eq!(verdict(&id("b"), &roots), Ok(id("b").to_string()));
+    }
+}
+
+/// Roots of its own make no other name of an alias.
+#[test]
+fn who_is_tainted_has_no_name_with_other_roots() {
+    let (ca, old) = (TestCa::new(), TestCa::of("old.example"));
+    let (own, other): (TrustDomain, TrustDomain) =
+        ("cluster.local".parse().unwrap(), "old.example".parse().unwrap());
+    let alias: SpiffeId = "spiffe://old.example/ns/default/sa/a".parse().unwrap();
+    let unlike: SpiffeId = "spiffe://old.example/ns/default/sa/b".parse().unwrap();
+    for (domain, tainted) in [(&own, id("a")), (&other, alias.clone())] {
+        let roots = ca.roots().with_domain(&other, vec![old.root_der()]).unwrap();
+        let roots = RootsHandle::new(roots.with_tainted(domain, [tainted.clone()].into()));
+        let refused = |ca: &TestCa, who: &SpiffeId| {
+            let chain = ca.leaf_for(who, DAY).certified_key.cert.clone();
+            matches!(
+                verify_chain(&chain, &roots, Role::Client, UnixTime::now()),
+                Err(InvalidSvid::Tainted(_))
+            )
+        };
+        roots.set_tls(ours(&["cluster.local", "old.example"]));
+        assert!(refused(&ca, &id("a")) && refused(&old, &alias), "both names, as {tainted}");
+        assert!(!refused(&ca, &id("b")) && !refused(&old, &unlike), "others, as {tainted}");
+        // Of a trust domain that is not ours it is another one.
+        roots.set_tls(ours(&["cluster.local"]));
+        assert_eq!((refused(&ca, &id("a")), refused(&old, &alias)), (domain == &own, domain == &other));
     }
 }
 
