@@ -89,13 +89,11 @@ pub(crate) struct Got {
     pub(crate) document: Document,
     /// What names the first bundle, which this takes the place of.
     pub(crate) first: Option<String>,
-    /// The endpoint was believed by that one: whatever was known before may be of another time.
-    pub(crate) anew: bool,
 }
 
 impl From<Document> for Got {
     fn from(document: Document) -> Self {
-        Self { document, first: None, anew: false }
+        Self { document, first: None }
     }
 }
 
@@ -126,6 +124,19 @@ pub enum NoBundle {
         /// Why.
         why: String,
     },
+    /// An old one, whoever served it.
+    #[error(
+        "the bundle of {trust_domain} has the number {now} (spiffe_sequence) after {known}: an older one is not taken; if its \
+         publisher counts from the beginning again, change the first bundle of the endpoint, or start this authority again"
+    )]
+    Older {
+        /// Whose.
+        trust_domain: TrustDomain,
+        /// The highest number so far.
+        known: u64,
+        /// That of this one.
+        now: u64,
+    },
 }
 
 /// The trust domains of `all`, if they can be meant beside our own.
@@ -151,31 +162,16 @@ pub fn domains(all: &[Federated], own: &TrustDomain) -> Result<Vec<TrustDomain>,
 
 /// Keeps the roots of one other trust domain; never ends.
 pub async fn keep(federated: Federated, keeper: Arc<Keeper>) {
-    let Federated { trust_domain, bundle: source } = federated;
-    let mut known: Option<Document> = None;
+    let trust_domain = federated.trust_domain.clone();
+    let mut course = Course::new(federated, &keeper).await;
     let mut told = String::new();
     let mut retry = RETRY;
     loop {
-        // What was fetched before a restart vouches for the endpoint too.
-        let all = keeper.told().borrow().clone();
-        let superseded = keeper.superseded(&trust_domain).await;
-        let vouching = Known { roots: source.vouching(&all), superseded: superseded.as_deref() };
-        let wait = match source.get(vouching).await {
-            Ok(Got { document, first, anew }) => {
+        let wait = match course.turn(&keeper).await {
+            Ok(wait) => {
                 retry = RETRY;
                 told.clear();
-                let news = known.as_ref() != Some(&document) || first.is_some() && first != superseded;
-                if news && (anew || is_newer(known.as_ref(), &document)) {
-                    tracing::info!(%trust_domain, roots = document.roots.len(), "the bundle of another trust domain");
-                    keeper.federate(&trust_domain, &document.roots, first);
-                    known = Some(document.clone());
-                }
-                let (least, most) = REFRESH_WITHIN;
-                let hint = document.refresh.map(|seconds| Duration::from_secs(seconds.clamp(least, most)));
-                match &source {
-                    Source::File(_) => Duration::from_secs(least),
-                    _ => hint.unwrap_or(REFRESH),
-                }
+                wait
             }
             Err(error) => {
                 let why = error.to_string();
@@ -192,12 +188,54 @@ pub async fn keep(federated: Federated, keeper: Arc<Keeper>) {
     }
 }
 
-/// A document with a lower number is an old one, whoever served it.
-fn is_newer(known: Option<&Document>, document: &Document) -> bool {
-    match (known.and_then(|known| known.sequence), document.sequence) {
-        (Some(known), Some(now)) => now >= known,
-        _ => true,
+/// How far we are with one other trust domain.
+pub(crate) struct Course {
+    pub(crate) federated: Federated,
+    /// What was had last.
+    known: Option<Document>,
+    /// The first bundle that was last taken the place of: also before the keeper has kept it.
+    superseded: Option<String>,
+}
+
+impl Course {
+    /// As it was kept.
+    pub(crate) async fn new(federated: Federated, keeper: &Keeper) -> Self {
+        let superseded = keeper.superseded(&federated.trust_domain).await;
+        Self { federated, known: None, superseded }
     }
+
+    /// Asks once; when to ask again.
+    pub(crate) async fn turn(&mut self, keeper: &Keeper) -> Result<Duration, NoBundle> {
+        let Federated { trust_domain, bundle: source } = &self.federated;
+        // What was fetched before a restart vouches for the endpoint too.
+        let all = keeper.told().borrow().clone();
+        let known = Known { roots: source.vouching(&all), superseded: self.superseded.as_deref() };
+        let Got { document, first } = source.get(known).await?;
+        // The operator has begun anew: whatever was known before may be of another time. Nobody else can.
+        let anew = first.is_some() && first != self.superseded;
+        let (least, most) = REFRESH_WITHIN;
+        let hint = document.refresh.map(|seconds| Duration::from_secs(seconds.clamp(least, most)));
+        let wait = match source {
+            Source::File(_) => Duration::from_secs(least),
+            _ => hint.unwrap_or(REFRESH),
+        };
+        if !anew && let Some((known, now)) = older(self.known.as_ref(), &document) {
+            return Err(NoBundle::Older { trust_domain: trust_domain.clone(), known, now });
+        }
+        if anew || self.known.as_ref() != Some(&document) {
+            tracing::info!(%trust_domain, roots = document.roots.len(), "the bundle of another trust domain");
+            keeper.federate(trust_domain, &document.roots, first.clone());
+            self.superseded = first.or(self.superseded.take());
+            self.known = Some(document);
+        }
+        Ok(wait)
+    }
+}
+
+/// The numbers of what is known and of `document`, where it has the lower one: it is an old one then.
+fn older(known: Option<&Document>, document: &Document) -> Option<(u64, u64)> {
+    let numbers = (known.and_then(|known| known.sequence)?, document.sequence?);
+    (numbers.1 < numbers.0).then_some(numbers)
 }
 
 impl Source {

@@ -84,13 +84,13 @@ pub(super) async fn spiffe(spiffe: &Spiffe, known: Known<'_>) -> Result<Got, NoB
     let name = first.as_ref().ok().map(|text| hex(&sha256(text)));
     if !known.roots.is_empty() {
         match by_roots(spiffe, known.roots.to_vec()).await {
-            Ok(document) => return Ok(Got { document, first: name, anew: false }),
+            Ok(document) => return Ok(Got { document, first: name }),
             Err(error) if name.is_none() || name.as_deref() == known.superseded => return Err(error),
             Err(_) => {}
         }
     }
     let roots = in_file(&spiffe.bundle, &first?)?.roots;
-    Ok(Got { document: by_roots(spiffe, roots).await?, first: name, anew: true })
+    Ok(Got { document: by_roots(spiffe, roots).await?, first: name })
 }
 
 async fn by_roots(spiffe: &Spiffe, roots: Vec<CertificateDer<'static>>) -> Result<Document, NoBundle> {

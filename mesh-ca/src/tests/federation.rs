@@ -15,7 +15,7 @@ use super::*;
 use crate::authority::material::ROOT_LIFE;
 use crate::authority::{Limits, Policy};
 use crate::bundle::serve::{WebCertificate, serve};
-use crate::federation::{self, Federated, Known, Source, Spiffe, Web};
+use crate::federation::{self, Course, Federated, Known, NoBundle, Source, Spiffe, Web};
 use crate::keeper::{Clock, Request, Settings};
 use crate::rotation::Step;
 use crate::shelf::Shelf;
@@ -156,12 +156,20 @@ async fn an_endpoint_of_the_web_has_a_certificate_of_the_web() {
 
 /// An endpoint that is `whose`, and has `document`.
 async fn stand_in(whose: Identity, document: String) -> String {
+    stand_in_for(whose, vec![document]).await
+}
+
+/// An endpoint that is `whose`, and has one of `documents` after the other, then the last one.
+async fn stand_in_for(whose: Identity, documents: Vec<String>) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
     let acceptor = tokio_rustls::TlsAcceptor::from(server_config(&whose, ClientAuth::Optional, &[]));
     tokio::spawn(async move {
+        let mut turns = 0;
         while let Ok((stream, _)) = listener.accept().await {
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let document = &documents[usize::min(turns, documents.len() - 1)];
+            turns += 1;
             let _ = stream.read(&mut [0; 4096]).await;
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", document.len());
             let _ = stream.write_all(format!("{head}{document}").as_bytes()).await;
@@ -237,10 +245,45 @@ async fn a_first_bundle_that_has_changed_is_read_again() {
     assert!(refused.contains("not signed by a root of its trust domain"), "{refused}");
     std::fs::write(&first, format!("\n{}", b.signing().load().root_pem())).unwrap();
     let got = source.get(known).await.unwrap();
-    assert!(got.anew && got.first.is_some() && got.first != superseded);
+    assert!(got.first.is_some() && got.first != superseded);
     // One that cannot be read keeps nobody from what is known.
     std::fs::remove_file(&first).unwrap();
     let roots = b.told().borrow().own_bundle().roots.clone();
     let got = source.get(Known { roots: &roots, ..known }).await.unwrap();
-    assert!(!got.anew && got.first.is_none());
+    assert!(got.first.is_none());
+}
+
+/// An older document is one, also where only the first bundle vouches for its endpoint, time and again. Who changes that
+/// bundle begins anew.
+#[tokio::test]
+async fn an_older_document_of_a_third_trust_domain_is_not_taken() {
+    const C: &str = "spiffe://c.test/ns/bundles/sa/server";
+    let dir = tempfile::tempdir().unwrap();
+    let (b, c) = (keeper(dir.path(), "b.test", &[]).await, TestCa::of("c.test"));
+    let older = crate::bundle::document(&b.told().borrow());
+    for step in [Step::Prepare, Step::Publish] {
+        b.command(&Request::Rotate { step, force: false, automatic: false }).await.unwrap();
+    }
+    let newer = crate::bundle::document(&b.told().borrow());
+    let first = dir.path().join("c.test.pem");
+    std::fs::write(&first, c.root_pem()).unwrap();
+    let url = stand_in_for(c.identity("bundles", "server"), vec![newer.clone(), newer, older]).await;
+    let a = keeper(dir.path(), "cluster.local", &["b.test"]).await;
+    let domain: TrustDomain = "b.test".parse().unwrap();
+    let federated = Federated { trust_domain: domain.clone(), bundle: spiffe(&url, C, first.clone()) };
+    let mut course = Course::new(federated, &a).await;
+    let roots = || a.told().borrow().bundles[&domain].roots.len();
+    // One after the other before anything is kept, too.
+    course.turn(&a).await.unwrap();
+    course.turn(&a).await.unwrap();
+    assert!(matches!(course.turn(&a).await, Err(NoBundle::Older { .. })));
+    a.look().await.unwrap();
+    assert_eq!(roots(), 2);
+    assert!(matches!(course.turn(&a).await, Err(NoBundle::Older { .. })));
+    a.look().await.unwrap();
+    assert_eq!(roots(), 2);
+    std::fs::write(&first, format!("\n{}", c.root_pem())).unwrap();
+    course.turn(&a).await.unwrap();
+    a.look().await.unwrap();
+    assert_eq!(roots(), 1);
 }
