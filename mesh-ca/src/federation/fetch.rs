@@ -78,19 +78,50 @@ pub(super) async fn web(web: &Web) -> Result<Document, NoBundle> {
 }
 
 /// From an endpoint with a SPIFFE identity: one that the newest roots of its trust domain vouch for; or the first ones, where
-/// there are no newer ones, or where they are others than those that have been superseded: the operator has begun anew.
+/// there are no newer ones, or where they are others than those that have been superseded: the operator has begun anew, or
+/// will when the endpoint does.
 pub(super) async fn spiffe(spiffe: &Spiffe, known: Known<'_>) -> Result<Got, NoBundle> {
-    let first = read(&spiffe.bundle).await;
-    let name = first.as_ref().ok().map(|text| hex(&sha256(text)));
+    let first = first(&spiffe.bundle).await;
     if !known.roots.is_empty() {
-        match by_roots(spiffe, known.roots.to_vec()).await {
-            Ok(document) => return Ok(Got { document, first: name }),
-            Err(error) if name.is_none() || name.as_deref() == known.superseded => return Err(error),
-            Err(_) => {}
+        let failed = match by_roots(spiffe, known.roots.to_vec()).await {
+            Ok(document) => {
+                return Ok(Got { document, first: first.ok().and_then(|first| first.spent(&known)) });
+            }
+            Err(failed) => failed,
+        };
+        match &first {
+            Ok(First { name, .. }) if Some(name.as_str()) != known.superseded => {}
+            Ok(_) => return Err(failed),
+            Err(unread) => {
+                let why = format!("{failed}; and the bundle to begin with cannot be used: {unread}");
+                return Err(NoBundle::Endpoint { url: spiffe.url.clone(), why });
+            }
         }
     }
-    let roots = in_file(&spiffe.bundle, &first?)?.roots;
-    Ok(Got { document: by_roots(spiffe, roots).await?, first: name })
+    let First { name, roots } = first?;
+    Ok(Got { document: by_roots(spiffe, roots).await?, first: Some(name) })
+}
+
+/// The bundle to begin with.
+struct First {
+    /// What names it.
+    name: String,
+    roots: Vec<CertificateDer<'static>>,
+}
+
+async fn first(path: &Path) -> Result<First, NoBundle> {
+    let text = read(path).await?;
+    Ok(First { name: hex(&sha256(&text)), roots: in_file(path, &text)?.roots })
+}
+
+impl First {
+    /// What names it, if it has nothing to say any more while `known` vouch for the endpoint. One with a root that nobody has
+    /// heard of is put there ahead of time, and counts when the endpoint has changed; but not the one that we have come
+    /// from before there was a name of it.
+    fn spent(self, known: &Known<'_>) -> Option<String> {
+        let heard_of = || self.roots.iter().all(|root| known.roots.contains(root));
+        (known.superseded.is_none() || heard_of()).then_some(self.name)
+    }
 }
 
 async fn by_roots(spiffe: &Spiffe, roots: Vec<CertificateDer<'static>>) -> Result<Document, NoBundle> {

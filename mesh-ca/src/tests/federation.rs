@@ -287,3 +287,54 @@ async fn an_older_document_of_a_third_trust_domain_is_not_taken() {
     a.look().await.unwrap();
     assert_eq!(roots(), 1);
 }
+
+/// The operator knows the other side's new roots before it has them: his bundle waits for them, and is spent then.
+#[tokio::test]
+async fn a_first_bundle_may_be_there_before_its_endpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = keeper(&dir.path().join("old"), "b.test", &[]).await;
+    let new = keeper(&dir.path().join("new"), "b.test", &[]).await;
+    let (old_url, _old) = endpoint(&old, None).await;
+    let (new_url, _new) = endpoint(&new, None).await;
+    let root = |of: &Keeper| of.signing().load().root_pem();
+    let first = dir.path().join("first.pem");
+    std::fs::write(&first, root(&old)).unwrap();
+    let a = keeper(dir.path(), "cluster.local", &["b.test"]).await;
+    let domain: TrustDomain = "b.test".parse().unwrap();
+    let federated = Federated { trust_domain: domain.clone(), bundle: spiffe(&old_url, B, first.clone()) };
+    let mut course = Course::new(federated.clone(), &a).await;
+    // What is told afterwards, and which first bundle is spent.
+    let turn = async |course: &mut Course| {
+        course.turn(&a).await.map_err(|e| e.to_string())?;
+        a.look().await.unwrap();
+        let told = a.told().borrow().bundles[&domain].roots.clone();
+        Ok::<_, String>((told, a.superseded(&domain).await.unwrap()))
+    };
+    let roots = |of: &Keeper| of.told().borrow().own_bundle().roots.clone();
+    let (told, begun) = turn(&mut course).await.unwrap();
+    assert_eq!(told, roots(&old));
+    std::fs::write(&first, root(&new)).unwrap();
+    // Ahead of time, over a restart too.
+    for course in [&mut course, &mut Course::new(federated, &a).await] {
+        assert_eq!(turn(course).await, Ok((roots(&old), begun.clone())));
+    }
+    course.federated.bundle = spiffe(&new_url, B, first.clone());
+    let (told, spent) = turn(&mut course).await.unwrap();
+    assert_eq!(told, roots(&new));
+    assert_ne!(spent, begun);
+    // With a root that is not told it waits, though another one is told.
+    std::fs::write(&first, root(&new) + &root(&old)).unwrap();
+    assert_eq!(turn(&mut course).await, Ok((roots(&new), spent.clone())));
+    // Another text with roots that are told is spent at once.
+    std::fs::write(&first, format!("\n{}", root(&new))).unwrap();
+    assert_ne!(turn(&mut course).await.unwrap().1, spent);
+    course.federated.bundle = spiffe(&old_url, B, first.clone());
+    let refused = turn(&mut course).await.unwrap_err();
+    assert!(refused.contains("not signed by a root of its trust domain"), "{refused}");
+    std::fs::write(&first, "nonsense").unwrap();
+    let refused = turn(&mut course).await.unwrap_err();
+    assert!(
+        refused.contains("not signed by a root of its trust domain") && refused.contains("first.pem"),
+        "{refused}"
+    );
+}
