@@ -58,9 +58,12 @@ pub struct KeySet {
     keys: Vec<Arc<Key>>,
 }
 
-/// The key that has signed a token.
+/// The key that has signed a token, and how.
 #[derive(Clone, PartialEq)]
-pub(super) struct Signer(Arc<Key>);
+pub(super) struct Signer {
+    key: Arc<Key>,
+    algorithm: Algorithm,
+}
 
 impl KeySet {
     /// Parses a JWK set. A key that cannot verify (of an unknown kind, for encryption, symmetric, RSA under 2048 bits) is passed
@@ -98,14 +101,15 @@ impl KeySet {
         self.id
     }
 
-    /// Whether the key that has signed a verified token is among these, by whichever id.
+    /// Whether the key that has signed a verified token is among these, by whichever id, and is still for the algorithm that
+    /// was used.
     #[must_use]
     pub fn has_signed(&self, claims: &Claims) -> bool {
-        let same = |key: &Key, signer: &Key| {
-            (&key.algorithms, &key.numbers) == (&signer.algorithms, &signer.numbers)
+        let same = |key: &Key, signer: &Signer| {
+            key.numbers == signer.key.numbers && key.algorithms.contains(&signer.algorithm)
         };
         let signer = claims.signer.as_ref();
-        signer.is_some_and(|signer| self.keys.iter().any(|key| same(key, &signer.0)))
+        signer.is_some_and(|signer| self.keys.iter().any(|key| same(key, signer)))
     }
 
     /// Which key signed `message`: one with this key id if the token names one (a key without an id may be any), and only one
@@ -124,7 +128,7 @@ impl KeySet {
             return Err(Unmatched::Key);
         }
         let good = fitting.find(|key| key.verifies(algorithm, message, signature));
-        good.map(|key| Signer(key.clone())).ok_or(Unmatched::Signature)
+        good.map(|key| Signer { key: key.clone(), algorithm }).ok_or(Unmatched::Signature)
     }
 }
 
@@ -146,7 +150,7 @@ impl fmt::Debug for KeySet {
 /// Says which key, not what it is.
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Signer").field(&self.0.kid).finish()
+        f.debug_tuple("Signer").field(&self.key.kid).field(&self.algorithm).finish()
     }
 }
 

@@ -148,3 +148,22 @@ fn sets_are_compared_by_their_keys_and_print_no_key() {
     let secret = key_set(&[with(one.jwk(), &[("d", json!("c2VjcmV0"))])]).expect("good keys");
     assert_eq!(format!("{secret:?}"), r#"[(Some("ES256-1"), [Es256])]"#);
 }
+
+/// What a key is for besides may change: it has signed what it has signed.
+#[test]
+fn a_key_has_signed_with_the_algorithm_that_was_used() {
+    let issuer = issuer("RS256");
+    let any = without(issuer.jwk(), &["alg"]);
+    let only = |algorithm: &str| with(issuer.jwk(), &[("alg", json!(algorithm)), ("kid", json!(algorithm))]);
+    let set = |jwks: &[Value]| key_set(jwks).expect("good keys");
+    for begun in [any.clone(), issuer.jwk()] {
+        let claims = verify(&issuer.sign(good_claims()), &set(&[begun]), now()).expect("a good token");
+        for jwks in [vec![any.clone()], vec![only("RS256")], vec![only("PS256"), only("RS256")]] {
+            assert!(set(&jwks).has_signed(&claims), "{jwks:?}");
+        }
+        let stranger = TestIssuer::new("https://issuer", "RS256").jwk();
+        for jwks in [vec![only("RS512")], vec![only("PS256"), stranger]] {
+            assert!(!set(&jwks).has_signed(&claims), "{jwks:?}");
+        }
+    }
+}
