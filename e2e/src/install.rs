@@ -1,5 +1,6 @@
 //! Helm releases of the charts, and what the control plane says of itself.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -39,6 +40,35 @@ pub async fn whole(cluster: &Cluster) -> anyhow::Result<()> {
     })
     .await?;
     closed(cluster).await
+}
+
+/// The pilot's containers, and how often each was started again.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn pilots(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, u64>> {
+    let pods = cluster.json(&["get", "pods", "-n", SYSTEM, "-l", "app=mesh-pilot"]).await?;
+    let pods = pods["items"].as_array().cloned().unwrap_or_default();
+    let restarts = pods.iter().flat_map(|pod| {
+        let containers = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
+        containers.map(|container| {
+            let name = format!("{} {}", pod["metadata"]["name"], container["name"]);
+            (name, container["restartCount"].as_u64().unwrap_or_default())
+        })
+    });
+    Ok(restarts.collect())
+}
+
+/// No container of the pilot has ended by itself since: other tests may roll it out meanwhile.
+///
+/// # Errors
+/// When one has.
+pub async fn alive_since(cluster: &Cluster, before: &BTreeMap<String, u64>) -> anyhow::Result<()> {
+    for (container, restarts) in pilots(cluster).await? {
+        let were = before.get(&container).copied().unwrap_or_default();
+        anyhow::ensure!(restarts == were, "{container} was started again {} times", restarts - were);
+    }
+    Ok(())
 }
 
 /// Waits until nothing is stored that the pilot was not asked about: charts leave that to it.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::eventually::eventually;
+use crate::finally::finally;
 use crate::turn::{Kind, Place};
 use crate::{dump, times, workload};
 
@@ -137,6 +138,34 @@ impl Namespace {
         let place = Place::take(Kind::Alone).await;
         self.place.replace(Some(place));
         self.waited.set(self.waited.get() + asked.elapsed());
+    }
+
+    /// Another namespace in the mesh, `NAME-suffix`, for what `work` does; it is removed afterwards.
+    ///
+    /// # Errors
+    /// The work's, or when it cannot be made.
+    pub async fn beside<T>(
+        &self,
+        suffix: &str,
+        work: impl AsyncFnOnce(&str) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let name = format!("{}-{suffix}", self.name);
+        let yaml = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{istio-injection: enabled, mesh-e2e: test}}}}\n"
+        );
+        self.cluster.fed("kubectl", &["apply", "-f", "-"], &yaml).await?;
+        let made = async {
+            eventually("the other namespace's account is there", async || {
+                self.cluster.kubectl(&["get", "serviceaccount", "default", "-n", &name]).await
+            })
+            .await?;
+            work(&name).await
+        };
+        finally(made, async || {
+            let delete = ["delete", "namespace", &name, "--wait=false", "--ignore-not-found"];
+            self.cluster.kubectl(&delete).await.map(drop)
+        })
+        .await
     }
 
     /// `kubectl -n`.

@@ -5,6 +5,7 @@
 //! the next round (the patch names the version that was read). A new leader finds what the old one wrote and writes nothing.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::{DynamicObject, Patch, PatchParams};
@@ -25,8 +26,12 @@ use crate::status::{ResourceReport, Status};
 const PERIOD: Duration = Duration::from_secs(1);
 /// Between two objects that are looked at: four a second, each a read and at most one write.
 const PACE: Duration = Duration::from_millis(250);
+/// So many are looked at before it is asked again what there is to write: what has come meanwhile does not wait for all the rest.
+const ROUND: usize = 10;
 /// After a failure, that object is left alone for so long.
 const RETRY: Duration = Duration::from_secs(30);
+/// The same when it is another version by now: what is to be said of that comes.
+const CHANGED: Duration = Duration::from_secs(2);
 /// One request takes no longer.
 const REQUEST: Duration = Duration::from_secs(10);
 
@@ -36,20 +41,20 @@ type Said = HashMap<ObjectRef, (i64, Vec<Condition>)>;
 /// The writer.
 pub struct Writer {
     client: Client,
-    status: std::sync::Arc<Status>,
+    status: Arc<Status>,
     replicas: Replicas,
     said: Said,
     /// Objects that could not be written, and until when they are left alone.
-    failed: HashMap<ObjectRef, Instant>,
+    later: HashMap<ObjectRef, Instant>,
     resources: HashMap<Kind, ApiResource>,
 }
 
 impl Writer {
     /// A writer of this report, and of what other replicas add to it.
     #[must_use]
-    pub fn new(client: Client, status: std::sync::Arc<Status>, replicas: Replicas) -> Self {
-        let (said, failed, resources) = (Said::new(), HashMap::new(), HashMap::new());
-        Self { client, status, replicas, said, failed, resources }
+    pub fn new(client: Client, status: Arc<Status>, replicas: Replicas) -> Self {
+        let (said, later, resources) = (Said::new(), HashMap::new(), HashMap::new());
+        Self { client, status, replicas, said, later, resources }
     }
 
     /// Writes while we lead.
@@ -80,13 +85,13 @@ impl Writer {
             let wanted: Vec<_> = self.status.resources(&others).iter().filter_map(wanted).collect();
             let there: HashSet<_> = wanted.iter().map(|(reference, ..)| reference).collect();
             self.said.retain(|reference, _| there.contains(reference));
-            self.failed.retain(|reference, _| there.contains(reference));
-            for (reference, generation, conditions) in wanted {
-                let wanted = (generation, conditions);
-                let left_alone = self.failed.get(&reference).is_some_and(|until| Instant::now() < *until);
-                if left_alone || self.said.get(&reference) == Some(&wanted) {
-                    continue;
-                }
+            self.later.retain(|reference, _| there.contains(reference));
+            let mut due: Vec<_> = wanted.into_iter().map(|(r, generation, c)| (r, (generation, c))).collect();
+            due.retain(|(reference, wanted)| {
+                let left_alone = self.later.get(reference).is_some_and(|until| Instant::now() < *until);
+                !left_alone && self.said.get(reference) != Some(wanted)
+            });
+            for (reference, wanted) in in_turns(due).into_iter().take(ROUND) {
                 self.object(reference, wanted).await;
                 tokio::time::sleep(PACE).await;
             }
@@ -98,11 +103,12 @@ impl Writer {
             Ok(Ok(true)) => {
                 self.said.insert(reference, wanted);
             }
-            Ok(Ok(false)) => {}
+            Ok(Ok(false)) => {
+                self.later.insert(reference, Instant::now() + CHANGED);
+            }
             Ok(Err(error)) => {
-                // It may be served in another version by now.
                 self.resources.remove(&reference.kind);
-                self.failed.insert(reference.clone(), Instant::now() + RETRY);
+                self.later.insert(reference.clone(), Instant::now() + RETRY);
                 tracing::warn!(object = %reference, %error, "cannot write its status; trying again");
             }
             Err(_) => tracing::warn!(object = %reference, "no answer to the write of its status"),
@@ -121,7 +127,11 @@ impl Writer {
             }
         };
         let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &reference.namespace, &resource);
-        let Some(object) = api.get_opt(&reference.name).await? else { return Ok(false) };
+        let Some(object) = api.get_opt(&reference.name).await? else {
+            // It is gone, or its kind is served in another version by now: both are answered with 404.
+            self.resources.remove(&reference.kind);
+            return Ok(false);
+        };
         if object.metadata.generation != Some(*generation) {
             // Another version than that which was judged: its own verdict comes.
             return Ok(false);
@@ -148,6 +158,21 @@ impl Writer {
     }
 }
 
+/// One of each namespace, the next one of each, and so on: who has much to be told keeps nobody waiting who has little.
+fn in_turns<T>(objects: Vec<(ObjectRef, T)>) -> Vec<(ObjectRef, T)> {
+    let mut counts: HashMap<Arc<str>, usize> = HashMap::new();
+    let mut numbered: Vec<_> = objects
+        .into_iter()
+        .map(|object| {
+            let count = counts.entry(object.0.namespace.clone()).or_default();
+            *count += 1;
+            (*count, object)
+        })
+        .collect();
+    numbered.sort_by_key(|(number, _)| *number);
+    numbered.into_iter().map(|(_, object)| object).collect()
+}
+
 /// What an object's status should say; `None` for what has no status of ours (files, Kubernetes' own kinds, and those of
 /// the Gateway API, whose status has a form of its own).
 fn wanted(report: &ResourceReport) -> Option<(ObjectRef, i64, Vec<Condition>)> {
@@ -157,4 +182,20 @@ fn wanted(report: &ResourceReport) -> Option<(ObjectRef, i64, Vec<Condition>)> {
     }
     let reference = ObjectRef::new(kind, &report.namespace, &report.name);
     Some((reference, report.generation?, conditions(report)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_with_much_to_be_told_keeps_nobody_waiting() {
+        let object = |namespace, name: &str| (ObjectRef::new(Kind::VirtualService, namespace, name), ());
+        let mut objects: Vec<_> = (0..500).map(|number| object("a", &format!("bad-{number}"))).collect();
+        objects.extend([object("b", "one"), object("b", "two"), object("c", "one")]);
+        let order: Vec<String> =
+            in_turns(objects).iter().map(|(r, ())| format!("{}/{}", r.namespace, r.name)).collect();
+        assert_eq!(order[..6], ["a/bad-0", "b/one", "c/one", "a/bad-1", "b/two", "a/bad-2"]);
+        assert_eq!((order.len(), order[502].as_str()), (503, "a/bad-499"));
+    }
 }
