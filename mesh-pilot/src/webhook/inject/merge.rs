@@ -14,9 +14,11 @@ const KEYED: [(&str, &str); 4] = [
 
 /// Puts `over` over `base`.
 pub fn merge(base: &mut Map<String, Value>, over: &Map<String, Value>) {
+    let ours = over.get("image").and_then(Value::as_str) == Some("auto");
     for (field, value) in over {
-        // `image: auto` asks for ours.
-        if field == "image" && value.as_str() == Some("auto") {
+        // `image: auto` asks for ours. To the API server that is an image without a tag: it has put its default for those beside it.
+        let defaulted = field == "imagePullPolicy" && value.as_str() == Some("Always");
+        if ours && (field == "image" || defaulted) {
             continue;
         }
         let key = KEYED.iter().find(|(list, _)| list == field).map(|(_, key)| *key);

@@ -65,7 +65,8 @@ fn tproxy_needs_its_capability() {
 fn the_users_own_container_is_put_over_ours() {
     let mut pod = simple();
     pod["spec"]["containers"].as_array_mut().unwrap().push(json!({
-        "name": PROXY, "image": "auto",
+        // The API server's default for an image without a tag.
+        "name": PROXY, "image": "auto", "imagePullPolicy": "Always",
         "resources": {"limits": {"cpu": "1"}},
         "env": [{"name": "MESH_LOG", "value": "debug"}, {"name": "MORE", "value": "1"}],
         "volumeMounts": [{"name": "x", "mountPath": "/x"}],
@@ -75,6 +76,7 @@ fn the_users_own_container_is_put_over_ours() {
     assert_eq!(names(&pod, "initContainers"), [INIT, PROXY]);
     let proxy = container(&pod, PROXY);
     assert!(proxy["image"].as_str().unwrap().starts_with("mesh/proxy:"));
+    assert!(proxy["imagePullPolicy"].is_null(), "{proxy}");
     assert_eq!(proxy["resources"]["limits"]["cpu"], "1");
     assert_eq!(proxy["resources"]["requests"]["cpu"], "10m");
     assert_eq!(variable(&pod, "MESH_LOG").as_deref(), Some("debug"));
