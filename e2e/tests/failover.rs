@@ -17,6 +17,13 @@ pub async fn fault(ns: &Namespace, from: &Client, pod: &str, fault: &str) -> any
     Ok(())
 }
 
+/// It behaves again.
+async fn clear(ns: &Namespace, from: &Client, pod: &str) -> anyhow::Result<()> {
+    let address = ns.kubectl(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"]).await?;
+    from.get(&format!("http://{address}:8080/fault"), &["-X", "DELETE"]).await?.expect(200)?;
+    Ok(())
+}
+
 fn rule(policy: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: web}}\n\
@@ -85,8 +92,7 @@ fn failover_outlier_detection_ejects_and_readmits() {
             Ok(())
         })
         .await?;
-        let address = ns.kubectl(&["get", "pod", &broken, "-o", "jsonpath={.status.podIP}"]).await?;
-        operator.get(&format!("http://{address}:8080/fault"), &["-X", "DELETE"]).await?.expect(200)?;
+        clear(ns, &operator, &broken).await?;
         eventually("it is readmitted", async || {
             let who = client.instances(30, "http://web/", &[]).await?;
             ensure!(who.contains(&broken), "only {who:?} answer");
@@ -96,29 +102,45 @@ fn failover_outlier_detection_ejects_and_readmits() {
     });
 }
 
-/// An instance that is not ready gets nothing any more.
+/// An instance that is not ready gets nothing any more, and its share again when it is; no request is lost on either way.
 #[test]
 fn failover_readiness_withdraws() {
     test("failover_readiness_withdraws", Company::Welcome, async |ns| {
-        let probe = "        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}\n";
-        let apps = [App::new("web").replicas(2).container(probe)];
-        let (client, operator) = tokio::try_join!(ns.deploy_with_client(&apps), ns.client("operator"))?;
+        // It serves as well as ever: nothing but readiness can tell.
+        let probe = "        readinessProbe: {exec: {command: [test, \"!\", -e, /tmp/away]}, periodSeconds: 1, failureThreshold: 1}\n";
+        let client = ns.deploy_with_client(&[App::new("web").replicas(2).container(probe)]).await?;
         let pods = ns.pods("app=web").await?;
-        eventually("both answer", async || {
+        let both = async || {
             let who = client.instances(40, "http://web/", &[]).await?;
             ensure!(who.len() == 2, "{who:?}");
             Ok(())
-        })
-        .await?;
-        // The probe asks `/`, which is slower now than its second; traffic goes to `/` of the other alone.
-        fault(ns, &operator, &pods[0], r#"{"slow":3}"#).await?;
+        };
+        eventually("both answer", both).await?;
+        let load = client.load("http://web/", &["--rate", "40"])?;
+        ns.exec(&pods[0], "app", &["touch", "/tmp/away"]).await?;
+        let ready = async |expected: &str| {
+            let ready = is_ready(ns, &pods[0]).await?;
+            ensure!(ready == expected, "{ready}");
+            Ok(())
+        };
+        eventually("it is not ready", async || ready("False").await).await?;
         eventually("it is withdrawn", async || {
-            let who = client.instances(20, "http://web/", &[]).await?;
+            let who = client.instances(40, "http://web/", &[]).await?;
             ensure!(!who.contains(&pods[0]), "it still answers");
             Ok(())
         })
-        .await
+        .await?;
+        ready("False").await?;
+        ns.exec(&pods[0], "app", &["rm", "/tmp/away"]).await?;
+        eventually("it gets its share again", both).await?;
+        ready("True").await?;
+        load.end().await?.nothing_lost("not ready and ready again", 60)
     });
+}
+
+async fn is_ready(ns: &Namespace, pod: &str) -> anyhow::Result<String> {
+    let condition = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
+    ns.kubectl(&["get", "pod", pod, "-o", condition]).await
 }
 
 /// The nearest locality serves; when it has nobody healthy, the next one does. Localities are told by `istio-locality`, as
