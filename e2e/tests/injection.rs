@@ -123,6 +123,7 @@ fn indented(text: &str, by: usize) -> String {
 }
 
 /// Jobs complete with a native sidecar: their proxy ends with them. Init containers and the first request find the mesh ready.
+/// A classic sidecar ends when the Job's last act is to ask for it (`POST /quitquitquit`, as with Istio's), and not before.
 #[test]
 fn item_4_jobs_complete() {
     test("item_4_jobs_complete", Company::Welcome, async |ns| {
@@ -132,15 +133,57 @@ fn item_4_jobs_complete() {
             "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: once}}\nspec:\n  backoffLimit: 0\n  template:\n{}",
             indented(&job_template("once", ""), 4)
         );
-        ns.apply(&job).await?;
-        ns.kubectl(&["wait", "--for=condition=Complete", "job/once", "--timeout=180s"]).await?;
-        // The init container came after the proxy, so that it too was in the mesh; one without sidecar would be refused.
-        for container in ["before", "client"] {
-            let said = ns.kubectl(&["logs", "job/once", "-c", container]).await?;
-            ensure!(said.contains("\"status\":200"), "{container}: {said}");
+        let quit = "request, \"http://web/\", --finally, \"http://127.0.0.1:15020/quitquitquit\"";
+        let classic = [classic_job("ends", quit), classic_job("stays", "request, \"http://web/\"")];
+        ns.apply(&[&[job], &classic[..]].concat().join("---\n")).await?;
+        for job in ["job/once", "job/ends"] {
+            ns.kubectl(&["wait", "--for=condition=Complete", job, "--timeout=180s"]).await?;
         }
-        Ok(())
+        // The init container came after the proxy, so that it too was in the mesh; one without sidecar would be refused.
+        for (job, container) in [("once", "before"), ("once", "client"), ("ends", "client")] {
+            let said = ns.kubectl(&["logs", &format!("job/{job}"), "-c", container]).await?;
+            ensure!(
+                said.contains("\"status\":200") && said.contains("/sa/default"),
+                "{job} {container}: {said}"
+            );
+        }
+        for job in ["ends", "stays"] {
+            let pod = pod(ns, &format!("job={job}")).await?;
+            ensure!(
+                names(&pod, "containers").contains(&"istio-proxy".to_owned()),
+                "{job} has no classic sidecar"
+            );
+        }
+        eventually("whoever does not ask has ended, and its sidecar has not", async || {
+            let pod = pod(ns, "job=stays").await?;
+            let states = pod["status"]["containerStatuses"].as_array().context("no container yet")?;
+            let state = |name: &str| states.iter().find(|one| one["name"] == name).map(|one| &one["state"]);
+            let ended = state("client").is_some_and(|state| state["terminated"]["exitCode"] == 0);
+            let running = state("istio-proxy").is_some_and(|state| state["running"].is_object());
+            ensure!(ended && running, "{states:?}");
+            Ok(())
+        })
+        .await
     });
+}
+
+/// A Job with a classic sidecar. Its init containers would run before the proxy does: it has none.
+fn classic_job(name: &str, arguments: &str) -> String {
+    format!(
+        "apiVersion: batch/v1
+kind: Job
+metadata: {{name: {name}}}
+spec:
+  backoffLimit: 0
+  template:
+    metadata: {{labels: {{job: {name}}}, annotations: {{sidecar.istio.io/nativeSidecar: \"false\"}}}}
+    spec:
+      restartPolicy: Never
+      containers:
+      - {{name: client, image: {}, imagePullPolicy: IfNotPresent, args: [{arguments}]}}
+",
+        image("e2e")
+    )
 }
 
 /// A CronJob's pods are Jobs' pods.

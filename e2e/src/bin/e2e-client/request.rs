@@ -33,6 +33,9 @@ pub struct RequestArgs {
     /// How long one may take
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
     timeout: f64,
+    /// When all is done, an empty POST to this URL, as a Job's script ends its classic sidecar
+    #[arg(long, value_name = "URL")]
+    finally: Option<String>,
 }
 
 /// What is sent.
@@ -160,6 +163,13 @@ pub async fn run(args: RequestArgs) -> anyhow::Result<()> {
         if args.fresh {
             kept = None;
         }
+    }
+    if let Some(url) = args.finally {
+        let target = Target::new(&TargetArgs::of(url))?;
+        let ask = Ask { method: "POST".to_owned(), headers: Vec::new(), body: String::new() };
+        let answer = one(&mut None, &target, &ask, Duration::from_secs_f64(args.timeout)).await;
+        println!("{}", serde_json::to_string(&answer)?);
+        anyhow::ensure!(answer.is_good(), "{}: {:?}", target.authority, answer);
     }
     Ok(())
 }

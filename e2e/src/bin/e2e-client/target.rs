@@ -50,6 +50,13 @@ pub struct TargetArgs {
     key: Option<PathBuf>,
 }
 
+impl TargetArgs {
+    /// A URL alone.
+    pub fn of(url: String) -> Self {
+        Self { url, connect: None, cacert: None, cert: None, key: None }
+    }
+}
+
 /// A parsed target.
 #[derive(Clone)]
 pub struct Target {
