@@ -4,7 +4,7 @@
 use anyhow::ensure;
 use e2e::install::{chart, image_values};
 use e2e::workload::App;
-use e2e::{Company, Namespace, cluster, eventually, test};
+use e2e::{Company, Namespace, cluster, eventually, finally, pause, test};
 use serde_json::Value;
 
 /// `helm lint` and `helm template` of each chart.
@@ -30,29 +30,53 @@ fn item_1_charts_are_clean() {
     });
 }
 
-/// A value changes, and back: the mesh serves all the time; the release's history says so.
+/// A value changes, and back: it is in force in sidecars (their access log, which also says who denied a connection) and then
+/// it is not, and the mesh serves all the time.
 #[test]
 fn item_1_upgrade_and_roll_back() {
     test("item_1_upgrade_and_roll_back", Company::Operator, async |ns| {
         let client = ns.deploy_with_client(&[App::new("web")]).await?;
         eventually("it serves", async || client.get("http://web/", &[]).await?.expect(200)).await?;
         let load = client.load("http://web/", &["--rate", "20"])?;
-        let (path, images) = (chart("control-plane"), image_values());
-        let mut upgrade = vec!["upgrade", "mesh", &path, "-n", cluster::SYSTEM, "--reuse-values", "--wait"];
-        for value in &images {
-            upgrade.extend(["--set", value]);
-        }
-        upgrade.extend(["--set", "meshConfig.accessLogFile=/dev/stdout"]);
-        ns.cluster.run("helm", &upgrade).await?;
-        let mesh = ["get", "configmap", "istio", "-n", cluster::SYSTEM, "-o", "jsonpath={.data.mesh}"];
-        let changed = ns.cluster.kubectl(&mesh).await?;
-        ns.cluster.run("helm", &["rollback", "mesh", "-n", cluster::SYSTEM, "--wait"]).await?;
-        let back = ns.cluster.kubectl(&mesh).await?;
+        let upgraded = async {
+            upgrade(ns, "meshConfig.accessLogFile=/dev/stdout").await?;
+            ensure!(mesh_config(ns).await?.contains("/dev/stdout"), "the upgrade did not arrive");
+            crate::authorization_tcp::denied_bytes_are_logged(ns, &client).await
+        };
+        finally(upgraded, async || {
+            ns.cluster.run("helm", &["rollback", "mesh", "-n", cluster::SYSTEM, "--wait"]).await?;
+            Ok(())
+        })
+        .await?;
+        let back = mesh_config(ns).await?;
+        eventually("no more lines", async || {
+            pause(std::time::Duration::from_secs(2)).await;
+            let log = ["logs", "-l", "app=web", "-c", "istio-proxy", "--since=1s"];
+            let lines = ns.kubectl(&log).await?;
+            ensure!(!lines.contains("GET / HTTP/1.1"), "{lines}");
+            Ok(())
+        })
+        .await?;
         load.end().await?.nothing_lost("upgrade and rollback", 50)?;
-        ensure!(changed.contains("/dev/stdout"), "the upgrade did not arrive: {changed}");
-        ensure!(!back.contains("/dev/stdout"), "the rollback did not: {back}");
+        ensure!(!back.contains("/dev/stdout"), "the rollback did not arrive: {back}");
         e2e::install::whole(&ns.cluster).await
     });
+}
+
+/// The suite's release with one more value.
+async fn upgrade(ns: &Namespace, value: &str) -> anyhow::Result<()> {
+    let (path, images) = (chart("control-plane"), image_values());
+    let mut upgrade = vec!["upgrade", "mesh", &path, "-n", cluster::SYSTEM, "--reuse-values", "--wait"];
+    for value in &images {
+        upgrade.extend(["--set", value]);
+    }
+    ns.cluster.run("helm", &[&upgrade[..], &["--set", value]].concat()).await?;
+    Ok(())
+}
+
+async fn mesh_config(ns: &Namespace) -> anyhow::Result<String> {
+    let mesh = ["get", "configmap", "istio", "-n", cluster::SYSTEM, "-o", "jsonpath={.data.mesh}"];
+    ns.cluster.kubectl(&mesh).await
 }
 
 /// A gateway's release leaves nothing behind.

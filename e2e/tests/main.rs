@@ -5,6 +5,7 @@
 mod admission;
 mod authority;
 mod authorization;
+mod authorization_tcp;
 mod bad_days;
 mod definitions;
 mod egress;

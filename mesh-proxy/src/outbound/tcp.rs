@@ -304,7 +304,11 @@ pub fn refused(worker: &Worker, ends: &Ends, failure: &Failure) {
     worker.telemetry.tcp_opened(&route).closed(flags);
     let mut entry = entry(start, started, ends);
     entry.flags = flags;
-    entry.details = &details;
+    // As Envoy's: a policy ends the connection, and everything else is an answer that bytes cannot be told.
+    match failure {
+        Failure::Denied { .. } => entry.termination = &details,
+        _ => entry.details = &details,
+    }
     worker.telemetry.log(&entry);
 }
 
