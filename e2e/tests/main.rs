@@ -19,6 +19,7 @@ mod injection;
 mod loss;
 mod meshctl;
 mod mtls;
+mod repository;
 mod routing;
 mod seed;
 mod source;

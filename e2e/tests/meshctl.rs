@@ -1,13 +1,19 @@
 //! Item 9: meshctl on a cluster. Who asks the control plane does so while nobody replaces it.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
 use e2e::workload::App;
-use e2e::{Cluster, Company, eventually, test};
+use e2e::{Client, Cluster, Company, eventually, test};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+fn program() -> String {
+    std::env::var("E2E_MESHCTL").unwrap_or_else(|_| "meshctl".to_owned())
+}
 
 /// `meshctl` of this build.
 pub async fn meshctl(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<String> {
-    let program = std::env::var("E2E_MESHCTL").unwrap_or_else(|_| "meshctl".to_owned());
-    cluster.run(&program, arguments).await
+    cluster.run(&program(), arguments).await
 }
 
 #[test]
@@ -123,6 +129,43 @@ fn item_9_log_levels_secrets_and_clear_errors() {
         }
         Ok(())
     });
+}
+
+/// A port of this machine leads to the pilot, to the authority, to a sidecar; it is gone with Ctrl-C.
+#[test]
+fn item_9_dashboard() {
+    test("item_9_dashboard", Company::Welcome, async |ns| {
+        ns.client("client").await?;
+        let sidecar = format!("client.{}", ns.name);
+        for (target, path, word) in [
+            ("pilot", "/metrics", "pilot_xds"),
+            ("pilot", "/debug/status", "\"proxies\""),
+            ("ca", "/metrics", "citadel_server_csr_count"),
+            (&sidecar, "/certs", "/sa/client"),
+        ] {
+            // Pilot and authority may be replaced meanwhile.
+            eventually(target, async || dashboard(&ns.cluster, target, path, word).await).await?;
+        }
+        Ok(())
+    });
+}
+
+async fn dashboard(cluster: &Cluster, target: &str, path: &str, word: &str) -> anyhow::Result<()> {
+    let mut child = cluster.spawn(&program(), &["dashboard", target])?;
+    let mut lines = BufReader::new(child.stdout.take().context("it was asked for")?).lines();
+    let told = tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await??;
+    let told = told.context("it has ended before it said where")?;
+    let url = told.split(' ').find(|word| word.starts_with("http://127.0.0.1:")).context(told.clone())?;
+    let (url, here) = (format!("{url}{path}"), Client::here(cluster.clone(), crate::CLIENT));
+    let answer = here.get(&url, &[]).await?.expect(200)?;
+    ensure!(answer.body.contains(word), "no {word} at {url}: {}", answer.body);
+    let process = child.id().context("it runs")?.to_string();
+    cluster.run("kill", &["-INT", &process]).await?;
+    let status = tokio::time::timeout(Duration::from_secs(10), child.wait()).await.context("Ctrl-C")??;
+    ensure!(status.success(), "Ctrl-C: {status}");
+    let after = here.get(&url, &[]).await?;
+    ensure!(after.status == 0, "it still answers: {after:?}");
+    Ok(())
 }
 
 /// `meshctl inject` makes offline what the webhook would.

@@ -1,14 +1,15 @@
-//! Upgrade by revision: two control planes side by side, a namespace moves from one to the other, nothing is lost, and the new
-//! one's release leaves nothing behind.
+//! Upgrade by revision, with `meshctl install` and `meshctl uninstall`: two control planes side by side, a namespace moves from one
+//! to the other, nothing is lost, and the new one's release leaves nothing behind.
 //!
 //! There is no earlier release to come from yet: both are this build. That pods do get the other one's shows in what differs:
 //! the images' tag and the sidecar's resources. `E2E_NEXT_TAG` names images of another build that are in the cluster.
 
 use anyhow::{Context as _, ensure};
-use e2e::install::chart;
 use e2e::workload::App;
-use e2e::{Company, Namespace, cluster, eventually, test};
+use e2e::{Company, Namespace, eventually, finally, test};
 use serde_json::Value;
+
+use crate::meshctl::meshctl;
 
 const NEXT: &str = "next";
 
@@ -30,15 +31,35 @@ async fn next_tag(ns: &Namespace) -> anyhow::Result<String> {
     Ok(tag)
 }
 
+/// `meshctl install`, which tells what it waits for.
 async fn install_next(ns: &Namespace, tag: &str) -> anyhow::Result<()> {
-    let (path, hub) = (chart("control-plane"), format!("global.hub={}", e2e::images::hub()));
-    let (tag, memory) =
-        (format!("global.tag={tag}"), format!("global.proxy.resources.requests.memory={MEMORY}"));
-    let mut install = vec!["upgrade", "--install", "mesh-next", &path, "-n", cluster::SYSTEM, "--wait"];
-    install.extend(["--timeout", "240s", "--set", "revision=next", "--reset-values"]);
-    install.extend(["--set", "base.enabled=false,pilot.replicaCount=1,pilot.resources.requests.cpu=10m"]);
-    install.extend(["--set", &hub, "--set", &tag, "--set", &memory]);
-    ns.cluster.run("helm", &install).await?;
+    let (hub, memory) = (e2e::images::hub(), format!("global.proxy.resources.requests.memory={MEMORY}"));
+    let small = "base.enabled=false,pilot.replicaCount=1,pilot.resources.requests.cpu=10m";
+    let images = ["install", "--revision", NEXT, "--hub", &hub, "--tag", tag, "--timeout", "240"];
+    let said = meshctl(&ns.cluster, &[&images[..], &["--set", small, "--set", &memory]].concat()).await?;
+    let mut rest = said.as_str();
+    for part in [
+        "installing mesh-next",
+        "s  mesh-pilot-next: 0 of 1 ready",
+        "s  mesh-pilot-next: ready",
+        "istio.io/rev=next",
+    ] {
+        rest = rest
+            .split_once(part)
+            .with_context(|| format!("it does not tell {part:?} in its turn: {said}"))?
+            .1;
+    }
+    for webhooks in ["istio-sidecar-injector-next", "istio-validator-next-istio-system"] {
+        ensure!(said.contains(&format!("{webhooks}: ready")), "{said}");
+    }
+    Ok(())
+}
+
+/// `meshctl uninstall`: this revision, and nothing else.
+async fn uninstall_next(ns: &Namespace) -> anyhow::Result<()> {
+    let said = meshctl(&ns.cluster, &["uninstall", "--revision", NEXT, "--yes"]).await?;
+    let told: Vec<_> = said.lines().filter(|line| line.starts_with("uninstalled")).collect();
+    ensure!(told == ["uninstalled mesh-next"], "{said}");
     Ok(())
 }
 
@@ -63,18 +84,12 @@ fn upgrade_by_revision() {
         let client = ns.deploy_with_client(&[App::new("web").replicas(2)]).await?;
         eventually("it serves", async || client.get("http://web/", &[]).await?.expect(200)).await?;
         let load = client.load("http://web/", &["--rate", "20"])?;
-        let outcome = async {
+        let work = async {
             let tag = next_tag(ns).await?;
             install_next(ns, &tag).await?;
-            ns.cluster
-                .kubectl(&[
-                    "label",
-                    "namespace",
-                    &ns.name,
-                    "istio-injection-",
-                    &format!("istio.io/rev={NEXT}"),
-                ])
-                .await?;
+            let revision = format!("istio.io/rev={NEXT}");
+            let label = ["label", "namespace", &ns.name, "istio-injection-", &revision];
+            ns.cluster.kubectl(&label).await?;
             ns.kubectl(&["rollout", "restart", "deployment/web-v1"]).await?;
             ns.rolled_out("web-v1").await?;
             let pods = ns.json(&["get", "pods", "-l", "app=web"]).await?;
@@ -84,12 +99,9 @@ fn upgrade_by_revision() {
             for pod in alive {
                 moved(pod, &tag)?;
             }
-            Ok(())
-        }
-        .await;
-        let report = load.end().await?;
-        let _ = ns.cluster.run("helm", &["uninstall", "mesh-next", "-n", cluster::SYSTEM, "--wait"]).await;
-        outcome?;
+            load.end().await
+        };
+        let report = finally(work, async || uninstall_next(ns).await).await?;
         report.nothing_lost("the move to another revision", 50)?;
         eventually("the next revision's release leaves nothing", async || {
             let left = crate::helm::belongings(ns).await?;
