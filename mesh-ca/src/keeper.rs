@@ -3,7 +3,8 @@
 //!
 //! In: what is on the [`Shelf`], what pilots say, commands. Out: the authority that signs ([`Signing`]), our own identity,
 //! and what everybody is told ([`Told`]). A new root is told before it signs: a leaf that it signed is good only in the eyes
-//! of those who have heard of it. What cannot be read changes nothing: what is in memory goes on, and the log says why.
+//! of those who have heard of it. What cannot be read changes nothing: what is in memory goes on, and the log says why. Where
+//! it cannot be read because a newer authority has written it, nobody gets certificates of us meanwhile.
 
 mod command;
 mod life;
@@ -12,7 +13,7 @@ pub mod told;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -116,6 +117,8 @@ pub struct Keeper {
     /// The roots of other trust domains that came since the last look.
     fetched: Mutex<BTreeMap<String, Fetched>>,
     now: tokio::sync::Mutex<Now>,
+    /// What is kept is a newer authority's.
+    outdated: AtomicBool,
 }
 
 /// The roots of another trust domain.
@@ -316,6 +319,7 @@ impl Opened {
             reports: Mutex::default(),
             fetched: Mutex::default(),
             now: tokio::sync::Mutex::new(now),
+            outdated: AtomicBool::new(false),
         }
     }
 }

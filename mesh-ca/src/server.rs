@@ -88,6 +88,11 @@ impl Service {
     /// Whether this caller may have a certificate now.
     fn permit(&self, caller: &Caller) -> Result<(), Refusal> {
         let Caller { id, .. } = caller;
+        if self.keeper.is_outdated() {
+            let why =
+                "a newer authority has taken over, and whom it refuses is not known here: try again there";
+            return Err(Refusal(counters::SIGN_FAILED, Status::unavailable(why)));
+        }
         if self.keeper.told().borrow().is_tainted(id) {
             let why = format!("{id} is tainted: it gets no certificates");
             return Err(Refusal(counters::TAINTED, Status::permission_denied(why)));

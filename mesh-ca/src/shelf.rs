@@ -53,6 +53,15 @@ pub struct Kept {
     pub version: Option<String>,
 }
 
+/// The state that is kept at `place`.
+pub(crate) fn read_state(place: String, text: &[u8]) -> Result<State, OpenError> {
+    serde_json::from_slice(text).map_err(|e| match e.classify() {
+        // JSON, but not what we would have written.
+        serde_json::error::Category::Data => OpenError::Newer { place, why: e.to_string() },
+        _ => OpenError::Invalid { place, why: e.to_string() },
+    })
+}
+
 /// Where.
 #[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Shelf {

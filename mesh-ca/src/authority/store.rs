@@ -43,6 +43,17 @@ pub enum OpenError {
         /// Why.
         why: String,
     },
+    /// The state is one of another version of this program.
+    #[error(
+        "{place}: {why}: a newer authority has kept it, and this one gives nobody certificates, as it does not know whom that one \
+         refuses: run the newer one; what it takes to go back to this one says \"Roll back\" in the charts' README.md"
+    )]
+    Newer {
+        /// Where it is.
+        place: String,
+        /// What is not known of it.
+        why: String,
+    },
     /// Certificate and key are readable, but what they sign is not good.
     #[error("what this authority signs is not good: {0}")]
     Unusable(String),

@@ -11,6 +11,12 @@ use crate::shelf::NotKept;
 const TRIES: usize = 5;
 
 impl Keeper {
+    /// Whether what is kept is a newer authority's: whom that one refuses is not known here.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.outdated.load(Ordering::Acquire)
+    }
+
     /// How long a certificate may live that wants to live for `life`: so long, or until any before it ends where the state
     /// cannot be written.
     ///

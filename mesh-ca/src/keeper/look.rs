@@ -117,7 +117,14 @@ impl Keeper {
 
     /// What is kept. Where it is gone, what is in memory is kept again: never forgotten.
     pub(super) async fn kept(&self, now: &Now) -> Result<Kept, Failed> {
-        let kept = self.shelf.state().await?;
+        let kept = self.shelf.state().await;
+        match &kept {
+            Ok(_) => self.outdated.store(false, super::Ordering::Release),
+            Err(NotKept::Bad(OpenError::Newer { .. })) => self.outdated.store(true, super::Ordering::Release),
+            // Nothing is known of what is kept now.
+            Err(_) => {}
+        }
+        let kept = kept?;
         if kept.version.is_none() && now.kept.version.is_some() {
             // In a directory, both are gone when it was cleared for somebody else.
             if !self.shelf.is_shared() && self.shelf.signing().await?.is_none() {

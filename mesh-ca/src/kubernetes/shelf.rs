@@ -15,7 +15,7 @@ use super::api::{Failure, timed};
 use crate::authority::OpenError;
 use crate::authority::material::{CERTIFICATE, CHAIN, KEY, Material, ROOT, Texts};
 use crate::rotation::State;
-use crate::shelf::{Found, Kept, NotKept};
+use crate::shelf::{Found, Kept, NotKept, read_state};
 
 /// What the operator plugs in.
 pub(super) const PLUGGED: &str = "cacerts";
@@ -91,8 +91,7 @@ impl Secrets {
         let Some(ByteString(text)) = text else {
             return Err(OpenError::Invalid { place, why: "there is no such key".to_owned() }.into());
         };
-        let state =
-            serde_json::from_slice(text).map_err(|e| OpenError::Invalid { place, why: e.to_string() })?;
+        let state = read_state(place, text)?;
         Ok(Kept { state, version: secret.metadata.resource_version })
     }
 

@@ -30,7 +30,7 @@ pub struct TooManyRoots {
 }
 
 /// What an authority remembers. A field that is not known is one of a newer authority: then nothing is read, rather than
-/// lost.
+/// lost or passed over, as it may say whom that one refuses.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct State {

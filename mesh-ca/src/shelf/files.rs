@@ -44,8 +44,7 @@ impl Files {
     pub(super) fn state(&self) -> Result<Kept, OpenError> {
         let path = self.dir.join(STATE);
         let Some(text) = store::read_private(&path)? else { return Ok(Kept::default()) };
-        let state = serde_json::from_slice(&text)
-            .map_err(|e| OpenError::Invalid { place: path.display().to_string(), why: e.to_string() })?;
+        let state = super::read_state(path.display().to_string(), &text)?;
         Ok(Kept { state, version: Some(String::new()) })
     }
 

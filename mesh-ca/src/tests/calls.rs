@@ -11,6 +11,7 @@ use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, S
 use tonic::{Code, Status};
 
 use super::*;
+use crate::keeper::Request;
 
 struct Caller {
     roots: RootsHandle,
@@ -176,4 +177,40 @@ async fn a_stock_client_gets_a_chain_from_leaf_to_root() {
     });
     let names: Vec<_> = names.collect();
     assert!(names.windows(2).all(|pair| pair[0].1 == pair[1].0), "{names:?}");
+}
+
+/// A state that a newer authority has kept: what it says more may be whom it refuses. Nothing of it is lost.
+#[tokio::test]
+async fn who_does_not_know_what_is_kept_gives_nobody_certificates() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(dir.path(), 3600).await;
+    let caller = Caller::new(dir.path(), running.address);
+    let bearer = token("a", HOUR);
+    let call = async || caller.call(ClientIdentity::None, &[&bearer], 0, &caller.csr).await;
+    call().await.unwrap();
+    let path = dir.path().join("ca/state.json");
+    let kept = std::fs::read_to_string(&path).unwrap();
+    let newer = kept.replacen('{', r#"{"refused_too":["spiffe://cluster.local/ns/default/sa/a"],"#, 1);
+    std::fs::write(&path, &newer).unwrap();
+    let told = running.keeper.look().await.unwrap_err().to_string();
+    for said in ["ca/state.json", "refused_too", "newer authority", "charts' README.md"] {
+        assert!(told.contains(said), "{told}");
+    }
+    assert_eq!(call().await.unwrap_err().code(), Code::Unavailable);
+    let taint = Request::Taint { identity: id("b").to_string(), reason: String::new() };
+    assert!(running.keeper.command(&taint).await.unwrap_err().to_string().contains("refused_too"));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
+    assert!(!running.keeper.told().borrow().is_tainted(&id("b")));
+    // Who cannot read it at all does not know better.
+    std::fs::write(&path, "{").unwrap();
+    assert!(running.keeper.look().await.is_err());
+    assert_eq!(call().await.unwrap_err().code(), Code::Unavailable);
+    // The operator has gone back.
+    std::fs::write(&path, &kept).unwrap();
+    running.keeper.look().await.unwrap();
+    call().await.unwrap();
+    // What is no state at all is nobody's news: what is in memory goes on.
+    std::fs::write(&path, "{").unwrap();
+    assert!(!running.keeper.look().await.unwrap_err().to_string().contains("newer"));
+    call().await.unwrap();
 }
