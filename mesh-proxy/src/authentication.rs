@@ -109,7 +109,7 @@ impl JwtRules {
         cache: &mut Cache,
         now: SystemTime,
     ) -> Result<Option<Verified>, Failure> {
-        self.take_outputs(head);
+        take(head, &self.outputs);
         if is_preflight(head) {
             // It is not verified, so that nobody may take it for good.
             let places = self.rules.iter().filter(|rule| !rule.forward).flat_map(|rule| &rule.places);
@@ -123,24 +123,6 @@ impl JwtRules {
             place.remove(head);
         }
         Ok(Some(Verified { claims, rule: rule.clone(), place }))
-    }
-
-    /// Fields that only we may set, also under names that many servers take for the same.
-    fn take_outputs(&self, head: &mut Parts) {
-        for name in &self.outputs {
-            head.headers.remove(name);
-        }
-        if self.outputs.is_empty() || !head.headers.keys().any(|name| name.as_str().contains('_')) {
-            return;
-        }
-        let alias = |name: &HeaderName| {
-            let plain = name.as_str().replace('_', "-");
-            self.outputs.iter().any(|output| output.as_str().replace('_', "-") == plain)
-        };
-        let aliases: Vec<_> = head.headers.keys().filter(|name| alias(name)).cloned().collect();
-        for name in aliases {
-            head.headers.remove(name);
-        }
     }
 
     /// The one token of a request. A field that several rules read with different prefixes has one token: the shortest reading.
@@ -245,6 +227,10 @@ impl Rule {
         {
             head.headers.insert(name, value);
         }
+        self.tell_claims(head, claims);
+    }
+
+    fn tell_claims(&self, head: &mut Parts, claims: &Claims) {
         for (name, claim) in &self.claims {
             let path: Vec<&str> = claim.split('.').collect();
             let exact = claims.all.get(claim);
@@ -265,6 +251,24 @@ impl Rule {
                 head.headers.insert(name, value);
             }
         }
+    }
+}
+
+/// Takes fields that only we may set, also under names that many servers take for the same.
+fn take(head: &mut Parts, outputs: &[HeaderName]) {
+    for name in outputs {
+        head.headers.remove(name);
+    }
+    if outputs.is_empty() || !head.headers.keys().any(|name| name.as_str().contains('_')) {
+        return;
+    }
+    let alias = |name: &HeaderName| {
+        let plain = name.as_str().replace('_', "-");
+        outputs.iter().any(|output| output.as_str().replace('_', "-") == plain)
+    };
+    let aliases: Vec<_> = head.headers.keys().filter(|name| alias(name)).cloned().collect();
+    for name in aliases {
+        head.headers.remove(name);
     }
 }
 

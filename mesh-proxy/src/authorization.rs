@@ -25,6 +25,7 @@ pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ use self::parse::Parser;
 use mesh_proto::model::SpiffeId;
 use mesh_proto::model::authorization::{Attribute, InvalidPattern, Pattern, UnknownAttribute};
 use mesh_proto::wire::mesh::v1 as wire;
+
+use crate::respond::Failure;
 
 pub use self::gate::Gate;
 pub use self::guard::Guard;
@@ -164,6 +167,25 @@ pub struct Connection {
     pub destination: SocketAddr,
     /// The name that the client's TLS asked for; empty: none.
     pub sni: Box<str>,
+    /// Why nothing may go on or begin on it any more, once that is so.
+    pub ended: Ended,
+}
+
+/// Why a connection is over; nothing, as long as it is not.
+#[derive(Debug, Clone, Default)]
+pub struct Ended(RefCell<Option<Failure>>);
+
+impl Ended {
+    /// It is over from here on. The first reason stays.
+    pub fn end(&self, failure: Failure) {
+        self.0.borrow_mut().get_or_insert(failure);
+    }
+
+    /// Why it is over, if it is.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failure> {
+        self.0.borrow().clone()
+    }
 }
 
 impl Policies {

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 
 use self::tls::Secure;
 use crate::authorization::under_way::while_allowed;
-use crate::authorization::{Connection, Gate, gate};
+use crate::authorization::{Connection, Ended, Gate, gate};
 use crate::destination::normalise;
 use crate::detect::{First, detect_until};
 use crate::drain::Closer;
@@ -120,6 +120,7 @@ fn connection(listener: &Listener, ends: &Ends, peer: Option<SpiffeId>) -> Rc<Co
         source: ends.source_ip(),
         destination: SocketAddr::new(address, listener.target_port),
         sni: Box::from(&*ends.server_name),
+        ended: Ended::default(),
     })
 }
 
@@ -137,6 +138,7 @@ fn admitted(
         chain,
         closer: closer.clone(),
         asked: worker.store.self_config().and_then(|config| config.external.clone()),
+        client: None,
     }
 }
 
@@ -190,6 +192,7 @@ impl Gateway {
             chain: Vec::new(),
             closer: closer.clone(),
             asked: None,
+            client: None,
         });
         let gate = Gate::to_routes(connection);
         Self {

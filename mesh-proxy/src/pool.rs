@@ -28,7 +28,7 @@ pub use key::PoolKey;
 pub use limited::{Lease, Overflow};
 
 use crate::cluster::{ConnectionSettings, Limits, Resource};
-use crate::http::{Body, Protocol, h1, h2};
+use crate::http::{Body, Protocol, h1, h2, sent};
 use crate::io::Io;
 use slot::Slot;
 
@@ -171,6 +171,7 @@ async fn send_http1(
     let host = || target.address.to_string();
     let mesh = target.mesh;
     let limited = target.limits.is_some().then(|| slot.clone());
+    let request = sent::seen(request).await;
     let answer = h1::client::send(connection, request, target.greeting.as_ref(), host, slot, mesh).await;
     if limited.is_some_and(|slot| slot.occupancy.has_waiting()) {
         // The place that this request had is the next one's before our client hears: whoever asks again at once would

@@ -118,6 +118,7 @@ fn decisions() {
         source: [127, 0, 0, 1].into(),
         destination: SocketAddr::from(([127, 0, 0, 1], PORT)),
         sni: "".into(),
+        ended: authorization::Ended::default(),
     };
     let heads: Vec<_> = paths()
         .iter()

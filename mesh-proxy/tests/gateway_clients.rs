@@ -121,14 +121,14 @@ async fn revoked_clients() {
 
 impl Authority {
     /// A certificate with a serial number.
-    fn numbered(&self, name: &str, serial: u64) -> crate::support::tls::Pair {
+    pub(crate) fn numbered(&self, name: &str, serial: u64) -> crate::support::tls::Pair {
         let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.serial_number = Some(SerialNumber::from(serial));
         self.sign(params)
     }
 
     /// The list of what it has revoked, good until `life` from now.
-    fn revoking(&self, serials: &[u64], life: Duration) -> String {
+    pub(crate) fn revoking(&self, serials: &[u64], life: Duration) -> String {
         let now = time::OffsetDateTime::now_utc();
         let yesterday = now - Duration::from_secs(86400);
         let revoked = serials.iter().map(|serial| RevokedCertParams {

@@ -5,6 +5,7 @@
 mod support;
 
 mod advisories;
+mod again;
 mod authorization;
 mod capture;
 mod drain;

@@ -20,7 +20,7 @@ const ALPN: &[u8] = b"istio-http/1.1";
 
 /// An application that does nothing shortly: `/sse` answers without an end, `/upload` answers at once and reads on, `/slow`
 /// reads and never answers, `/ws` is a tunnel that greets; anything else is answered, and the connection kept.
-async fn lasting() -> SocketAddr {
+pub async fn lasting() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -64,7 +64,7 @@ async fn one(mut stream: tokio::net::TcpStream) -> std::io::Result<()> {
 }
 
 /// Asks, and waits until the answer goes on.
-async fn begun(places: &Places, place: Place, request: &str) -> Box<dyn Stream> {
+pub async fn begun(places: &Places, place: Place, request: &str) -> Box<dyn Stream> {
     let mut stream = places.open(place, ALPN).await;
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut all = Vec::new();

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -23,9 +22,6 @@ use crate::drain::{Closer, DrainWatch};
 use crate::revocation;
 use crate::worker::{Shared, Worker};
 use crate::{gateway, inbound, outbound};
-
-/// When a request is looked at again whose head was on its way: a fraction of the second that policies have.
-const SOON: Duration = Duration::from_millis(50);
 
 /// Runs worker `index` until `end`. `bound` is told when its fixed sockets are open.
 pub fn run(shared: &Shared, index: usize, bound: oneshot::Sender<anyhow::Result<()>>, end: &DrainWatch) {
@@ -243,7 +239,8 @@ async fn follow_policy(worker: &Rc<Worker>) {
         (roots, tls) = now;
         if let Some(config) = config {
             let roots = other.then_some(handle);
-            let ended = worker.live.revise(&config, roots, &worker.guards, &worker.under_way);
+            let ended =
+                worker.live.revise(&config, roots, &worker.guards, &worker.under_way, &worker.terminations);
             if ended > 0 {
                 tracing::info!(connections = ended, "not allowed any more");
             }
@@ -265,7 +262,7 @@ async fn follow_policy(worker: &Rc<Worker>) {
     }
 }
 
-/// Ends requests that are not let in any more; those that cannot be looked at yet, as soon as they can. Never returns.
+/// Ends requests that are not let in any more; those that cannot be looked at yet, when they can. Never returns.
 async fn follow_requests(worker: &Rc<Worker>) {
     loop {
         let Some(config) = worker.store.self_config() else { return park().await };
@@ -274,10 +271,7 @@ async fn follow_requests(worker: &Rc<Worker>) {
         if cut > 0 {
             tracing::info!(requests = cut, "not allowed any more");
         }
-        if !worker.under_way.is_unsettled() {
-            return park().await;
-        }
-        tokio::time::sleep(SOON).await;
+        worker.under_way.wanted().await;
     }
 }
 

@@ -156,7 +156,17 @@ impl External {
     /// Whether bytes that were let in under `before` may flow on: those that were not asked about then must be now.
     #[must_use]
     pub fn still_holds(&self, before: Option<&Self>, connection: &Connection) -> bool {
-        before == Some(self) || self.selection.of_bytes(connection) == Verdict::Allowed
+        let selects = |by: &Self| by.selection.of_bytes(connection) != Verdict::Allowed;
+        before.is_some_and(|before| before.asks_the_same(self) && selects(before)) || !selects(self)
+    }
+
+    /// Whether it is the same one that is asked in the same way, whatever he is told and for how long he is waited for.
+    pub(super) fn asks_the_same(&self, other: &Self) -> bool {
+        let whom = |by: &Self| {
+            let provider = by.provider.as_ref().ok()?;
+            Some((provider.cluster.name().clone(), std::mem::discriminant(&provider.protocol)))
+        };
+        self.name == other.name && whom(self) == whom(other)
     }
 }
 

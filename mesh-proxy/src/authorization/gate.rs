@@ -129,6 +129,10 @@ impl Gate {
         (head, body): (&mut Parts, &mut Body),
         exchange: &mut Exchange,
     ) -> Result<(), Failure> {
+        // The connection may have ended while somebody was asked, or before this request was looked at at all.
+        if let Some(failure) = self.connection.ended.failure() {
+            return Err(failure);
+        }
         let tokens = &config.jwt_rules;
         let verified = match tokens.is_empty() {
             true => None,
@@ -228,6 +232,9 @@ pub async fn bytes_of(
             return Err(failure);
         }
         external::bytes(worker, config, Whom { connection, source }).await?;
+        if let Some(failure) = connection.ended.failure() {
+            return Err(failure);
+        }
     }
     bytes(config, connection)
 }

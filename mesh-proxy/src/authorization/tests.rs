@@ -65,6 +65,7 @@ pub(super) fn connection(peer: Option<&str>) -> Connection {
         source: "10.0.0.1".parse().unwrap(),
         destination: "10.0.0.9:8080".parse().unwrap(),
         sni: "".into(),
+        ended: Ended::default(),
     }
 }
 
@@ -364,6 +365,7 @@ impl Draw {
             source: self.one(&["10.0.0.1", "10.9.9.9", "192.168.1.1", "::1", "fd00::7"]).parse().unwrap(),
             destination: self.one(&["10.0.0.9:80", "10.0.0.9:8080", "[fd00::1]:9090"]).parse().unwrap(),
             sni: self.one(&["", "a.com", "A.com.", "b.org"]).into(),
+            ended: Ended::default(),
         }
     }
 

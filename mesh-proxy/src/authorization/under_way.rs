@@ -10,11 +10,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::request::Parts;
 use http::{Version, header};
+use tokio::sync::Notify;
 
 mod admission;
 mod present;
@@ -24,9 +26,9 @@ pub use self::admission::{Admission, Now};
 pub use self::present::Place;
 use self::present::{Present, Settled};
 pub use self::told::{Told, while_allowed};
-use super::Connection;
 use crate::http::{Body, BodyError};
 use crate::respond::{External as Refusal, Failure};
+use crate::store::SelfConfig;
 
 /// For a request that somebody is to be asked about who was not: most have ended by then. What is acknowledged is in force
 /// within a second.
@@ -44,7 +46,14 @@ struct Inner {
     requests: RefCell<HashMap<u64, Asked>>,
     /// Connections of HTTP/1.
     connections: RefCell<HashMap<u64, Rc<Present>>>,
-    unsettled: Cell<bool>,
+    /// By which settings all of them were decided last.
+    decided: RefCell<Option<Arc<SelfConfig>>>,
+    /// How many settings those have been.
+    round: Cell<u64>,
+    /// What could not be decided by them yet: its head was on its way.
+    unsettled: RefCell<Vec<Rc<Present>>>,
+    /// Told when it can.
+    wanted: Rc<Notify>,
 }
 
 /// A stream or tunnel.
@@ -91,8 +100,15 @@ impl UnderWay {
         Place::new(id, self.0.clone(), present)
     }
 
-    /// Ends those that would not be let in now; says how many.
+    /// Ends those that would not be let in now; says how many. By settings that are known already only what could not be
+    /// decided by them is looked at.
     pub fn revise(&self, now: &Now<'_>) -> usize {
+        let unsettled = self.0.unsettled.take();
+        if self.0.is_decided_by(now.config) {
+            return self.revise_all(unsettled.iter(), now);
+        }
+        self.0.round.set(self.0.round.get() + 1);
+        *self.0.decided.borrow_mut() = Some(now.config.clone());
         let mut ended = 0;
         for asked in self.0.requests.borrow_mut().values_mut().filter(|asked| asked.told.is_allowed()) {
             if let Some(failure) = asked.by.decide(&asked.head, now) {
@@ -104,35 +120,35 @@ impl UnderWay {
             }
             ended += 1;
         }
-        let mut unsettled = false;
-        for present in self.0.connections.borrow().values() {
-            match present.revise(now) {
+        ended + self.revise_all(self.0.connections.borrow().values(), now)
+    }
+
+    fn revise_all<'a>(&self, all: impl Iterator<Item = &'a Rc<Present>>, now: &Now<'_>) -> usize {
+        let mut ended = 0;
+        for present in all {
+            match present.revise(now, &self.0) {
                 Settled::Goes => {}
                 Settled::Ended => ended += 1,
-                Settled::NotYet => unsettled = true,
+                Settled::NotYet => self.0.unsettled.borrow_mut().push(present.clone()),
             }
         }
-        self.0.unsettled.set(unsettled);
         ended
     }
 
-    /// Whether a request could not be decided again, because its head was on its way: it can a little later.
-    #[must_use]
-    pub fn is_unsettled(&self) -> bool {
-        self.0.unsettled.get()
+    /// Resolves when a request could not be decided again, because its head was on its way, and now can be: it is not
+    /// written before it was.
+    pub async fn wanted(&self) {
+        self.0.wanted.notified().await;
     }
 
-    /// Ends everything that a connection carries.
-    pub fn end(&self, connection: &Rc<Connection>, failure: &Failure) {
-        let of = |by: &Admission| Rc::ptr_eq(&by.connection, connection);
-        for asked in
-            self.0.requests.borrow().values().filter(|asked| of(&asked.by) && asked.told.is_allowed())
-        {
-            asked.told.deny(failure.clone());
+    /// Ends everything that is under way on connections that have ended.
+    pub fn end(&self) {
+        for asked in self.0.requests.borrow().values().filter(|asked| asked.told.is_allowed()) {
+            if let Some(failure) = asked.by.connection.ended.failure() {
+                asked.told.deny(failure);
+            }
         }
-        for present in self.0.connections.borrow().values().filter(|present| present.is_of(connection)) {
-            present.told().deny(failure.clone());
-        }
+        self.0.connections.borrow().values().for_each(|present| present.end_with_connection());
     }
 
     /// How many there are, but for those of HTTP/1 that become no tunnels.
@@ -149,6 +165,10 @@ impl UnderWay {
 }
 
 impl Inner {
+    fn is_decided_by(&self, config: &Arc<SelfConfig>) -> bool {
+        self.decided.borrow().as_ref().is_some_and(|by| Arc::ptr_eq(by, config))
+    }
+
     fn id(&self) -> u64 {
         let id = self.next.get();
         self.next.set(id + 1);

@@ -5,7 +5,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 use serde_json::Value;
 
 use crate::authorization::reference::{self, Asked};
-use crate::authorization::{Connection, Guard, Policies, RequestFacts, Token};
+use crate::authorization::{Connection, Ended, Guard, Policies, RequestFacts, Token};
 use crate::jwt::Claims;
 
 const PEERS: [&str; 5] = [
@@ -147,6 +147,7 @@ impl Choices<'_> {
             source: self.one(&ADDRESSES).parse().ok()?,
             destination: (self.one(&ADDRESSES).parse::<std::net::IpAddr>().ok()?, self.one(&port)).into(),
             sni: self.one(&["", "a.com", "A.com.", "b.org"]).into(),
+            ended: Ended::default(),
         })
     }
 

@@ -265,14 +265,15 @@ impl Kept {
             }
         };
         let config = if parts.mesh {
-            mesh_config(settings, identity)
+            mesh_config(settings, identity).map(|config| (config, None))
         } else {
             server_config(settings, parts.pairs, parts.clients)
         };
         match config {
-            Ok(config) => {
+            Ok((config, clients)) => {
                 let renewed = self.current.is_some();
-                self.current = Some(Arc::new(Termination { config, trust: parts.trust, mesh: parts.mesh }));
+                let (trust, mesh) = (parts.trust, parts.mesh);
+                self.current = Some(Arc::new(Termination { config, clients, trust, mesh }));
                 self.mark = parts.mark;
                 tracing::info!(renewed, "a gateway's server has its certificate");
                 Ok(())

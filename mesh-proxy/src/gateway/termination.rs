@@ -14,7 +14,7 @@ use mesh_proto::runtime::identity::Identity;
 use mesh_proto::runtime::tls::{self, ClientAuth};
 use mesh_proto::wire::mesh::v1 as wire;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -30,15 +30,32 @@ const MESH_ALPN: [&[u8]; 6] = [ALPN_HTTP2, ALPN_HTTP1, ALPN_HTTP10, ALPN_TCP, b"
 /// How long a handshake waits for settings that have just come.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Who checks clients' certificates, where they are asked for one.
+pub type Clients = Option<Arc<dyn ClientCertVerifier>>;
+
 /// How one kind of server ends TLS at present.
 #[derive(Debug)]
 pub struct Termination {
     /// For handshakes.
     pub config: Arc<ServerConfig>,
+    /// Of clients that are no workloads of the mesh.
+    pub clients: Clients,
     /// Differs where clients' certificates are checked against other roots.
     pub trust: u64,
     /// Clients are workloads of the mesh.
     pub mesh: bool,
+}
+
+impl Termination {
+    /// Whether a client that has shown `chain` would be let in now.
+    #[must_use]
+    pub fn takes(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some(clients) = &self.clients else { return true };
+        match chain.split_first() {
+            None => !clients.client_auth_mandatory(),
+            Some((leaf, rest)) => clients.verify_client_cert(leaf, rest, UnixTime::now()).is_ok(),
+        }
+    }
 }
 
 /// All of them, by [`TlsSettings::key`].
@@ -88,7 +105,7 @@ pub struct Vouching {
     pub revoked: Vec<CertificateRevocationListDer<'static>>,
 }
 
-/// Settings for handshakes.
+/// Settings for handshakes, and who checks clients in them.
 ///
 /// # Errors
 /// When nothing is left that could be agreed on, or something is asked for that cannot be kept.
@@ -96,16 +113,20 @@ pub fn server_config(
     settings: &TlsSettings,
     pairs: Vec<Arc<CertifiedKey>>,
     clients: Vouching,
-) -> Result<Arc<ServerConfig>, String> {
+) -> Result<(Arc<ServerConfig>, Clients), String> {
     let wire = &settings.wire;
     let (provider, versions) = crypto::speaking(&parameters(wire)?);
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&versions)
         .map_err(|error| error.to_string())?;
     let demanded = wire.clients() != wire::ClientCertificates::None;
-    let builder = match clients.roots {
-        Some(roots) => builder.with_client_cert_verifier(verifier(wire, roots, clients.revoked, provider)?),
+    let clients = match clients.roots {
+        Some(roots) => Some(verifier(wire, roots, clients.revoked, provider)?),
         None if demanded => return Err("client certificates are asked for, and no CA is there".to_owned()),
+        None => None,
+    };
+    let builder = match &clients {
+        Some(clients) => builder.with_client_cert_verifier(clients.clone()),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(Pairs(pairs)));
@@ -118,7 +139,7 @@ pub fn server_config(
         config.send_tls13_tickets = 0;
     }
     config.max_early_data_size = 0;
-    Ok(Arc::new(config))
+    Ok((Arc::new(config), clients))
 }
 
 /// Settings for handshakes with workloads of the mesh.

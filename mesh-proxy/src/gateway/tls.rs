@@ -3,6 +3,8 @@
 //! In: a socket whose client speaks TLS. Out: by SNI, TLS ended (requests or bytes are served then) or passed on as it is.
 //! Where no server has the name, or its certificate is not there, the connection is closed before a byte was answered.
 
+use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +15,15 @@ use mesh_proto::runtime::tls::{explain, peer};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use super::termination::Termination;
 use super::{Gateway, admitted, bytes_to, connection};
+use crate::authorization::Connection;
 use crate::drain::{Closer, DrainWatch};
 use crate::exchange::Ends;
 use crate::http::{Protocol, serve_connection};
+use crate::inbound::accept::until_expiry;
 use crate::inbound::client_cert;
+use crate::inbound::live::{Admitted, Client};
 use crate::io::Io;
 use crate::outbound::tcp::refused;
 use crate::respond::Failure;
@@ -78,35 +84,66 @@ pub(super) async fn serve(
     let Some(termination) = worker.terminations.settled(&settings.key, generation).await else {
         return refused(&worker, &ends, &Failure::NoCertificate);
     };
-    let acceptor = TlsAcceptor::from(termination.config.clone());
-    let mut io = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => Io::Server(Box::new(stream)),
-        Ok(Err(error)) => return refused(&worker, &ends, &Failure::Handshake(explain(&error))),
-        Err(_) => return refused(&worker, &ends, &Failure::Handshake("it took too long".to_owned())),
+    let mut io = match handshake(&termination, stream).await {
+        Ok(io) => io,
+        Err(failure) => return refused(&worker, &ends, &failure),
     };
     let mut client_cert = io.peer_certificates().and_then(<[_]>::first).and_then(client_cert::of_outsider);
-    let (mut workload, mut chain) = (None, Vec::new());
+    let chain = io.peer_certificates().unwrap_or_default().to_vec();
+    let (mut workload, mut expires) = (None, None);
     if termination.mesh {
         // Verified in the handshake: a workload of the mesh.
-        chain = io.peer_certificates().unwrap_or_default().to_vec();
         let Ok(peer) = peer(&chain) else { return };
         io = revocation::watched(io, Some(&peer.id));
         ends.source = me::from_certificate(&peer.id);
         client_cert = chain.first().and_then(|leaf| client_cert::value(worker.identity.id(), &peer.id, leaf));
+        expires = Some(peer.not_after.min(worker.identity.leaf().not_after));
         workload = Some(peer.id);
     }
     let connection = connection(listener, &ends, workload);
-    // Roots that change meanwhile count for a workload's connection too. Other clients' are the keeper's to look at.
-    let _live = termination.mesh.then(|| worker.live.admit(admitted(&worker, &connection, chain, &closer)));
+    // Roots and lists of what is revoked that change meanwhile count too.
+    let (key, trust) = (settings.key.clone(), Cell::new(termination.trust));
+    let client = termination.clients.is_some().then(|| Client { key, trust, chain: chain.clone() });
+    let entry = (termination.mesh || client.is_some())
+        .then(|| Admitted { client, ..admitted(&worker, &connection, chain, &closer) });
+    let _live = entry.map(|entry| worker.live.admit(entry));
+    let secure = Secure { sni, key: settings.key.clone(), trust: termination.trust, client_cert };
+    let ending = closer.clone();
+    let serving =
+        pin!(serve_inside(&worker, io, listener, inside, (ends, connection), secure, (closer, watch)));
+    match expires {
+        Some(expires) => until_expiry(serving, expires, &ending).await,
+        None => serving.await,
+    }
+}
+
+async fn handshake(termination: &Termination, stream: TcpStream) -> Result<Io, Failure> {
+    let acceptor = TlsAcceptor::from(termination.config.clone());
+    match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => Ok(Io::Server(Box::new(stream))),
+        Ok(Err(error)) => Err(Failure::Handshake(explain(&error))),
+        Err(_) => Err(Failure::Handshake("it took too long".to_owned())),
+    }
+}
+
+/// Serves what is inside of the TLS that was ended.
+async fn serve_inside(
+    worker: &Rc<Worker>,
+    io: Io,
+    listener: &Arc<Listener>,
+    inside: &Inside,
+    (ends, connection): (Ends, Rc<Connection>),
+    secure: Secure,
+    (closer, watch): (Closer, DrainWatch),
+) {
+    if let Inside::Tcp(rules) = inside {
+        return bytes_to(worker, io, rules, ends, &connection, &closer).await;
+    }
     let protocol = match io.alpn() {
         Some(b"h2") => Protocol::Http2,
         Some(name) if MeshAlpn::of(name) == Some(MeshAlpn::Http2) => Protocol::Http2,
         _ => Protocol::Http1,
     };
-    if let Inside::Tcp(rules) = inside {
-        return bytes_to(&worker, io, rules, ends, &connection, &closer).await;
-    }
-    let secure = Secure { sni, key: settings.key.clone(), trust: termination.trust, client_cert };
-    let service = Gateway::new(&worker, connection, listener.port, ends, closer, Some(secure));
+    let service = Gateway::new(worker, connection, listener.port, ends, closer, Some(secure));
     serve_connection(io, Bytes::new(), protocol, &worker.settings, Rc::new(service), watch).await;
 }

@@ -21,7 +21,7 @@ use super::client_cert;
 use super::decide::{self, Decision, Look, Seen, Through, decide};
 use super::http::{Inbound, Peer};
 use super::live::Admitted;
-use crate::authorization::{Connection, Gate, gate};
+use crate::authorization::{Connection, Ended, Gate, gate};
 use crate::capture::Application;
 use crate::detect::{First, detect_read, detect_until};
 use crate::drain::{Closer, DrainWatch};
@@ -207,6 +207,7 @@ impl Arrival {
             source: self.ends.source_ip(),
             destination: SocketAddr::new(address, self.port.port),
             sni: Box::from(&*self.ends.server_name),
+            ended: Ended::default(),
         })
     }
 
@@ -220,6 +221,7 @@ impl Arrival {
             chain,
             closer: self.closer.clone(),
             asked: None,
+            client: None,
         }
     }
 
@@ -269,7 +271,11 @@ impl Arrival {
 }
 
 /// An mTLS connection lives at most until the earlier certificate expires: it is asked to end a little before, and cut then.
-async fn until_expiry(mut serving: Pin<&mut impl Future<Output = ()>>, expires: SystemTime, closer: &Closer) {
+pub(crate) async fn until_expiry(
+    mut serving: Pin<&mut impl Future<Output = ()>>,
+    expires: SystemTime,
+    closer: &Closer,
+) {
     let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
     let goodbye = GOODBYE.min(left / 4);
     tokio::select! {

@@ -19,6 +19,7 @@ use crate::authorization::external::External;
 use crate::authorization::under_way::UnderWay;
 use crate::authorization::{Connection, Guards, gate};
 use crate::drain::Closer;
+use crate::gateway::termination::Terminations;
 use crate::respond::Failure;
 use crate::store::SelfConfig;
 
@@ -38,6 +39,32 @@ pub struct Admitted {
     pub closer: Closer,
     /// Who was asked about its bytes when it was let in.
     pub asked: Option<Arc<External>>,
+    /// By what a gateway's server has let its client in.
+    pub client: Option<Client>,
+}
+
+/// A client of a gateway that was asked for a certificate.
+pub struct Client {
+    /// The server's settings.
+    pub key: Arc<[u8]>,
+    /// By which of its roots it was let in last.
+    pub trust: Cell<u64>,
+    /// What the client has shown.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+impl Client {
+    /// Whether it would be let in by what there is now.
+    fn is_trusted(&self, terminations: &Terminations) -> bool {
+        let Some(now) = terminations.find(&self.key) else { return false };
+        if now.trust != self.trust.get() {
+            if !now.takes(&self.chain) {
+                return false;
+            }
+            self.trust.set(now.trust);
+        }
+        true
+    }
 }
 
 /// All of them.
@@ -73,12 +100,16 @@ impl Live {
         roots: Option<&RootsHandle>,
         guards: &RefCell<Guards>,
         under_way: &UnderWay,
+        terminations: &Terminations,
     ) -> usize {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = UnixTime::since_unix_epoch(now);
         let connections = self.0.connections.borrow();
-        let trusted = |c: &Admitted| match roots {
-            Some(roots) if !c.chain.is_empty() => verify_chain(&c.chain, roots, Role::Client, now).is_ok(),
+        let trusted = |c: &Admitted| match (&c.client, roots) {
+            (Some(client), _) => client.is_trusted(terminations),
+            (None, Some(roots)) if !c.chain.is_empty() => {
+                verify_chain(&c.chain, roots, Role::Client, now).is_ok()
+            }
             _ => true,
         };
         // Each request is asked for; a connection that none can pass on any more has no use.
@@ -86,16 +117,23 @@ impl Live {
             true => gate::bytes(config, &c.connection).is_ok() && was_asked(config, c),
             false => !gate::is_shut(config, &c.connection, &mut guards.borrow_mut()),
         };
+        let any = Cell::new(false);
         let refused = connections.values().filter(|c| {
             let port = c.connection.destination.port();
             let untrusted = || (!trusted(c)).then(|| Failure::Handshake(UNTRUSTED.to_owned()));
             if let Some(failure) = ended(config, port, c.through).or_else(untrusted) {
-                under_way.end(&c.connection, &failure);
+                // Also for what is on its way to being let in: whoever waits for an answer about it, or for its body.
+                c.connection.ended.end(failure);
+                any.set(true);
                 return true;
             }
             !still_allowed(config, port, c.through) || !permitted(c)
         });
-        refused.map(|c| c.closer.revoke()).count()
+        let refused = refused.map(|c| c.closer.revoke()).count();
+        if any.get() {
+            under_way.end();
+        }
+        refused
     }
 
     /// How many live.

@@ -54,32 +54,34 @@ impl Admission {
     }
 
     /// Why it would not be let in now, if that is so.
-    pub(super) fn decide(&self, head: &Parts, now: &Now<'_>) -> Option<Failure> {
+    pub(super) fn decide(&mut self, head: &Parts, now: &Now<'_>) -> Option<Failure> {
         if let Some(failure) = decide::closed(now.config) {
             return Some(failure);
         }
-        let token = match self.token(head, now) {
-            Ok(token) => token,
+        let (head, says) = match self.as_now(head, now) {
+            Ok(seen) => seen,
             Err(failure) => return Some(failure),
         };
-        let token = token.as_ref().map(|token| Token::new(&token.claims, token.space_delimited()));
-        let facts = RequestFacts::new(head, self.remote, token);
+        let token = self.token.as_ref().filter(|_| says);
+        let token = token.map(|token| Token::new(&token.claims, token.space_delimited()));
+        let facts = RequestFacts::new(&head, self.remote, token);
         match now.guards.borrow_mut().get(now.config, &self.connection).decide(&facts) {
             Verdict::Allowed => None,
             Verdict::Denied(rule) => Some(Failure::Denied { rule }),
         }
     }
 
-    /// What its token says now. One that nobody looked for when the request began is still in its head.
-    fn token(&self, head: &Parts, now: &Now<'_>) -> Result<Option<Cow<'_, Verified>>, Failure> {
+    /// Its head as rules of tokens leave it now, and whether its token says something. A token that nobody looked for when
+    /// the request began is still in its head: from now on it counts as one that was verified, whose time does not matter.
+    fn as_now<'a>(&mut self, head: &'a Parts, now: &Now<'_>) -> Result<(Cow<'a, Parts>, bool), Failure> {
         let rules = &now.config.jwt_rules;
         match &self.token {
-            Some(token) => Ok(rules.again(token)?.then_some(Cow::Borrowed(token))),
-            None if rules.is_empty() => Ok(None),
+            Some(token) => Ok((rules.retold(token, head), rules.again(token)?)),
+            None if rules.is_empty() => Ok((Cow::Borrowed(head), false)),
             None => {
-                let found =
-                    rules.verify(&mut head.clone(), &mut now.tokens.borrow_mut(), SystemTime::now())?;
-                Ok(found.map(Cow::Owned))
+                let mut head = head.clone();
+                self.token = rules.verify(&mut head, &mut now.tokens.borrow_mut(), SystemTime::now())?;
+                Ok((Cow::Owned(head), self.token.is_some()))
             }
         }
     }
@@ -93,17 +95,18 @@ impl Admission {
         false
     }
 
-    fn is_unasked(&mut self, head: &Parts, config: &SelfConfig) -> bool {
-        let (Some(now), before) = (&config.external, &mut self.external) else { return false };
+    fn is_unasked(&self, head: &Parts, config: &SelfConfig) -> bool {
+        let (Some(now), before) = (&config.external, &self.external) else { return false };
         if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, now)) {
             return false;
         }
-        if before.as_ref() == Some(now) {
-            // The same again: next time that is seen at once.
-            *before = Some(now.clone());
+        // Tokens are not verified yet when it is asked.
+        let facts = RequestFacts::new(head, self.remote, None);
+        let asked = |by: &External| by.asks_the_same(now) && by.selects(&self.connection, &facts);
+        if before.as_deref().is_some_and(asked) {
+            // By other settings, but whoever would be asked now was.
             return false;
         }
-        // Tokens are not verified yet when it is asked.
-        now.selects(&self.connection, &RequestFacts::new(head, self.remote, None))
+        now.selects(&self.connection, &facts)
     }
 }

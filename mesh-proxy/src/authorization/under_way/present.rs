@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::{Admission, GRACE, Inner, Now, Of, Permit, Told, unasked};
-use crate::authorization::Connection;
 use crate::http::Sent;
 
 /// A connection's place, until it is dropped.
@@ -22,6 +21,8 @@ pub(super) struct Present {
     told: Rc<Told>,
     /// How many there have been.
     number: Cell<u64>,
+    /// In which round it was decided last ([`Inner`]).
+    round: Cell<u64>,
 }
 
 /// What came of deciding a request again.
@@ -46,6 +47,7 @@ impl Place {
         present.leave();
         present.told.allow();
         present.number.set(present.number.get() + 1);
+        present.round.set(self.of.round.get());
         *present.by.borrow_mut() = Some(by);
         Permit { told: present.told.clone(), of: Of::Connection(present) }
     }
@@ -64,6 +66,7 @@ impl Default for Present {
             head: Sent::default(),
             told: Rc::new(Told::by_codec()),
             number: Cell::default(),
+            round: Cell::default(),
         }
     }
 }
@@ -73,14 +76,13 @@ impl Present {
         &self.head
     }
 
-    pub(super) fn told(&self) -> &Told {
-        &self.told
-    }
-
-    /// Whether it carries a request of `connection` that is allowed.
-    pub(super) fn is_of(&self, connection: &Rc<Connection>) -> bool {
-        let of = |by: &Admission| Rc::ptr_eq(&by.connection, connection);
-        self.told.is_allowed() && self.by.borrow().as_ref().is_some_and(of)
+    /// Denies the request where its connection has ended.
+    pub(super) fn end_with_connection(&self) {
+        let by = self.by.borrow();
+        let ended = by.as_ref().and_then(|by| by.connection.ended.failure());
+        if let Some(failure) = ended.filter(|_| self.told.is_allowed()) {
+            self.told.deny(failure);
+        }
     }
 
     /// The request is over.
@@ -89,9 +91,13 @@ impl Present {
         self.head.clear();
     }
 
-    pub(super) fn revise(self: &Rc<Self>, now: &Now<'_>) -> Settled {
+    pub(super) fn revise(self: &Rc<Self>, now: &Now<'_>, of: &Inner) -> Settled {
         let mut by = self.by.borrow_mut();
-        let Some(by) = by.as_mut().filter(|_| self.told.is_allowed()) else { return Settled::Goes };
+        let is_due = self.told.is_allowed() && self.round.get() != of.round.get();
+        let Some(by) = by.as_mut().filter(|_| is_due) else {
+            self.head.release();
+            return Settled::Goes;
+        };
         let settled = self.head.look(|head| {
             if let Some(failure) = by.decide(head, now) {
                 self.told.deny(failure);
@@ -103,7 +109,13 @@ impl Present {
                 Settled::Goes
             }
         });
-        settled.unwrap_or(Settled::NotYet)
+        let Some(settled) = settled else {
+            self.head.hold(of.wanted.clone());
+            return Settled::NotYet;
+        };
+        self.round.set(of.round.get());
+        self.head.release();
+        settled
     }
 
     /// It is given a little time for an end of its own; what comes after it was asked about.

@@ -16,7 +16,7 @@ use crate::http::body::{Body, BodyError, Frame};
 use crate::http::h2::message::{self, Incoming, Length};
 use crate::http::h2::send::{Sending, SendingError};
 use crate::http::headers::HeaderCase;
-use crate::http::sent::Written;
+use crate::http::sent::{self, Written};
 use crate::io::Io;
 use crate::outbound::headers::UNREACHED;
 use crate::pool::{Lease, SendError, SendErrorKind};
@@ -169,6 +169,7 @@ impl Ticket {
             self.stream.state.closed.set(true);
             return Err(SendError::new(SendErrorKind::RefusedStream, Some(request)));
         }
+        let request = sent::seen(request).await;
         let (parts, body) = request.into_parts();
         // What is sent is used up; the head must survive a refusal.
         let (kept, mut parts) = (parts.clone(), parts);

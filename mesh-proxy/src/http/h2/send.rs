@@ -91,7 +91,8 @@ impl Sending {
         Poll::Ready(self.stream.send_data(piece, self.done).map_err(SendingError::Peer))
     }
 
-    fn reset(&mut self, error: &BodyError) {
+    /// Ends the stream because of `error`; what waits for its window is not sent.
+    pub fn reset(&mut self, error: &BodyError) {
         let reason = match error {
             BodyError::Reset(reason) if *reason != Reason::NO_ERROR => *reason,
             BodyError::Malformed(_) => Reason::PROTOCOL_ERROR,

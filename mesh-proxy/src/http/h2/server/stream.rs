@@ -109,6 +109,11 @@ struct Told {
 
 impl Told {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendingError>> {
+        // Here too, not only where the body is read: what was read already may wait for the client's window.
+        if let Poll::Ready(why) = self.teller.poll_cut(cx) {
+            self.sending.reset(&why);
+            return Poll::Ready(Err(SendingError::Body(why)));
+        }
         let result = self.sending.poll(cx);
         self.teller.sent = self.sending.sent;
         self.teller.grpc_status = self.sending.grpc_status.or(self.teller.grpc_status);
