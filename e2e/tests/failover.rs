@@ -11,7 +11,9 @@ pub async fn fault(ns: &Namespace, from: &Client, pod: &str, fault: &str) -> any
     let address = ns.kubectl(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"]).await?;
     let url = format!("http://{address}:8080/fault");
     eventually("the fault switch is set", async || {
-        from.get(&url, &["-X", "POST", "-d", fault]).await?.expect(200)
+        from.get(&url, &["-X", "POST", "-H", "content-type: application/json", "-d", fault])
+            .await?
+            .expect(200)
     })
     .await?;
     Ok(())

@@ -96,7 +96,8 @@ fn timeouts_and_retries(mesh: &Mesh) {
     // An instance that fails half of the time: retries hide it, and without them it shows.
     let fault = r#"{"status":503,"rate":0.5}"#;
     let pod = format!("http://{}:8080/fault", mesh.pod_ip("api-v1"));
-    assert_eq!(mesh.one(&[&pod, "-X", "POST", "-d", fault])["status"], 200);
+    let json = "content-type: application/json";
+    assert_eq!(mesh.one(&[&pod, "-X", "POST", "-H", json, "-d", fault])["status"], 200);
     mesh.write(
         "route.yaml",
         &virtual_service(

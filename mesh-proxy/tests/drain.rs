@@ -55,7 +55,7 @@ async fn a_drained_instance_loses_no_request() {
     let name = format!("ratings.default.svc.cluster.local:{PORT}");
     mesh.pilot.publish(Kind::Endpoints, &name, &endpoints(&[&one]));
     let drain = format!(
-        "POST /drain?timeout=10 HTTP/1.1\r\nhost: {}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        "POST /drain?timeout=10 HTTP/1.1\r\nhost: {}\r\nx-mesh-admin: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
         two.admin()
     );
     let drained = client::send(two.admin(), &drain).await.unwrap();

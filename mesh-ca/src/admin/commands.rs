@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use mesh_proto::runtime::drain;
+use mesh_proto::runtime::{drain, operator};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -25,8 +25,6 @@ use tokio::sync::Semaphore;
 use crate::audit;
 use crate::keeper::{CommandError, Keeper, Request as Command};
 
-/// The header that every command carries.
-pub const HEADER: &str = "x-mesh-admin";
 /// How long the head of a request may take, and a connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a body may take.
@@ -144,15 +142,16 @@ async fn connection(stream: Box<dyn Stream>, by: String, keeper: Arc<Keeper>) {
 }
 
 async fn answer(request: Request<Incoming>, keeper: &Keeper, by: &str) -> Response<Full<Bytes>> {
-    if !is_local(&request) {
+    if !operator::is_local(request.headers()) {
         return text(StatusCode::FORBIDDEN, "host must be localhost\n");
     }
+    let refusal = operator::refusal(request.headers());
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/ca/status") => told(keeper.status().await),
-        (&Method::POST, "/ca/command") if !request.headers().contains_key(HEADER) => {
-            text(StatusCode::FORBIDDEN, &format!("a command needs the header {HEADER}\n"))
-        }
         (&Method::POST, "/ca/command") => {
+            if let Some(why) = refusal {
+                return text(StatusCode::FORBIDDEN, why);
+            }
             let body = Limited::new(request.into_body(), MAX_BODY).collect();
             let Ok(Ok(body)) = tokio::time::timeout(BODY_TIMEOUT, body).await else {
                 return text(StatusCode::BAD_REQUEST, "the command did not come whole\n");
@@ -171,16 +170,6 @@ async fn answer(request: Request<Incoming>, keeper: &Keeper, by: &str) -> Respon
         }
         _ => text(StatusCode::NOT_FOUND, "GET /ca/status, POST /ca/command\n"),
     }
-}
-
-/// A browser that was told another name for this address says that name.
-fn is_local(request: &Request<Incoming>) -> bool {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    };
-    matches!(name, "localhost" | "127.0.0.1" | "[::1]")
 }
 
 fn told<T: serde::Serialize>(outcome: Result<T, CommandError>) -> Response<Full<Bytes>> {

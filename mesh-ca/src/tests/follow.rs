@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use mesh_proto::runtime::certificates::{CaConfig, authority_id, obtain, pilot_id};
 use mesh_proto::runtime::grpc::channel;
 use mesh_proto::runtime::identity::{Identity, Roots};
+use mesh_proto::runtime::operator::HEADER;
 use mesh_proto::runtime::tls::{
     ClientAuth, ClientIdentity, Expect, client_config, server_config, server_name,
 };
@@ -19,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::*;
-use crate::admin::commands::{self, Door, HEADER};
+use crate::admin::commands::{self, Door};
 use crate::keeper::Request;
 use crate::rotation::{Phase, Step};
 
@@ -290,6 +291,7 @@ async fn the_operators_door() {
         ("GET /ca/command HTTP/1.1\r\nHost: localhost", "", "405"),
         (post, prepare, "403"),
         (&command.replace("localhost", "evil.test"), prepare, "403"),
+        (&format!("{command}\r\nOrigin: http://localhost:15000"), prepare, "403"),
         (&command, "{}", "400"),
         (&command, r#"{"rotate":{"step":"explode"}}"#, "400"),
         (&command, r#"{"sign":{"identity":"spiffe://cluster.local/ns/a/sa/b"}}"#, "400"),

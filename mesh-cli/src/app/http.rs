@@ -141,12 +141,25 @@ fn signed(app: &App, mut response: Response<Body>) -> Response<Body> {
     response
 }
 
+/// What no page of another site can say without being asked whether it may.
+fn is_json<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
+    kind.trim().eq_ignore_ascii_case("application/json") && !request.headers().contains_key(header::ORIGIN)
+}
+
 async fn fault(request: Request<Incoming>, app: &App) -> Response<Body> {
     match *request.method() {
         Method::GET => {}
         Method::DELETE => {
             let set = app.switch.set(Fault::default());
             set.expect("no fault is a valid one");
+        }
+        Method::POST | Method::PUT if !is_json(&request) => {
+            return text(
+                StatusCode::FORBIDDEN,
+                "a web page could send this too: add content-type: application/json\n",
+            );
         }
         Method::POST | Method::PUT => {
             let Ok(body) = Limited::new(request.into_body(), 4096).collect().await else {

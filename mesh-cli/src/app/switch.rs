@@ -1,6 +1,6 @@
 //! The switch that makes an instance misbehave while it runs: fail at a rate, hang, be slow, close connections.
 //!
-//! `GET /fault` shows it, `POST /fault` with a JSON object sets it, `DELETE /fault` clears it. `/fault` itself never misbehaves.
+//! `GET /fault` shows it, `POST /fault` with a JSON object (and a `content-type` that says so) sets it, `DELETE /fault` clears it. `/fault` itself never misbehaves.
 
 use std::time::Duration;
 

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use mesh_proto::runtime::operator::HEADER;
 use tokio::io::DuplexStream;
 
 use super::client::Cluster;
@@ -77,8 +78,8 @@ impl Target {
     }
 
     async fn send(&self, method: Method, path: &str) -> anyhow::Result<Answer> {
-        let request =
-            Request::builder().method(method).uri(path).header("host", "localhost").body(Bytes::new())?;
+        let request = Request::builder().method(method).uri(path).header("host", "localhost");
+        let request = request.header(HEADER, "meshctl").body(Bytes::new())?;
         let answer = self.exchange(request).await?;
         if !answer.status.is_success() {
             bail!("{self}{path} answered {}: {}", answer.status, answer.text().trim());

@@ -12,9 +12,9 @@ use ::http::{Method, Request as HttpRequest};
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use mesh_ca::admin::commands::HEADER;
 use mesh_ca::keeper::{Answer, Request};
 use mesh_ca::rotation::Step;
+use mesh_proto::runtime::operator::HEADER;
 use tokio::time::{Instant, sleep};
 
 use crate::args::{Format, MeshName, OutputArgs};

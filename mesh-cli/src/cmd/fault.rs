@@ -77,7 +77,7 @@ async fn ask(instance: &Instance, method: &Method, body: &Bytes) -> anyhow::Resu
     let port = instance.ports.iter().find(|port| !echoes(port));
     let port = port.with_context(|| format!("{name} has only TCP ports; the switch is on HTTP ports"))?;
     let request = Request::builder().method(method).uri("/fault").header("host", "localhost");
-    let request = request.body(body.clone())?;
+    let request = request.header("content-type", "application/json").body(body.clone())?;
     let answer = http::send(&instance.server(port.target), request, PATIENCE).await?;
     if answer.status == 400 {
         bail!("{}", answer.text().trim());

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use mesh_proto::runtime::operator::HEADER;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -111,7 +112,12 @@ pub async fn post(server: &Server, path: &str, body: Bytes, patience: Duration) 
 
 /// A request to one of our own servers.
 fn request(method: Method, path: &str, body: Bytes) -> anyhow::Result<Request<Bytes>> {
-    Ok(Request::builder().method(method).uri(path).header("host", "localhost").body(body)?)
+    Ok(Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "localhost")
+        .header(HEADER, "meshctl")
+        .body(body)?)
 }
 
 /// An answer that comes line by line.

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use mesh_proto::runtime::log;
+use mesh_proto::runtime::{log, operator};
 use serde_json::{Value, json};
 
 use super::{Sources, agent};
@@ -77,6 +77,9 @@ pub(super) async fn answer<B>(
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
         return refused;
     }
+    if let Some(why) = changes.then(|| operator::refusal(request.headers())).flatten() {
+        return text(StatusCode::FORBIDDEN, why.to_owned());
+    }
     match page {
         Page::Ready => ready(request.uri().query(), sources).await,
         Page::Metrics => metrics((sources.metrics)()),
@@ -120,7 +123,7 @@ fn paths(role: Role) -> &'static str {
         Role::Agent => agent::PATHS,
         Role::Admin => {
             "/ready, /config_dump, /clusters, /certs, /stats, /stats/prometheus, /logging, POST /logging?level=FILTER, \
-             POST /drain?timeout=SECONDS"
+             POST /drain?timeout=SECONDS (a POST with the header x-mesh-admin)"
         }
     }
 }
@@ -189,6 +192,7 @@ fn plain(kind: &'static str, body: String) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use mesh_proto::runtime::log;
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -64,7 +65,7 @@ async fn send(to: SocketAddr, head: &str) -> String {
 }
 
 async fn ask(to: SocketAddr, method: &str, path: &str) -> (u16, String) {
-    let answer = send(to, &format!("{method} {path} HTTP/1.1\r\nHost: {to}")).await;
+    let answer = send(to, &format!("{method} {path} HTTP/1.1\r\nHost: {to}\r\nx-mesh-admin: 1")).await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head[9..12].parse().unwrap(), body.to_owned())
 }
@@ -122,16 +123,44 @@ async fn draining_takes_a_post() {
     assert_eq!(*fixture.drains.lock(), [None, Some(Duration::from_millis(10))]);
 }
 
-/// A web page that makes a browser post to loopback, or read it under a name of its own (DNS rebinding).
+/// C6: a web page that makes a browser post to loopback, or read it under a name of its own (DNS rebinding), and a program that
+/// is made to ask for an address. Each request that changes something is tried as each of them would send it.
 #[tokio::test]
-async fn web_pages_are_refused() {
+async fn c6_web_pages_and_made_requests_change_nothing() {
+    log::init("test");
     let fixture = fixture().await;
-    let refused = ["Host: evil.example", "Host: 127.0.0.1\r\nOrigin: https://evil.example", "Host: a@b/c"];
-    for headers in refused {
-        let answer = send(fixture.at.admin, &format!("POST /drain HTTP/1.1\r\n{headers}")).await;
-        assert!(answer.starts_with("HTTP/1.1 403 "), "{headers}: {answer}");
+    let level = log::filter();
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    let refused = [
+        "Host: localhost:15000".to_owned(),
+        format!("Host: 127.0.0.1\r\n{form}"),
+        "Host: [::1]:15000\r\nContent-Type: text/plain\r\nSec-Fetch-Site: cross-site".to_owned(),
+        "Host: evil.example\r\nx-mesh-admin: 1".to_owned(),
+        "Host: 10.0.0.1\r\nx-mesh-admin: 1".to_owned(),
+        "Host: 127.0.0.1\r\nOrigin: https://evil.example\r\nx-mesh-admin: 1".to_owned(),
+        "Host: 127.0.0.1\r\nOrigin: null".to_owned(),
+        "Host: a@b/c\r\nx-mesh-admin: 1".to_owned(),
+    ];
+    for changing in ["/drain", "/drain?timeout=1", "/logging?level=trace"] {
+        for headers in &refused {
+            let answer = send(fixture.at.admin, &format!("POST {changing} HTTP/1.1\r\n{headers}")).await;
+            assert!(answer.starts_with("HTTP/1.1 403 "), "{changing} {headers}: {answer}");
+        }
+        let answer = send(fixture.at.admin, &format!("POST {changing} HTTP/1.1\r\n{}", refused[0])).await;
+        assert!(answer.contains("add x-mesh-admin: 1"), "it says what to add: {answer}");
+        // A browser asks first whether a page may add the header: nothing here says yes.
+        let first =
+            "Host: localhost\r\nOrigin: https://evil.example\r\nAccess-Control-Request-Headers: x-mesh-admin";
+        let answer = send(fixture.at.admin, &format!("OPTIONS {changing} HTTP/1.1\r\n{first}")).await;
+        assert!(
+            !answer.starts_with("HTTP/1.1 2") && !answer.to_lowercase().contains("access-control"),
+            "{answer}"
+        );
+        // No change by GET.
+        assert_eq!(ask(fixture.at.admin, "GET", changing).await.0, 405, "{changing}");
     }
     assert!(fixture.drains.lock().is_empty());
+    assert_eq!(log::filter(), level);
     for host in ["localhost:15000", "[::1]:15000", "127.9.1.1"] {
         let answer = send(fixture.at.admin, &format!("GET /ready HTTP/1.1\r\nHost: {host}")).await;
         assert!(answer.starts_with("HTTP/1.1 503 "), "{host}: {answer}");

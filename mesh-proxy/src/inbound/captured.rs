@@ -34,7 +34,10 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, ca
 /// Why nothing is passed on to `dialled`.
 fn refusal(worker: &Worker, dialled: SocketAddr, capture: Capture) -> Option<&'static str> {
     let own = [capture.outbound, capture.inbound, worker.config.admin];
-    if own.into_iter().chain(worker.config.http_proxy()).any(|p| p.port() == dialled.port()) {
+    // The rules leave the agent's port out; whoever came to it through here would come from loopback.
+    let agent = worker.config.agent.as_ref().map(|agent| agent.listen);
+    let own = own.into_iter().chain(worker.config.http_proxy()).chain(agent);
+    if own.map(|own| own.port()).any(|own| own == dialled.port()) {
         return Some("this port of the proxy is for its own pod");
     }
     // A neighbour that takes this pod for a router would be sent on in our name.

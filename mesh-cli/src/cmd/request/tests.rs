@@ -146,8 +146,21 @@ async fn the_fault_switch() {
     let fault = |json: &str| {
         let mut plan = plan(Scheme::Http, app.http, "/fault");
         (plan.method, plan.data) = (Method::POST, Some(Bytes::from(json.to_owned())));
+        plan.headers.insert("content-type", "application/json; charset=utf-8".parse().unwrap());
         plan
     };
+    // C6: as a web page beside it could post it.
+    for (name, value) in
+        [("content-type", "text/plain"), ("origin", "https://evil.example"), ("x", "no type")]
+    {
+        let mut of_a_page = fault(r#"{"status":503}"#);
+        if name == "x" {
+            of_a_page.headers.clear();
+        }
+        of_a_page.headers.insert(name, value.parse().unwrap());
+        let refused = ask(&of_a_page).await;
+        assert!(refused.status == 403 && refused.body.contains("add content-type"), "{refused:?}");
+    }
     let plain = plan(Scheme::Http, app.http, "/");
     assert_eq!(ask(&fault(r#"{"status":503}"#)).await.status, 200);
     let failing = ask(&plain).await;

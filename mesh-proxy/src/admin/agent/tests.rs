@@ -253,7 +253,7 @@ async fn a_job_ends_its_sidecar_from_inside() {
     assert_eq!(ask(fixture.at, "POST", "/quitquitquit").await.0, 200);
     assert_eq!(fixture.told.quits.load(Ordering::Relaxed), 1);
     // From outside of the pod there is no such path.
-    let request = Request::post("/quitquitquit").body(()).unwrap();
+    let request = Request::post("/quitquitquit").header("host", "localhost:15020").body(()).unwrap();
     let agent = Agent {
         config: agent::Agent { listen: fixture.at, drain_token: None, probes: BTreeMap::new(), scrape: None },
         pod_ip: Ipv4Addr::LOCALHOST.into(),
@@ -273,6 +273,34 @@ async fn a_job_ends_its_sidecar_from_inside() {
         let answer = answer(&agent, from.parse().unwrap(), &request, &sources).await;
         assert_eq!(answer.status().as_u16(), status, "{from}");
     }
+}
+
+/// C6: as Istio's users type it, without a header of ours; a page in a browser beside it still ends nothing.
+#[tokio::test]
+async fn c6_no_web_page_ends_a_sidecar() {
+    let fixture = fixture(&json!({}), None).await;
+    let post = async |fields: &str| {
+        let mut stream = TcpStream::connect(fixture.at).await.unwrap();
+        let head = format!("POST /quitquitquit HTTP/1.1\r\n{fields}\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    for fields in [
+        "Host: localhost:15020\r\nOrigin: https://evil.example",
+        "Host: localhost:15020\r\nOrigin: null",
+        "Host: 127.0.0.1:15020\r\nSec-Fetch-Site: cross-site",
+        "Host: evil.example:15020",
+        "Host: 10.1.2.3:15020",
+    ] {
+        let answer = post(fields).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{fields}: {answer}");
+    }
+    assert_eq!(fixture.told.quits.load(Ordering::Relaxed), 0);
+    let typed = "Host: localhost:15020\r\nUser-Agent: curl/8.1\r\nAccept: */*";
+    assert!(post(typed).await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(fixture.told.quits.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
