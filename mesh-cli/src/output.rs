@@ -104,8 +104,8 @@ pub fn status(status: &Status) {
         }
     }
     println!(
-        "protocolDetectionTimeout: {} s (how long plaintext clients of a PERMISSIVE port wait whose server speaks first; \
-         mesh clients never do)",
+        "protocolDetectionTimeout: {} s (how long clients of ports that declare no protocol may be silent; a server that speaks \
+         first is heard by plaintext clients after 0.3 s, by mesh clients at once)",
         status.detection
     );
     for notice in &mesh.notices {

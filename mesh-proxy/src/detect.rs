@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::drain::DrainWatch;
 
+pub mod first_word;
 #[cfg(test)]
 mod tests;
 

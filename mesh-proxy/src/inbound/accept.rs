@@ -15,14 +15,16 @@ use mesh_proto::runtime::svid::Svid;
 use mesh_proto::runtime::tls::{explain, peer};
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsAcceptor;
 
 use super::client_cert;
-use super::decide::{self, Decision, Look, Seen, Through, decide};
+use super::decide::{self, Decision, Look, PATIENCE, Seen, Through, decide};
 use super::http::{Inbound, Peer};
 use super::live::Admitted;
 use crate::authorization::{Connection, Ended, Gate, gate};
 use crate::capture::Application;
+use crate::detect::first_word::{self, Wait};
 use crate::detect::{First, detect_read, detect_until};
 use crate::drain::{Closer, DrainWatch};
 use crate::exchange::Ends;
@@ -56,6 +58,8 @@ struct Arrival {
     ends: Ends,
     closer: Closer,
     watch: DrainWatch,
+    /// To the application, opened while the client was silent.
+    early: Option<Io>,
 }
 
 /// Serves one connection to `port`.
@@ -77,11 +81,15 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, po
         server_name: Rc::from(""),
         policies: None,
     };
-    let mut arrival = Arrival { worker, peer: None, me, port, ends, closer, watch };
+    let mut arrival = Arrival { worker, peer: None, me, port, ends, closer, watch, early: None };
     let Some(seen) = arrival.look(&stream).await else { return };
     // Policy may have changed while we waited for the first byte.
     let Some(config) = arrival.worker.store.self_config() else { return };
-    match decide(&config, port.port, seen) {
+    let decision = decide(&config, port.port, seen);
+    if decision != Decision::Opaque {
+        arrival.early = None;
+    }
+    match decision {
         Decision::Close(failure) => refused(&arrival.worker, &arrival.ends, &failure),
         // Boxed: what serves a connection is not paid for while it is being let in, nor the other way round.
         Decision::Mtls => {
@@ -102,12 +110,30 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, remote: SocketAddr, po
 impl Arrival {
     /// What the connection begins with; `None` when it is over.
     async fn look(&mut self, stream: &TcpStream) -> Option<Seen> {
-        let Look::For(limit) = decide::look(&self.me.config, self.port.port) else {
-            return Some(Seen::Silent);
+        let (limit, both) = match decide::look(&self.me.config, self.port.port) {
+            Look::No => return Some(Seen::Silent),
+            Look::For(limit) => (limit, None),
+            Look::Both { limit, hold } => (PATIENCE, Some((limit, hold))),
         };
         // A silent connection must not hold up a drain for long.
         let linger = self.worker.settings.drain_linger;
-        let first = detect_until(stream, limit, &self.watch, linger).await.ok()??;
+        let mut early = None;
+        let first = {
+            let client = detect_until(stream, limit, &self.watch, linger);
+            let server = async {
+                let Some((limit, hold)) = both else { return std::future::pending().await };
+                let wait = Wait { since: Instant::now(), hold, limit };
+                // Boxed when it is needed: hardly any connection waits so long.
+                let open = async { Box::pin(self.open(wait)).await };
+                first_word::waits_for_bytes(stream, wait, open, &mut early).await;
+            };
+            tokio::select! {
+                biased;
+                first = client => first.ok()??,
+                () = server => First::Silent,
+            }
+        };
+        self.early = early;
         Some(match first {
             First::Closed => return None,
             First::Silent => Seen::Silent,
@@ -122,6 +148,23 @@ impl Arrival {
                 if hello.is_some_and(|h| h.is_mesh()) { Seen::MeshTls } else { Seen::ForeignTls }
             }
         })
+    }
+
+    /// To the application, for a client that may wait for it to speak: only where its silence would be let in as bytes. Whoever is
+    /// to be asked for that is not asked before it can be nothing else.
+    async fn open(&self, wait: Wait) -> Option<Io> {
+        let mut config = self.worker.store.self_config()?;
+        if config.external.is_some() {
+            sleep_until(wait.since + wait.limit).await;
+            config = self.worker.store.self_config()?;
+        }
+        let connection = self.connection();
+        if decide(&config, self.port.port, Seen::Silent) != Decision::Opaque {
+            return None;
+        }
+        gate::bytes_of(&self.worker, &config, &connection, self.ends.source()).await.ok()?;
+        let target = direct::application(&self.worker.targets, self.port, MeshAlpn::Tcp);
+        self.worker.pool.connect_raw(&target).await.ok()
     }
 
     /// Terminates mTLS; `None` when that failed, which is told.
@@ -184,7 +227,7 @@ impl Arrival {
             (_, Some(MeshAlpn::Http2)) => Some((Some(Protocol::Http2), nothing)),
             (Declared::Auto, Some(MeshAlpn::Tcp)) => Some((None, nothing)),
             (_, Some(MeshAlpn::Tcp) | None) => {
-                let Look::For(limit) = decide::look(&self.me.config, self.port.port) else {
+                let Some(limit) = decide::look(&self.me.config, self.port.port).limit() else {
                     return Some((None, nothing));
                 };
                 let (first, read) = detect_read(io, nothing, limit).await.ok()?;
@@ -254,7 +297,11 @@ impl Arrival {
             return refused(&self.worker, &self.ends, &failure);
         }
         let target = direct::application(&self.worker.targets, self.port, MeshAlpn::Tcp);
-        match self.worker.pool.connect_raw(&target).await {
+        let app = match self.early.take() {
+            Some(early) => Ok(early),
+            None => self.worker.pool.connect_raw(&target).await,
+        };
+        match app {
             Ok(app) => {
                 let mut copy = Copy::new(io, app, first, Bytes::new());
                 let cluster = format!("inbound|{}||", self.port.port);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mesh_proto::model::Protocol;
 
+use crate::detect::first_word;
 use crate::http;
 use crate::respond::Failure;
 use crate::store::{MtlsMode, SelfConfig};
@@ -48,6 +49,25 @@ pub enum Look {
     No,
     /// Look for so long.
     For(Duration),
+    /// Look at the application too: where it speaks first, to a client that has been silent for `hold`, it is bytes; where it
+    /// cannot be asked, silence for `limit` is.
+    Both {
+        /// The longest.
+        limit: Duration,
+        /// The shortest.
+        hold: Duration,
+    },
+}
+
+impl Look {
+    /// How long to look at the client, if at all.
+    #[must_use]
+    pub fn limit(self) -> Option<Duration> {
+        match self {
+            Self::No => None,
+            Self::For(limit) | Self::Both { limit, .. } => Some(limit),
+        }
+    }
 }
 
 /// How a live connection came through.
@@ -62,7 +82,7 @@ pub enum Through {
 }
 
 /// How long a client of an HTTP port, or of a port that takes only TLS, may be silent.
-const PATIENCE: Duration = Duration::from_secs(3600);
+pub const PATIENCE: Duration = Duration::from_secs(3600);
 /// A detection timeout of zero means to wait for as long as it takes.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -78,7 +98,10 @@ pub fn look(config: &SelfConfig, port: u16) -> Look {
         MtlsMode::MtlsStrict => Look::For(PATIENCE),
         MtlsMode::MtlsDisable if matches!(declared, Protocol::Tcp | Protocol::Tls) => Look::No,
         MtlsMode::MtlsDisable | MtlsMode::MtlsPermissive if declared.is_http() => Look::For(PATIENCE),
-        MtlsMode::MtlsDisable | MtlsMode::MtlsPermissive => Look::For(detection),
+        // No server of TLS speaks first.
+        MtlsMode::MtlsDisable | MtlsMode::MtlsPermissive if declared == Protocol::Tls => Look::For(detection),
+        MtlsMode::MtlsDisable => Look::Both { limit: detection, hold: first_word::GRACE },
+        MtlsMode::MtlsPermissive => Look::Both { limit: detection, hold: first_word::HOLD },
     }
 }
 

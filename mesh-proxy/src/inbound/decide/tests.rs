@@ -101,11 +101,28 @@ fn a_policy_that_cannot_be_enforced_closes_everything() {
 fn only_what_could_matter_is_waited_for() {
     let wait = |mode, declared| look(&config(mode, declared), 80);
     assert_eq!(wait(MtlsMode::MtlsDisable, Protocol::Tcp), Look::No);
-    let detection = Look::For(Duration::from_secs(5));
-    assert_eq!(wait(MtlsMode::MtlsPermissive, Protocol::Tcp), detection);
-    assert_eq!(wait(MtlsMode::MtlsPermissive, Protocol::Auto), detection);
-    assert_eq!(wait(MtlsMode::MtlsPermissive, Protocol::Http), Look::For(PATIENCE));
-    assert_eq!(wait(MtlsMode::MtlsStrict, Protocol::Tcp), Look::For(PATIENCE));
+    let limit = Duration::from_secs(5);
+    let both = |hold| Look::Both { limit, hold };
+    assert_eq!(wait(MtlsMode::MtlsPermissive, Protocol::Tcp), both(first_word::HOLD));
+    assert_eq!(wait(MtlsMode::MtlsPermissive, Protocol::Auto), both(first_word::HOLD));
+    assert_eq!(
+        wait(MtlsMode::MtlsDisable, Protocol::Auto),
+        both(first_word::GRACE),
+        "no handshake of ours to wait for"
+    );
+    assert_eq!(wait(MtlsMode::MtlsPermissive, Protocol::Tls), Look::For(limit));
+    // Only the client may speak first.
+    for http in [Protocol::Http, Protocol::Http2, Protocol::Grpc] {
+        assert_eq!(wait(MtlsMode::MtlsPermissive, http), Look::For(PATIENCE));
+        assert_eq!(wait(MtlsMode::MtlsDisable, http), Look::For(PATIENCE));
+    }
+    for declared in DECLARED {
+        assert_eq!(
+            wait(MtlsMode::MtlsStrict, declared),
+            Look::For(PATIENCE),
+            "{declared:?}: never the application's word"
+        );
+    }
 }
 
 #[test]
