@@ -1,7 +1,7 @@
 //! Gateways that speak TLS: certificates from Secrets and files, clients with certificates, names, redirects, passing on.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh_proto::model::Kind;
 use mesh_proto::runtime::identity::Identity;
@@ -13,6 +13,7 @@ use tokio_rustls::TlsConnector;
 use wire::tls_server::Action;
 use wire::{ClientCertificates, Protocol};
 
+use crate::revision::{LIMIT, timely};
 use crate::support::client;
 use crate::support::eventually;
 use crate::support::mesh::{PORT, Pair as Pods, Pod, Spec, backend, default_route};
@@ -157,24 +158,42 @@ async fn a_tainted_workload_loses_its_connection() {
         stream.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await?;
         Ok::<_, std::io::Error>(stream)
     };
-    eventually("the server is there", async || open(&honest).await.is_ok()).await;
-    app.hang(2);
-    let (mut thief, mut other) = (open(&stolen).await.unwrap(), open(&honest).await.unwrap());
-    let seen = || String::from_utf8_lossy(&app.seen.lock()).matches("GET /").count();
-    eventually("both requests are under way", async || seen() >= 2).await;
-    let bundle = wire::TrustBundle {
-        trust_domain: "cluster.local".into(),
-        roots: vec![ca.root_der().to_vec().into()],
-        tainted: vec![stolen.id().to_string()],
-        ..Default::default()
+    let answered = async |who: &Identity| match open(who).await {
+        Ok(mut stream) => stream.read(&mut [0]).await.is_ok_and(|n| n == 1),
+        Err(_) => false,
     };
-    edge.pods.mesh.pilot.publish(Kind::TrustBundle, "cluster.local", &bundle);
-    let mut all = Vec::new();
-    let end = tokio::time::timeout(Duration::from_secs(5), thief.read_to_end(&mut all)).await;
-    assert!(end.is_ok() && all.is_empty(), "thrown out: {end:?} {}", String::from_utf8_lossy(&all));
-    let mut byte = [0];
-    let waits = tokio::time::timeout(Duration::from_millis(200), other.read(&mut byte)).await;
-    assert!(waits.is_err(), "{waits:?}");
+    eventually("the server is there", async || answered(&honest).await).await;
+    let seen = || String::from_utf8_lossy(&app.seen.lock()).matches("GET /").count();
+    let taint = |tainted: &[&Identity]| {
+        let bundle = wire::TrustBundle {
+            trust_domain: "cluster.local".into(),
+            roots: vec![ca.root_der().to_vec().into()],
+            tainted: tainted.iter().map(|who| who.id().to_string()).collect(),
+            ..Default::default()
+        };
+        // Earlier than its acknowledgement.
+        let now = Instant::now();
+        edge.pods.mesh.pilot.publish(Kind::TrustBundle, "cluster.local", &bundle);
+        now
+    };
+    timely("a tainted workload's request to a gateway", async || {
+        let before = seen();
+        app.hang(2);
+        let (mut thief, mut other) = (open(&stolen).await.unwrap(), open(&honest).await.unwrap());
+        eventually("both requests are under way", async || seen() >= before + 2).await;
+        let since = taint(&[&stolen]);
+        let mut all = Vec::new();
+        let end = tokio::time::timeout(LIMIT, thief.read_to_end(&mut all)).await;
+        assert!(end.is_ok() && all.is_empty(), "thrown out: {end:?} {}", String::from_utf8_lossy(&all));
+        let took = since.elapsed();
+        let mut byte = [0];
+        let waits = tokio::time::timeout(Duration::from_millis(200), other.read(&mut byte)).await;
+        assert!(waits.is_err(), "{waits:?}");
+        taint(&[]);
+        eventually("it is forgiven", async || answered(&stolen).await).await;
+        took
+    })
+    .await;
 }
 
 /// Without a Secret its server is not served; it comes, changes and goes while the gateway runs, and never is on its disk.

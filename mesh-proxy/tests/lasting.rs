@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use wire::external_authorization::Protocol as By;
 use wire::{MtlsMode, Protocol};
 
-use crate::revision::{PLACES, Place, Places, Stream, everything, path, status};
+use crate::revision::{PLACES, Place, Places, Stream, everything, path, status, timely};
 use crate::support::authorizer::{ByHttp, asking, publish};
 use crate::support::eventually;
 use crate::support::mesh::{Mesh, Spec};
@@ -96,13 +96,19 @@ async fn answers_without_an_end_are_cut() {
     let places = Places::start(lasting().await, Protocol::Http).await;
     for place in PLACES {
         for (what, rule) in [("all", everything()), ("its path", path("/sse"))] {
-            let mut stream = begun(&places, place, SSE).await;
-            let what = format!("an answer without an end, denied is {what}");
-            let last = places.measure(&what, place, rule, end(&mut stream)).await;
-            assert!(!last.ends_with(b"0\r\n\r\n"), "{place:?}: it must not look complete");
+            timely(&format!("an answer without an end, denied is {what}, {place:?}"), async || {
+                let mut stream = begun(&places, place, SSE).await;
+                let (last, took) = places.measure(place, rule.clone(), end(&mut stream)).await;
+                assert!(!last.ends_with(b"0\r\n\r\n"), "{place:?}: it must not look complete");
+                took
+            })
+            .await;
         }
-        let mut stream = begun(&places, place, WEBSOCKET).await;
-        places.measure("a WebSocket", place, path("/ws"), end(&mut stream)).await;
+        timely(&format!("a WebSocket, {place:?}"), async || {
+            let mut stream = begun(&places, place, WEBSOCKET).await;
+            places.measure(place, path("/ws"), end(&mut stream)).await.1
+        })
+        .await;
         // What is not meant goes on.
         let mut spared = begun(&places, place, SSE).await;
         places.change(place, Some(path("/other").into())).await;
@@ -122,10 +128,13 @@ async fn questions_without_an_answer_are_denied_in_words() {
         let mut stream = places.open(place, ALPN).await;
         stream.write_all(b"GET /quick HTTP/1.1\r\nhost: ratings\r\n\r\n").await.unwrap();
         assert_eq!(status(&mut stream).await, Some(200), "{place:?}");
-        stream.write_all(b"GET /slow HTTP/1.1\r\nhost: ratings\r\n\r\n").await.unwrap();
-        let what = "a question without an answer";
-        let answer = places.measure(what, place, path("/slow"), status(&mut stream)).await;
-        assert_eq!(answer, Some(403), "{place:?}");
+        timely(&format!("a question without an answer, {place:?}"), async || {
+            stream.write_all(b"GET /slow HTTP/1.1\r\nhost: ratings\r\n\r\n").await.unwrap();
+            let (answer, took) = places.measure(place, path("/slow"), status(&mut stream)).await;
+            assert_eq!(answer, Some(403), "{place:?}");
+            took
+        })
+        .await;
         // The connection is as good as before.
         stream.write_all(b"GET /quick HTTP/1.1\r\nhost: ratings\r\n\r\n").await.unwrap();
         assert_eq!(status(&mut stream).await, Some(200), "{place:?}");
@@ -136,26 +145,30 @@ async fn questions_without_an_answer_are_denied_in_words() {
 async fn requests_without_an_end_are_denied() {
     let places = Places::start(lasting().await, Protocol::Http).await;
     for place in PLACES {
-        let mut stream = places.open(place, ALPN).await;
-        let head =
-            b"POST /slow HTTP/1.1\r\nhost: ratings\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n";
-        stream.write_all(head).await.unwrap();
-        let (mut read, mut write) = tokio::io::split(stream);
-        let upload = tokio::spawn(async move {
-            // Ends with an error: nobody takes it any more.
-            while write.write_all(b"4\r\nmore\r\n").await.is_ok() {
-                let _ = write.flush().await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        });
-        let ends = async {
-            let mut all = Vec::new();
-            while !all.ends_with(b"denied") && read.read_buf(&mut all).await.is_ok_and(|n| n > 0) {}
-            all
-        };
-        let all = places.measure("a request without an end", place, path("/slow"), ends).await;
-        upload.await.unwrap();
-        assert!(all.starts_with(b"HTTP/1.1 403 "), "{place:?}: {}", String::from_utf8_lossy(&all));
+        timely(&format!("a request without an end, {place:?}"), async || {
+            let mut stream = places.open(place, ALPN).await;
+            let head =
+                b"POST /slow HTTP/1.1\r\nhost: ratings\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n";
+            stream.write_all(head).await.unwrap();
+            let (mut read, mut write) = tokio::io::split(stream);
+            let upload = tokio::spawn(async move {
+                // Ends with an error: nobody takes it any more.
+                while write.write_all(b"4\r\nmore\r\n").await.is_ok() {
+                    let _ = write.flush().await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+            let ends = async {
+                let mut all = Vec::new();
+                while !all.ends_with(b"denied") && read.read_buf(&mut all).await.is_ok_and(|n| n > 0) {}
+                all
+            };
+            let (all, took) = places.measure(place, path("/slow"), ends).await;
+            upload.await.unwrap();
+            assert!(all.starts_with(b"HTTP/1.1 403 "), "{place:?}: {}", String::from_utf8_lossy(&all));
+            took
+        })
+        .await;
     }
 }
 
@@ -163,18 +176,26 @@ async fn requests_without_an_end_are_denied() {
 async fn plaintext_is_cut_where_mtls_is_demanded() {
     let app = lasting().await;
     let places = Places::start(app, Protocol::Http).await;
-    let mut plain = begun(&places, Place::Plaintext, SSE).await;
-    let mut websocket = begun(&places, Place::Plaintext, WEBSOCKET).await;
-    let mut mtls = begun(&places, Place::Mtls, SSE).await;
-    let spec = |mtls| Mesh::self_config(&Spec { mtls, ..Spec::new("ratings", app) });
-    let before = Instant::now();
-    places.pair.mesh.pilot.publish_self("ratings", &spec(MtlsMode::MtlsStrict));
-    eventually("acknowledged", || async {
-        places.pair.mesh.pilot.acked("ratings").is_some_and(|at| at > before)
-    })
-    .await;
-    for stream in [&mut plain, &mut websocket] {
-        tokio::time::timeout(Duration::from_secs(20), end(stream)).await.expect("plaintext ends");
+    let (pilot, mtls) = (&places.pair.mesh.pilot, &mut begun(&places, Place::Mtls, SSE).await);
+    let modes = async |mtls| {
+        let before = Instant::now();
+        pilot.publish_self("ratings", &Mesh::self_config(&Spec { mtls, ..Spec::new("ratings", app) }));
+        eventually("acknowledged", || async { pilot.acked("ratings").is_some_and(|at| at > before) }).await;
+        pilot.acked("ratings").unwrap()
+    };
+    for (what, request) in [("an answer", SSE), ("a WebSocket", WEBSOCKET)] {
+        timely(&format!("{what} in plaintext where mTLS is demanded"), async || {
+            let mut plain = begun(&places, Place::Plaintext, request).await;
+            let ends = async {
+                let ended = tokio::time::timeout(Duration::from_secs(20), end(&mut plain)).await;
+                ended.expect("plaintext ends");
+                Instant::now()
+            };
+            let (acked, ended) = tokio::join!(modes(MtlsMode::MtlsStrict), ends);
+            modes(MtlsMode::MtlsPermissive).await;
+            ended.saturating_duration_since(acked)
+        })
+        .await;
     }
     for _ in 0..20 {
         assert!(mtls.read(&mut [0; 64]).await.unwrap() > 0, "mTLS goes on");
@@ -190,8 +211,11 @@ async fn answers_that_nobody_was_asked_about_are_cut() {
     publish(&places.pair.mesh, authz.address, None);
     let custom = || asking(By::Http(wire::HttpAuthorization::default()));
     for place in PLACES {
-        let mut stream = begun(&places, place, SSE).await;
-        places.measure("an answer that nobody was asked about", place, custom(), end(&mut stream)).await;
+        timely(&format!("an answer that nobody was asked about, {place:?}"), async || {
+            let mut stream = begun(&places, place, SSE).await;
+            places.measure(place, custom(), end(&mut stream)).await.1
+        })
+        .await;
         places.change(place, Some(custom().into())).await;
         let mut asked = begun(&places, place, SSE).await;
         let mut elsewhere = custom();
@@ -229,22 +253,27 @@ async fn tokens_are_looked_at_again_when_issuers_change() {
                     vec![wire::JwtRule { audiences: vec!["them".into()], ..issued_by(&first, "https://a") }],
                 ),
             ] {
-                places.change(place, Some(vec![issued_by(&first, "https://a")].into())).await;
-                let mut stream = begun(&places, place, &with(request)).await;
-                // Keys that come beside it, or that it is not asked for at all, change nothing.
-                places.change(place, Some(both.clone().into())).await;
-                places.change(place, None).await;
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                for _ in 0..10 {
-                    assert!(stream.read(&mut [0; 64]).await.unwrap() > 0, "{place:?}: it is valid");
-                }
-                let what = format!("a token: {what}");
-                places.measure(&what, place, after, end(&mut stream)).await;
+                timely(&format!("a token: {what}, {place:?}"), async || {
+                    places.change(place, Some(vec![issued_by(&first, "https://a")].into())).await;
+                    let mut stream = begun(&places, place, &with(request)).await;
+                    // Keys that come beside it, or that it is not asked for at all, change nothing.
+                    places.change(place, Some(both.clone().into())).await;
+                    places.change(place, None).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    for _ in 0..10 {
+                        assert!(stream.read(&mut [0; 64]).await.unwrap() > 0, "{place:?}: it is valid");
+                    }
+                    places.measure(place, after.clone(), end(&mut stream)).await.1
+                })
+                .await;
             }
             // Whoever looks for tokens from now on would refuse this one.
-            let mut stream = begun(&places, place, &with(request)).await;
-            let other = vec![issued_by(&second, "https://a")];
-            places.measure("a token that nobody looked at", place, other, end(&mut stream)).await;
+            timely(&format!("a token that nobody looked at, {place:?}"), async || {
+                let mut stream = begun(&places, place, &with(request)).await;
+                let other = vec![issued_by(&second, "https://a")];
+                places.measure(place, other, end(&mut stream)).await.1
+            })
+            .await;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh_proto::model::Kind;
 use mesh_proto::runtime::identity::{Identity, Leaf};
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::revision::{LIMIT, timely};
 use crate::support::client::{self, Connection};
 use crate::support::eventually;
 use crate::support::mesh::{Mesh, PORT, Pair, Spec, endpoints};
@@ -148,7 +149,7 @@ async fn a_live_plaintext_connection_ends_when_the_policy_turns_strict() {
 
     pair.authenticate(Protocol::Http, MtlsMode::MtlsStrict);
     let mut byte = [0];
-    let end = tokio::time::timeout(Duration::from_secs(5), plain.0.read(&mut byte)).await.unwrap();
+    let end = tokio::time::timeout(LIMIT, plain.0.read(&mut byte)).await.unwrap();
     assert!(matches!(end, Ok(0) | Err(_)), "closed, not answered");
     assert_eq!(mesh.get("ratings", "/").await.unwrap().status, 200, "mTLS goes on");
     assert!(client::send(pair.ratings.inbound(), HTTP).await.is_err());
@@ -159,7 +160,6 @@ async fn a_live_connection_ends_when_its_root_is_not_trusted_any_more() {
     let app = Origin::start("ratings").await;
     let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsStrict).await;
     let identity = pair.mesh.ca.identity("default", "reviews");
-    let open = "GET / HTTP/1.1\r\nhost: ratings\r\n\r\n";
     let server = "spiffe://cluster.local/ns/default/sa/ratings".parse().unwrap();
     let config = client_config(
         ClientIdentity::Mesh(&identity),
@@ -167,33 +167,56 @@ async fn a_live_connection_ends_when_its_root_is_not_trusted_any_more() {
         Expect::Exactly(server),
         &[b"istio-http/1.1"],
     );
-    let tcp = TcpStream::connect(pair.ratings.inbound()).await.unwrap();
-    let mut stream =
-        TlsConnector::from(Arc::clone(&config)).connect("a.b".try_into().unwrap(), tcp).await.unwrap();
-    stream.write_all(open.as_bytes()).await.unwrap();
-    let mut all = Vec::new();
-    while !String::from_utf8_lossy(&all).contains("host: ratings") {
-        assert!(stream.read_buf(&mut all).await.unwrap() > 0);
-    }
-    let other = TestCa::of("cluster.local");
-    let bundle = mesh_proto::wire::mesh::v1::TrustBundle {
-        trust_domain: "cluster.local".into(),
-        roots: vec![other.root_der().to_vec().into()],
-        ..Default::default()
+    let trust = |root: &TestCa| {
+        let bundle = mesh_proto::wire::mesh::v1::TrustBundle {
+            trust_domain: "cluster.local".into(),
+            roots: vec![root.root_der().to_vec().into()],
+            ..Default::default()
+        };
+        let now = Instant::now();
+        pair.mesh.pilot.publish(Kind::TrustBundle, "cluster.local", &bundle);
+        now
     };
-    pair.mesh.pilot.publish(Kind::TrustBundle, "cluster.local", &bundle);
-    let end = async { while stream.read_buf(&mut all).await.unwrap_or(0) > 0 {} };
-    tokio::time::timeout(Duration::from_secs(5), end).await.expect("the connection ends");
+    let other = TestCa::of("cluster.local");
+    timely("a connection whose root is not trusted any more", async || {
+        let tcp = TcpStream::connect(pair.ratings.inbound()).await.unwrap();
+        let name = "a.b".try_into().unwrap();
+        let mut stream = TlsConnector::from(Arc::clone(&config)).connect(name, tcp).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: ratings\r\n\r\n").await.unwrap();
+        let mut all = Vec::new();
+        while !String::from_utf8_lossy(&all).contains("host: ratings") {
+            assert!(stream.read_buf(&mut all).await.unwrap() > 0);
+        }
+        let since = trust(&other);
+        let end = async { while stream.read_buf(&mut all).await.unwrap_or(0) > 0 {} };
+        tokio::time::timeout(LIMIT, end).await.expect("the connection ends");
+        let took = since.elapsed();
+        let at = trust(&pair.mesh.ca);
+        let acked = || async { pair.mesh.pilot.acked("ratings").is_some_and(|acked| acked > at) };
+        eventually("the root is back", acked).await;
+        took
+    })
+    .await;
 }
 
-fn taint(pair: &Pair, account: &str) {
+/// Says that nobody of `accounts` is to be believed. When: earlier than any proxy has acknowledged it.
+fn taint(pair: &Pair, accounts: &[&str]) -> Instant {
+    let name = |account: &&str| format!("spiffe://cluster.local/ns/default/sa/{account}");
     let bundle = mesh_proto::wire::mesh::v1::TrustBundle {
         trust_domain: "cluster.local".into(),
         roots: vec![pair.mesh.ca.root_der().to_vec().into()],
-        tainted: vec![format!("spiffe://cluster.local/ns/default/sa/{account}")],
+        tainted: accounts.iter().map(name).collect(),
         ..Default::default()
     };
+    let now = Instant::now();
     pair.mesh.pilot.publish(Kind::TrustBundle, "cluster.local", &bundle);
+    now
+}
+
+async fn forgiven(pair: &Pair, pod: &str) {
+    let at = taint(pair, &[]);
+    let acked = || async { pair.mesh.pilot.acked(pod).is_some_and(|acked| acked > at) };
+    eventually("nobody is tainted", acked).await;
 }
 
 /// Requests that have reached it.
@@ -214,20 +237,25 @@ async fn a_tainted_client_loses_every_connection_and_gets_no_other() {
     let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsPermissive).await;
     let (at, ca) = (pair.ratings.inbound(), &pair.mesh.ca);
     let (stolen, honest) = (ca.identity("default", "stolen"), ca.identity("default", "honest"));
-    app.hang(2);
-    let mut in_flight = handshake(at, &stolen, b"istio-http/1.1").await.unwrap();
-    let mut others = handshake(at, &honest, b"istio-http/1.1").await.unwrap();
-    eventually("both requests are under way", || async { requests(&app) == 2 }).await;
-    let since = std::time::Instant::now();
-    taint(&pair, "stolen");
-    tokio::time::timeout(Duration::from_secs(5), ends(&mut in_flight)).await.expect("thrown out");
-    eprintln!("told, acknowledged and thrown out within {:?}", since.elapsed());
-    assert!(answer(handshake(at, &stolen, b"istio-http/1.1").await).await.is_empty());
-    // The other one's request goes on.
-    let mut byte = [0];
-    let waits = tokio::time::timeout(Duration::from_millis(200), others.read(&mut byte)).await;
-    assert!(waits.is_err(), "{waits:?}");
-    assert!(answer(handshake(at, &honest, b"istio-http/1.1").await).await.starts_with("HTTP/1.1 200"));
+    timely("a tainted client's request", async || {
+        let before = requests(&app);
+        app.hang(2);
+        let mut in_flight = handshake(at, &stolen, b"istio-http/1.1").await.unwrap();
+        let mut others = handshake(at, &honest, b"istio-http/1.1").await.unwrap();
+        eventually("both requests are under way", || async { requests(&app) == before + 2 }).await;
+        let since = taint(&pair, &["stolen"]);
+        tokio::time::timeout(LIMIT, ends(&mut in_flight)).await.expect("thrown out");
+        let took = since.elapsed();
+        assert!(answer(handshake(at, &stolen, b"istio-http/1.1").await).await.is_empty());
+        // The other one's request goes on.
+        let mut byte = [0];
+        let waits = tokio::time::timeout(Duration::from_millis(200), others.read(&mut byte)).await;
+        assert!(waits.is_err(), "{waits:?}");
+        assert!(answer(handshake(at, &honest, b"istio-http/1.1").await).await.starts_with("HTTP/1.1 200"));
+        forgiven(&pair, "ratings").await;
+        took
+    })
+    .await;
 }
 
 /// The same for a server: its clients' sidecars let go of it, without its help.
@@ -235,20 +263,25 @@ async fn a_tainted_client_loses_every_connection_and_gets_no_other() {
 async fn nothing_goes_to_a_tainted_server_any_more() {
     let app = Origin::start("ratings").await;
     let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsPermissive).await;
-    app.hang(1);
-    let mut waiting = Connection::open(pair.vip()).await;
-    let request = "GET / HTTP/1.1\r\nhost: ratings\r\n\r\n";
-    waiting.0.write_all(request.as_bytes()).await.unwrap();
-    eventually("the request is under way", || async { requests(&app) == 1 }).await;
-    let since = std::time::Instant::now();
-    taint(&pair, "ratings");
-    let ended = tokio::time::timeout(Duration::from_secs(5), waiting.answer()).await.expect("let go of");
-    assert!(ended.as_ref().map_or(true, |answer| answer.status == 503), "{ended:?}");
-    eprintln!("told, acknowledged and let go of within {:?}", since.elapsed());
-    let refused = client::get(pair.vip(), "ratings", "/").await.unwrap();
-    assert_eq!(refused.status, 503, "{refused:?}");
-    assert!(refused.body.contains("is tainted"), "{refused:?}");
-    assert_eq!(requests(&app), 1);
+    timely("a request to a tainted server", async || {
+        let before = requests(&app);
+        app.hang(1);
+        let mut waiting = Connection::open(pair.vip()).await;
+        let request = "GET / HTTP/1.1\r\nhost: ratings\r\n\r\n";
+        waiting.0.write_all(request.as_bytes()).await.unwrap();
+        eventually("the request is under way", || async { requests(&app) == before + 1 }).await;
+        let since = taint(&pair, &["ratings"]);
+        let ended = tokio::time::timeout(LIMIT, waiting.answer()).await.expect("let go of");
+        let took = since.elapsed();
+        assert!(ended.as_ref().map_or(true, |answer| answer.status == 503), "{ended:?}");
+        let refused = client::get(pair.vip(), "ratings", "/").await.unwrap();
+        assert_eq!(refused.status, 503, "{refused:?}");
+        assert!(refused.body.contains("is tainted"), "{refused:?}");
+        assert_eq!(requests(&app), before + 1);
+        forgiven(&pair, "reviews").await;
+        took
+    })
+    .await;
 }
 
 /// Certificates that live for seconds are replaced under load, and nothing is lost.

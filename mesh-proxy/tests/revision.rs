@@ -1,7 +1,8 @@
 //! Connections that are open when a policy changes: each kind, at sidecars and gateways, and how long it takes.
 //!
-//! The mechanism is asserted with limits that a busy machine keeps; how long it took from the proxy's acknowledgement on is
-//! printed (`cargo test -p mesh-proxy --test integration revision -- --nocapture`).
+//! What is asserted is what the mesh promises: within a second of the proxy's acknowledgement, which the pilot of this very
+//! process has seen. A machine that does other things can make any one round late, so the best of a few counts, and none may
+//! take more than five. The times are printed (`cargo test -p mesh-proxy --test integration revision -- --nocapture`).
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -27,8 +28,29 @@ use crate::support::origin::Origin;
 use crate::tcp::server_first;
 
 /// Longer than anything takes on a busy machine.
-const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(20);
+/// What is promised.
+const PROMISED: Duration = Duration::from_secs(1);
+/// What no round may take.
+const LATEST: Duration = Duration::from_secs(5);
+/// How many rounds there are at most until one keeps the promise.
+const ROUNDS: usize = 5;
 const GET: &[u8] = b"GET /a HTTP/1.1\r\nhost: ratings\r\n\r\n";
+
+/// Runs rounds, each of which says how long after the acknowledgement something ended, until one was as early as promised.
+pub async fn timely(what: &str, mut round: impl AsyncFnMut() -> Duration) {
+    let mut all = Vec::new();
+    while all.len() < ROUNDS {
+        let took = round().await;
+        println!("{what}: {took:?} after the acknowledgement");
+        assert!(took <= LATEST, "{what}: {took:?} after the acknowledgement");
+        all.push(took);
+        if took <= PROMISED {
+            return;
+        }
+    }
+    panic!("{what}: in none of {ROUNDS} rounds within {PROMISED:?} of the acknowledgement: {all:?}");
+}
 
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -119,22 +141,20 @@ impl Places {
         acked().unwrap()
     }
 
-    /// The same while `ends` waits for what comes of it: how long that took from the acknowledgement on.
+    /// The same while `ends` waits for what comes of it, and how long that took from the acknowledgement on.
     pub async fn measure<T>(
         &self,
-        what: &str,
         place: Place,
         policy: impl Into<Policy>,
         ends: impl Future<Output = T>,
-    ) -> T {
+    ) -> (T, Duration) {
         let ends = async {
             let ended = tokio::time::timeout(LIMIT, ends).await;
-            (ended.unwrap_or_else(|_| panic!("{what} at {place:?}: not within {LIMIT:?}")), Instant::now())
+            (ended.unwrap_or_else(|_| panic!("{place:?}: not within {LIMIT:?}")), Instant::now())
         };
         let (acked, (out, ended)) = tokio::join!(self.change(place, Some(policy.into())), ends);
-        println!("{what}, {place:?}: {:?} after the acknowledgement", ended.saturating_duration_since(acked));
         self.change(place, None).await;
-        out
+        (out, ended.saturating_duration_since(acked))
     }
 }
 
@@ -200,23 +220,30 @@ async fn connections_that_wait_for_requests_end() {
     let app = Origin::start("ratings").await;
     let places = Places::start(app.address, Protocol::Http).await;
     for place in PLACES {
-        let mut stream = places.open(place, b"istio-http/1.1").await;
-        stream.write_all(GET).await.unwrap();
-        assert_eq!(status(&mut stream).await, Some(200), "{place:?}");
-        let ends = async { drop(stream.read_to_end(&mut Vec::new()).await) };
-        places.measure("an idle HTTP/1.1 connection that nothing may pass", place, everything(), ends).await;
-        let mut stream = places.open(place, b"istio-http/1.1").await;
-        let denied = async {
-            loop {
-                stream.write_all(GET).await.unwrap();
-                match status(&mut stream).await {
-                    Some(200) => tokio::time::sleep(Duration::from_millis(1)).await,
-                    other => return other,
+        timely(&format!("an idle HTTP/1.1 connection that nothing may pass, {place:?}"), async || {
+            let mut stream = places.open(place, b"istio-http/1.1").await;
+            stream.write_all(GET).await.unwrap();
+            assert_eq!(status(&mut stream).await, Some(200), "{place:?}");
+            let ends = async { drop(stream.read_to_end(&mut Vec::new()).await) };
+            places.measure(place, everything(), ends).await.1
+        })
+        .await;
+        timely(&format!("the next request of a kept connection, {place:?}"), async || {
+            let mut stream = places.open(place, b"istio-http/1.1").await;
+            let denied = async {
+                loop {
+                    stream.write_all(GET).await.unwrap();
+                    match status(&mut stream).await {
+                        Some(200) => tokio::time::sleep(Duration::from_millis(1)).await,
+                        other => return other,
+                    }
                 }
-            }
-        };
-        let answer = places.measure("the next request of a kept connection", place, path("/a"), denied).await;
-        assert_eq!(answer, Some(403), "{place:?}");
+            };
+            let (answer, took) = places.measure(place, path("/a"), denied).await;
+            assert_eq!(answer, Some(403), "{place:?}");
+            took
+        })
+        .await;
     }
 }
 
@@ -224,11 +251,14 @@ async fn connections_that_wait_for_requests_end() {
 async fn bytes_end() {
     let places = Places::start(server_first().await, Protocol::Tcp).await;
     for place in PLACES {
-        let mut stream = places.open(place, b"istio").await;
-        let mut hello = [0; 6];
-        stream.read_exact(&mut hello).await.unwrap();
-        let ends = async { drop(stream.read_to_end(&mut Vec::new()).await) };
-        places.measure("a connection of bytes", place, everything(), ends).await;
+        timely(&format!("a connection of bytes, {place:?}"), async || {
+            let mut stream = places.open(place, b"istio").await;
+            let mut hello = [0; 6];
+            stream.read_exact(&mut hello).await.unwrap();
+            let ends = async { drop(stream.read_to_end(&mut Vec::new()).await) };
+            places.measure(place, everything(), ends).await.1
+        })
+        .await;
     }
 }
 
@@ -243,25 +273,29 @@ async fn streams(stream: Box<dyn Stream>) -> SendRequest<Bytes> {
 async fn streams_are_decided_again_one_by_one() {
     let places = Places::start(echo().await, Protocol::Grpc).await;
     for place in PLACES {
-        let mut client = streams(places.open(place, b"istio-h2").await).await;
-        let mut open = Vec::new();
-        for path in ["/denied", "/allowed"] {
-            let request =
-                Request::post(format!("http://ratings{path}")).header("te", "trailers").body(()).unwrap();
-            let (response, mut send) = client.send_request(request, false).unwrap();
-            send.send_data(Bytes::from_static(b"one"), false).unwrap();
-            let response = response.await.unwrap();
-            assert_eq!(response.status(), 200, "{place:?}");
-            let mut body = response.into_body();
-            assert_eq!(body.data().await.unwrap().unwrap(), "one");
-            open.push((send, body));
-        }
-        let [(_held, denied), (send, allowed)] = &mut open[..] else { panic!("two") };
-        let ends = denied.data();
-        let end = places.measure("an open stream of HTTP/2", place, path("/denied"), ends).await;
-        assert!(matches!(end, Some(Err(_))), "{place:?}: {end:?}");
-        send.send_data(Bytes::from_static(b"two"), false).unwrap();
-        assert_eq!(allowed.data().await.unwrap().unwrap(), "two", "{place:?}: nobody else's stream");
+        timely(&format!("an open stream of HTTP/2, {place:?}"), async || {
+            let mut client = streams(places.open(place, b"istio-h2").await).await;
+            let mut open = Vec::new();
+            for path in ["/denied", "/allowed"] {
+                let request =
+                    Request::post(format!("http://ratings{path}")).header("te", "trailers").body(()).unwrap();
+                let (response, mut send) = client.send_request(request, false).unwrap();
+                send.send_data(Bytes::from_static(b"one"), false).unwrap();
+                let response = response.await.unwrap();
+                assert_eq!(response.status(), 200, "{place:?}");
+                let mut body = response.into_body();
+                assert_eq!(body.data().await.unwrap().unwrap(), "one");
+                open.push((send, body));
+            }
+            let [(_held, denied), (send, allowed)] = &mut open[..] else { panic!("two") };
+            let ends = denied.data();
+            let (end, took) = places.measure(place, path("/denied"), ends).await;
+            assert!(matches!(end, Some(Err(_))), "{place:?}: {end:?}");
+            send.send_data(Bytes::from_static(b"two"), false).unwrap();
+            assert_eq!(allowed.data().await.unwrap().unwrap(), "two", "{place:?}: nobody else's stream");
+            took
+        })
+        .await;
     }
 }
 
@@ -288,9 +322,12 @@ async fn what_nobody_was_asked_about_ends() {
         stream
     };
     for place in PLACES {
-        let mut stream = upgraded(place).await;
-        let ends = async { drop(stream.read_to_end(&mut Vec::new()).await) };
-        places.measure("an upgraded stream that nobody was asked about", place, http(), ends).await;
+        timely(&format!("an upgraded stream that nobody was asked about, {place:?}"), async || {
+            let mut stream = upgraded(place).await;
+            let ends = async { drop(stream.read_to_end(&mut Vec::new()).await) };
+            places.measure(place, http(), ends).await.1
+        })
+        .await;
         // Another one that was asked about, and one that was not to be.
         places.change(place, Some(http().into())).await;
         let before = authz.asked.lock().len();
@@ -319,18 +356,22 @@ async fn streams_that_nobody_was_asked_about_end() {
     let places = Places::start(echo().await, Protocol::Grpc).await;
     publish(&places.pair.mesh, authz.address, None);
     for place in PLACES {
-        let mut client = streams(places.open(place, b"istio-h2").await).await;
-        let request = || Request::post("http://ratings/a").header("te", "trailers").body(()).unwrap();
-        let (response, mut send) = client.send_request(request(), false).unwrap();
-        send.send_data(Bytes::from_static(b"one"), false).unwrap();
-        let mut body = response.await.unwrap().into_body();
-        assert_eq!(body.data().await.unwrap().unwrap(), "one");
-        let custom = asking(By::Http(wire::HttpAuthorization::default()));
-        let what = "an open stream of HTTP/2 that nobody was asked about";
-        let end = places.measure(what, place, custom, body.data()).await;
-        assert!(matches!(end, Some(Err(_))), "{place:?}: {end:?}");
-        // The next one is asked about, on the same connection.
-        let (response, _) = client.send_request(request(), true).unwrap();
-        assert_eq!(response.await.unwrap().status(), 200, "{place:?}");
+        let what = format!("an open stream of HTTP/2 that nobody was asked about, {place:?}");
+        timely(&what, async || {
+            let mut client = streams(places.open(place, b"istio-h2").await).await;
+            let request = || Request::post("http://ratings/a").header("te", "trailers").body(()).unwrap();
+            let (response, mut send) = client.send_request(request(), false).unwrap();
+            send.send_data(Bytes::from_static(b"one"), false).unwrap();
+            let mut body = response.await.unwrap().into_body();
+            assert_eq!(body.data().await.unwrap().unwrap(), "one");
+            let custom = asking(By::Http(wire::HttpAuthorization::default()));
+            let (end, took) = places.measure(place, custom, body.data()).await;
+            assert!(matches!(end, Some(Err(_))), "{place:?}: {end:?}");
+            // The next one is asked about, on the same connection.
+            let (response, _) = client.send_request(request(), true).unwrap();
+            assert_eq!(response.await.unwrap().status(), 200, "{place:?}");
+            took
+        })
+        .await;
     }
 }
