@@ -323,3 +323,35 @@ async fn c13_a_proxy_line_is_not_believed() {
     }
     assert_eq!(app.count(), before);
 }
+
+/// What clients choose names nothing that is counted: hosts, paths, methods, fields and names in hellos make no series.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c10_what_clients_say_makes_no_series() {
+    let app = Origin::start("ratings").await;
+    let pair = pair(&app, MtlsMode::MtlsPermissive).await;
+    let (inbound, outbound) = (pair.ratings.inbound(), pair.reviews.proxy());
+    let request = |i: usize, host: &str| {
+        let method = if i.is_multiple_of(2) { "GET".to_owned() } else { format!("M{i}") };
+        format!(
+            "{method} /p{i}?q={i} HTTP/1.1\r\nhost: {host}\r\nuser-agent: a{i}\r\nx-{i}: {i}\r\nconnection: close\r\n\r\n"
+        )
+    };
+    let authority = Authority::new("one");
+    let round = async |from: usize, to: usize| {
+        for i in from..to {
+            let host = format!("h{i}.example");
+            talk(inbound, request(i, &host).as_bytes()).await;
+            talk(outbound, request(i, &host).replace("/p", &format!("http://{host}/p")).as_bytes()).await;
+            let _ = Client::new(&authority).connect(inbound, &host).await;
+        }
+    };
+    let series = async |at: SocketAddr| {
+        let text = client::get(at, "metrics", "/stats/prometheus").await.unwrap().body;
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    };
+    let all = async || (series(pair.ratings.metrics()).await, series(pair.reviews.metrics()).await);
+    round(0, 10).await;
+    let before = all().await;
+    round(10, 110).await;
+    assert_eq!(all().await, before);
+}

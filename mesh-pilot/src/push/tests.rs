@@ -35,6 +35,10 @@ impl Compiler for Fake {
             return Some(Message { bytes: text.join(",").into(), ..Message::default() });
         }
         let text = self.0.lock().get(&name.to_string())?.clone();
+        // A Secret's text is the namespace that may have it.
+        if name.kind == Kind::Secret && *text != *subject.viewer.namespace {
+            return None;
+        }
         let dependents = match name.kind {
             Kind::Destination | Kind::Listener => {
                 text.split(' ').filter_map(|word| word.parse().ok()).collect()
@@ -459,6 +463,40 @@ fn only_the_certificate_of_the_pod_opens_its_stream() {
     let first = mesh.open("sidecar", 0);
     let second = mesh.open("sidecar", 0);
     assert!(!mesh.hub.is_open(first) && mesh.hub.is_open(second), "a new stream replaces the old one");
+}
+
+/// C1: what one proxy has been sent is nobody else's, whoever has asked first.
+#[test]
+fn c1_a_secret_that_is_known_already_is_still_not_everybodys() {
+    const NAME: &str = "secret/default/c";
+    let mut mesh = Mesh::new(1);
+    let stranger = SpiffeId::new(&trust_domain(), "money", "app").unwrap();
+    let other = Pod {
+        namespace: Arc::from("money"),
+        name: Arc::from("edge"),
+        uid: Arc::from("uid-edge"),
+        identity: stranger.clone(),
+        ..(*pod("edge", 7)).clone()
+    };
+    let key = (other.namespace.clone(), other.name.clone());
+    Arc::make_mut(&mut mesh.snapshot.pods).insert(key, Arc::new(other));
+    mesh.set("secret/default/c", "default");
+    mesh.configure();
+    let theirs = || {
+        let node = "router~127.5.0.8~edge.money~money.svc.cluster.local".parse().unwrap();
+        let Admission::Open(id, _) = mesh.hub.connect(node, &stranger) else { panic!("it is let in") };
+        let mut proxy = Proxy::new(&mesh, id, &[NAME]);
+        proxy.start();
+        proxy.settle();
+        proxy.held.contains_key(NAME)
+    };
+    let ours = || {
+        let mut proxy = Proxy::new(&mesh, mesh.open("router", 0), &[NAME]);
+        proxy.start();
+        proxy.settle();
+        proxy.held.contains_key(NAME)
+    };
+    assert_eq!([theirs(), ours(), theirs(), ours()], [false, true, false, true]);
 }
 
 #[test]

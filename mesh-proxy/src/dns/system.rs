@@ -17,9 +17,9 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 
 /// The machine's resolver, made when it is needed first.
-#[derive(Default)]
 pub struct System {
     servers: Vec<SocketAddr>,
+    timeout: Duration,
     resolver: Arc<Mutex<Option<TokioResolver>>>,
 }
 
@@ -27,7 +27,7 @@ impl System {
     /// With these name servers; none: the machine's.
     #[must_use]
     pub fn new(servers: Vec<SocketAddr>) -> Self {
-        Self { servers, resolver: Arc::default() }
+        Self { servers, timeout: TIMEOUT, resolver: Arc::default() }
     }
 
     fn resolver(&self) -> Result<TokioResolver, String> {
@@ -45,7 +45,7 @@ impl System {
         let mut builder = builder;
         let options = builder.options_mut();
         options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
-        options.timeout = TIMEOUT;
+        options.timeout = self.timeout;
         options.attempts = ATTEMPTS;
         // Who asks keeps the answers.
         options.cache_size = 0;
@@ -73,3 +73,6 @@ impl Source for System {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
