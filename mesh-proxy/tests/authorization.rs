@@ -196,3 +196,73 @@ async fn gateways_decide_too() {
     })
     .await;
 }
+
+/// Where a client is: at an edge of the mesh its own end of the connection, whatever it says; behind that what the last proxy
+/// that was verified tells (`remoteIpBlocks`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_of_clients() {
+    let app = Origin::start("ratings").await;
+    let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsPermissive).await;
+    let listener = wire::Listener {
+        port: 80,
+        protocol: Protocol::Http.into(),
+        virtual_hosts: vec![wire::VirtualHost {
+            domains: vec!["*".into()],
+            table: Some(default_route("ratings", PORT)),
+            https_redirect: false,
+        }],
+        ..Default::default()
+    };
+    pair.mesh.pilot.publish(Kind::Listener, "80", &listener);
+    let gateway = pair.mesh.pod(Spec { gateway: true, ..Spec::new("edge", app.address) }).await;
+    let edge = SocketAddr::new(gateway.ip, 8080);
+    let from = async |at: SocketAddr, told: &str| {
+        let fields: String = told.lines().map(|line| format!("x-forwarded-for: {line}\r\n")).collect();
+        let request = format!("GET / HTTP/1.1\r\nhost: ratings:9080\r\n{fields}connection: close\r\n\r\n");
+        client::send(at, &request).await.map_or(0, |answer| answer.status)
+    };
+    let (inbound, vip) = (pair.ratings.inbound(), pair.vip());
+    eventually("the gateway serves", || async { from(edge, "").await == 200 }).await;
+    let ratings = Spec { mtls: MtlsMode::MtlsPermissive, ..Spec::new("ratings", app.address) };
+    let six = |attribute: &str| deny(&[matches(attribute, &["6.6.6.0/24"])]);
+    publish(
+        &pair.mesh,
+        &ratings,
+        vec![six("remote.ip"), allow(&[matches("remote.ip", &["127.0.0.0/8", "9.9.9.9"])])],
+    );
+    eventually("the policy is in force", || async { from(vip, "6.6.6.6").await == 403 }).await;
+    for (at, told, status) in [
+        // Plaintext says nothing of itself.
+        (inbound, "9.9.9.9", 200),
+        (inbound, "6.6.6.6", 200),
+        (inbound, "8.8.8.8", 200),
+        // Of a verified peer the last word counts, in whatever line.
+        (vip, "", 200),
+        (vip, "9.9.9.9", 200),
+        (vip, "8.8.8.8", 403),
+        (vip, "6.6.6.6, 9.9.9.9", 200),
+        (vip, "9.9.9.9, 6.6.6.6", 403),
+        (vip, "9.9.9.9\n6.6.6.6", 403),
+        (vip, "6.6.6.6\n 9.9.9.9", 200),
+        // What is no address names nobody.
+        (vip, "9.9.9.9, unknown", 200),
+        // A gateway puts its client behind whatever that says.
+        (edge, "6.6.6.6", 200),
+        (edge, "8.8.8.8, 6.6.6.6", 200),
+    ] {
+        assert_eq!(from(at, told).await, status, "{told:?} at {at}");
+    }
+    // The other end of a connection is not what is told.
+    publish(&pair.mesh, &ratings, vec![six("source.ip")]);
+    eventually("another policy is in force", || async { from(vip, "6.6.6.6").await == 200 }).await;
+    // At the edge nobody else has a say.
+    let at_edge = Spec { gateway: true, ..Spec::new("edge", app.address) };
+    publish(&pair.mesh, &at_edge, vec![six("remote.ip"), deny(&[matches("request.path", &["/mark"])])]);
+    let marked = || async { client::get(edge, "ratings:9080", "/mark").await.is_ok_and(|a| a.status == 403) };
+    eventually("the gateway's policy is in force", marked).await;
+    assert_eq!(from(edge, "6.6.6.6").await, 200);
+    publish(&pair.mesh, &at_edge, vec![allow(&[matches("remote.ip", &["6.6.6.6"])])]);
+    eventually("nobody is let in who only says so", || async { from(edge, "6.6.6.6").await == 403 }).await;
+    publish(&pair.mesh, &at_edge, vec![allow(&[matches("remote.ip", &["127.0.0.0/8"])])]);
+    eventually("who is there is let in", || async { from(edge, "6.6.6.6").await == 200 }).await;
+}

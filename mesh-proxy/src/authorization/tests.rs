@@ -158,6 +158,20 @@ fn p7_p8_hosts() {
         assert!(!passes(host), "{host}");
     }
     assert!(passes("other.com") && passes("xsecret.com"));
+    // In each of its forms it is the one that is allowed, too: another host is none of them.
+    let named = allow(vec![rule(&[], &[&[("request.host", &["secret.com", "*.shop.com"], &[])]], &[])]);
+    let lets_in = |host: &str| {
+        let head = head("GET", "/", &[("host", host)]);
+        decide(std::slice::from_ref(&named), &connection(None), &head) == Verdict::Allowed
+    };
+    for host in
+        ["secret.com", "SECRET.com:80", "secret.com.", "Secret.Com.:443", "a.shop.com:80", "A.SHOP.COM."]
+    {
+        assert!(lets_in(host), "{host}");
+    }
+    for host in ["secret.com.evil", "evil.com:80", "shop.com", "a.shop.com.evil:80", "xsecret.com"] {
+        assert!(!lets_in(host), "{host}");
+    }
     let only = allow(vec![rule(&[], &[&[("request.host", &[], &["secret.com"])]], &[])]);
     let verdict = decide(&[only], &connection(None), &head("GET", "/", &[("host", "secret.com:80")]));
     assert_eq!(verdict, Verdict::Denied(None));
