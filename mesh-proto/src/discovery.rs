@@ -13,8 +13,8 @@
 //!    `listener/<port>` bound to them too, and the `secret/<namespace>/<name>` of their own namespace that these name. Everything that these imply (rule 4) as well.
 //! 4. **A subscription implies its dependents.** A subscription to `destination/H:P`, and a listener, imply
 //!    `cluster/C:Q` and `endpoints/C:Q` for each backend `C:Q` in its rules; so does `self/self` for whoever is asked in
-//!    `external_authorization`. They come in the same response or an earlier one. When nothing implies a resource any
-//!    more both sides forget it, without a message.
+//!    `external_authorization`. They come in the same response or an earlier one, or, where that would be too large (rule 11),
+//!    in the next ones. When nothing implies a resource any more both sides forget it, without a message.
 //! 5. A subscribed name, or a dependent, that does not exist is answered in `removed_resources`; so is one that is
 //!    deleted. When it comes to exist later it is sent.
 //! 6. A proxy applies additions in the order of [`crate::model::Kind::ALL`], then removals. It publishes a route table only
@@ -26,9 +26,19 @@
 //!    `error_detail.details` is one `mesh.v1.Troubles`; that is no answer and refuses nothing.
 //! 10. The pilot sends nothing before its source has finished its first listing. It has at most one unanswered response a
 //!     stream; what changes meanwhile is collected in the stream's dirty set and leaves with the next one.
+//! 11. A response has at most [`MAX_MESSAGE`] bytes. What is too much for one comes in several, in the order of
+//!     [`crate::model::Kind::ALL`], each but the last with [`MORE_FOLLOWS`]: until the last one a proxy does not know all
+//!     that it serves, and is not ready for the first time. A resource that is too large for any response is not sent: it
+//!     counts as refused.
 
 /// The one type URL of requests and responses.
 pub const TYPE_URL: &str = "type.googleapis.com/mesh.v1.Resource";
+
+/// The largest response that a proxy takes, in bytes.
+pub const MAX_MESSAGE: usize = 64 << 20;
+
+/// A response's `system_version_info` when there is more to say already.
+pub const MORE_FOLLOWS: &str = "more follows";
 
 /// The type URL of a refused resource in `error_detail.details`.
 pub const REJECTED_TYPE_URL: &str = "type.googleapis.com/mesh.v1.Rejected";

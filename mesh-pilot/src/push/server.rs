@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_proto::discovery::TYPE_URL;
+use mesh_proto::discovery::{MORE_FOLLOWS, TYPE_URL};
 use mesh_proto::model::SpiffeId;
 use mesh_proto::runtime::grpc::PeerIdentity;
 use mesh_proto::wire::envoy::service::discovery::v3::aggregated_discovery_service_server::{
@@ -226,7 +226,7 @@ fn response(outgoing: Outgoing) -> DeltaDiscoveryResponse {
         }),
     });
     DeltaDiscoveryResponse {
-        system_version_info: String::new(),
+        system_version_info: if outgoing.more { MORE_FOLLOWS.to_owned() } else { String::new() },
         resources: resources.collect(),
         type_url: TYPE_URL.to_owned(),
         nonce: outgoing.nonce,

@@ -2,15 +2,19 @@
 //!
 //! In: its requests, and which names became dirty. Out: the next response, if one may be sent now. No IO, no clock.
 
+mod due;
 mod entry;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use mesh_proto::model::{Kind, ResourceName};
 use mesh_proto::wire::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use mesh_proto::wire::google::rpc::Status;
 
+use self::due::Due;
+#[cfg(test)]
+pub use self::due::{BUDGET, MAX_RESOURCE};
 use self::entry::{Answer, Entry, Told, order, reasons};
 use super::cache::{Cache, Encoded};
 use crate::snapshot::{Pod, Snapshot, Viewer};
@@ -36,6 +40,8 @@ pub struct Outgoing {
     pub resources: Vec<Arc<Encoded>>,
     /// Names that do not exist (any more).
     pub removed: Vec<String>,
+    /// There is more to say already: it was too much for one response.
+    pub more: bool,
 }
 
 /// What an acknowledgement said.
@@ -56,7 +62,9 @@ pub struct Stream {
     entries: HashMap<ResourceName, Entry>,
     /// What the proxy said that it holds and nothing wants yet.
     held: HashMap<ResourceName, Arc<str>>,
-    dirty: BTreeSet<ResourceName>,
+    dirty: BTreeSet<Due>,
+    /// The last response said that more follows.
+    more: bool,
     /// Everything is to be looked at again (configuration or viewer changed).
     stale: bool,
     started: bool,
@@ -78,6 +86,7 @@ impl Stream {
             entries: HashMap::new(),
             held: HashMap::new(),
             dirty: BTreeSet::new(),
+            more: false,
             stale: true,
             started: false,
             invalid: Vec::new(),
@@ -107,7 +116,7 @@ impl Stream {
     /// Something about that name changed.
     pub fn mark(&mut self, name: &ResourceName) {
         if self.entries.contains_key(name) {
-            self.dirty.insert(name.clone());
+            self.dirty.insert(name.clone().into());
         }
     }
 
@@ -165,29 +174,32 @@ impl Stream {
         if !self.started || !snapshot.loaded || self.unanswered.is_some() || !self.is_dirty() {
             return None;
         }
-        let first = self.stale;
         if self.stale {
             self.stale = false;
             self.refresh_implicit(snapshot, cache);
-            self.dirty.extend(self.entries.keys().cloned());
+            self.dirty.extend(self.entries.keys().cloned().map(Due::from));
         }
         let (mut resources, mut removed) = self.resolve_dirty(snapshot, cache);
         self.prune();
-        if first {
+        let more = !self.dirty.is_empty();
+        if !more {
+            // Before that, something that is still to be looked at may imply it.
             removed.extend(self.forget_held());
         }
         let mut names: Vec<_> = resources.iter().map(|encoded| encoded.name.clone()).collect();
         names.extend(removed.iter().cloned());
         let mut removed: Vec<_> = removed.iter().map(ToString::to_string).collect();
         removed.append(&mut self.invalid);
-        if resources.is_empty() && removed.is_empty() {
+        // Who was told that more follows waits for the end, though nothing is left to say.
+        if resources.is_empty() && removed.is_empty() && !self.more {
             return None;
         }
+        self.more = more;
         resources.sort_by(|a, b| (order(a.name.kind), &a.name).cmp(&(order(b.name.kind), &b.name)));
         self.nonces += 1;
         let nonce = self.nonces.to_string();
         self.unanswered = Some((nonce.clone(), names));
-        Some(Outgoing { nonce, resources, removed })
+        Some(Outgoing { nonce, resources, removed, more })
     }
 
     /// Names that came into (`true`) or out of the stream's interest since the last call.
@@ -203,7 +215,7 @@ impl Stream {
     /// How many names are not known to be in force in their newest version; all that is to be looked at again is one.
     pub fn pending(&self) -> usize {
         let unanswered = self.entries.values().filter(|entry| entry.answer == Answer::Pending).count();
-        let dirty = self.dirty.iter().filter(|name| self.is_settled(name)).count();
+        let dirty = self.dirty.iter().filter(|due| self.is_settled(due.name())).count();
         unanswered + dirty + usize::from(self.stale)
     }
 
@@ -246,7 +258,7 @@ impl Stream {
             self.entries.insert(name.clone(), Entry::new(told));
             self.interest.push((name.clone(), true));
         }
-        self.dirty.insert(name.clone());
+        self.dirty.insert(name.clone().into());
     }
 
     fn refresh_implicit(&mut self, snapshot: &Snapshot, cache: &mut Cache) {
@@ -257,56 +269,9 @@ impl Stream {
         }
         // A namespace or a listener that went away is told so; then it is forgotten.
         let gone = self.implicit.difference(&names).cloned().collect::<Vec<_>>();
-        self.dirty.extend(gone.iter().cloned());
+        self.dirty.extend(gone.iter().cloned().map(Due::from));
         self.implicit = names;
         self.implicit.extend(gone);
-    }
-
-    /// Resolves what is dirty, and what that implies, and so on. Gives what has to be sent.
-    fn resolve_dirty(
-        &mut self,
-        snapshot: &Snapshot,
-        cache: &mut Cache,
-    ) -> (Vec<Arc<Encoded>>, Vec<ResourceName>) {
-        let mut changed = BTreeMap::new();
-        while let Some(name) = self.dirty.pop_first() {
-            let Some(entry) = self.entries.get_mut(&name) else { continue };
-            let newest = cache.resolve(snapshot, &self.subject, &name);
-            let told = newest.as_ref().map_or(Told::Absent, |encoded| Told::Version(encoded.version.clone()));
-            let known = entry.told == told;
-            entry.current.clone_from(&newest);
-            if known {
-                // Held since before this stream (never pending), or nothing new about it.
-                if entry.answer == Answer::Pending {
-                    entry.answer = Answer::Acked;
-                }
-                if entry.answer == Answer::Acked {
-                    entry.applied.clone_from(&newest);
-                }
-            } else {
-                entry.told = told;
-                entry.answer = Answer::Pending;
-                changed.insert(name.clone(), newest.clone());
-            }
-            for cluster in newest.iter().flat_map(|encoded| encoded.dependents.iter()) {
-                let name = cluster.to_string();
-                for kind in [Kind::Endpoints, Kind::Cluster] {
-                    let name = ResourceName::new(kind, &name);
-                    if !self.entries.contains_key(&name) {
-                        self.want(&name);
-                    }
-                }
-            }
-        }
-        let mut resources = Vec::new();
-        let mut removed = Vec::new();
-        for (name, newest) in changed {
-            match newest {
-                Some(encoded) => resources.push(encoded),
-                None => removed.push(name),
-            }
-        }
-        (resources, removed)
     }
 
     /// Forgets what nothing implies any more. The proxy does the same, so nothing is said.

@@ -1,5 +1,6 @@
 //! The rules of `mesh_proto::discovery`, each as a story with fake proxies on the hub.
 
+mod large;
 mod served;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

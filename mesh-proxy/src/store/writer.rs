@@ -41,6 +41,8 @@ pub enum Origin {
     Disk,
     /// The pilot.
     Stream,
+    /// The pilot, and more of what it has to say follows.
+    Part,
 }
 
 /// What one response changed that readers must be told about.
@@ -195,7 +197,7 @@ impl Writer {
         self.publish(&mut round);
         self.retire();
         // Nothing of it is the pilot's answer.
-        self.tell(Origin::Disk, &round);
+        self.tell(Origin::Part, &round);
     }
 
     /// Names changed since the last call, with what is held now (`None`: nothing), for the disk.
@@ -280,7 +282,11 @@ impl Writer {
             let before = readiness.clone();
             readiness.self_config = has(Kind::SelfConfig);
             readiness.trust_bundle = has(Kind::TrustBundle);
-            readiness.answered |= origin == Origin::Stream || !held.is_empty();
+            readiness.answered |= match origin {
+                Origin::Stream => true,
+                Origin::Part => false,
+                Origin::Disk => !held.is_empty(),
+            };
             readiness.missing = if place.gateway { missing } else { 0 };
             *readiness != before
         });

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh_proto::discovery::{REJECTED_TYPE_URL, TYPE_URL};
+use mesh_proto::discovery::{MORE_FOLLOWS, REJECTED_TYPE_URL, TYPE_URL};
 use mesh_proto::model::ResourceName;
 use mesh_proto::wire::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
@@ -43,7 +43,9 @@ pub(crate) fn apply(writer: &mut Writer, response: DeltaDiscoveryResponse) -> De
     let names = response.removed_resources.iter().map(|name| name.parse::<ResourceName>());
     // A name that is none cannot be held.
     let removed: Vec<_> = names.filter_map(Result::ok).collect();
-    rejected.extend(writer.apply(Origin::Stream, resources, &removed));
+    let more = response.system_version_info == MORE_FOLLOWS;
+    let origin = if more { Origin::Part } else { Origin::Stream };
+    rejected.extend(writer.apply(origin, resources, &removed));
     for Rejected { resource, version, reason } in &rejected {
         tracing::warn!(%resource, %version, %reason, "resource refused");
     }

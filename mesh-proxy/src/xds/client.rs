@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use mesh_proto::discovery::{TROUBLES_TYPE_URL, TYPE_URL};
+use mesh_proto::discovery::{MAX_MESSAGE, TROUBLES_TYPE_URL, TYPE_URL};
 use mesh_proto::model::ResourceName;
 use mesh_proto::wire::envoy::config::core::v3 as core;
 use mesh_proto::wire::envoy::service::discovery::v3::DeltaDiscoveryRequest;
@@ -24,8 +24,6 @@ use super::{Node, answer};
 use crate::dns;
 use crate::store::Writer;
 
-/// The largest response taken: a first one with everything that a big gateway holds stays far below.
-const MAX_MESSAGE: usize = 64 << 20;
 /// How long the pilot may take to accept the stream, connecting included.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Changes within this time are one write to the disk.

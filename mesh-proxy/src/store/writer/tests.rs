@@ -441,6 +441,18 @@ fn a_sidecar_takes_no_listeners_and_nothing_unasked() {
     assert!(!held(&world).contains(&"destination/b.test:80".to_owned()));
 }
 
+/// A gateway that is ready before its listeners came would be sent traffic that it refuses.
+#[test]
+fn a_proxy_is_ready_with_the_last_of_several_first_responses() {
+    let ca = TestCa::new();
+    let mut world = world_of(true, &ca);
+    let first = vec![self_config(&[]), bundle(&ca)];
+    assert!(world.writer.apply(Origin::Part, first, &[]).is_empty());
+    assert!(!world.store.ready());
+    world.writer.apply(Origin::Stream, Vec::new(), &[]);
+    assert!(world.store.ready());
+}
+
 #[test]
 fn what_was_in_force_serves_after_a_restart() {
     let mut world = serving();
