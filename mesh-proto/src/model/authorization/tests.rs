@@ -107,10 +107,16 @@ fn claims_that_are_routed_on() {
         "@request.auth.claims[]",
         "@request.auth.claimsx",
         "@request.auth.principal",
+        "@request.auth.claimz.sub",
+        "@request-auth.claims[sub]",
         "@",
     ] {
         assert!(of(wrong).is_err(), "{wrong}");
     }
+    let long = |length: usize| {
+        of(&format!("@request.auth.claims.{:a>1$}", "", length - "@request.auth.claims.".len()))
+    };
+    assert!(long(MAX_VALUE).is_ok() && long(MAX_VALUE + 1).is_err());
 }
 
 #[test]
