@@ -55,13 +55,18 @@ impl FromStr for HostPort {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (host, port) = text.rsplit_once(':').ok_or_else(|| InvalidHostPort::Form(text.to_owned()))?;
-        if host.is_empty() {
+        if is_nothing(host) {
             return Err(InvalidHostPort::Form(text.to_owned()));
         }
         let number = port.parse::<u16>().ok().filter(|p| *p != 0);
         let port = number.ok_or_else(|| InvalidHostPort::Port(port.to_owned()))?;
         Ok(Self::new(host, port))
     }
+}
+
+/// Whether nothing is left of a host without the dot at its end, which does not count.
+fn is_nothing(host: &str) -> bool {
+    host.trim_end_matches('.').is_empty()
 }
 
 impl fmt::Display for HostPort {
@@ -86,7 +91,7 @@ impl TryFrom<&wire::HostPort> for HostPort {
     type Error = InvalidHostPort;
 
     fn try_from(name: &wire::HostPort) -> Result<Self, Self::Error> {
-        if name.host.is_empty() {
+        if is_nothing(&name.host) {
             return Err(InvalidHostPort::Form(format!("{}:{}", name.host, name.port)));
         }
         let port = u16::try_from(name.port).ok().filter(|p| *p != 0);
@@ -107,8 +112,12 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_host_port() {
-        for text in ["", "a", ":80", "a:", "a:0", "a:65536", "a:x"] {
+        for text in ["", "a", ":80", ".:80", "..:80", "a:", "a:0", "a:65536", "a:x"] {
             assert!(text.parse::<HostPort>().is_err(), "{text:?}");
+        }
+        for (host, port) in [("", 80), (".", 80), ("a", 0), ("a", 65536)] {
+            let name = wire::HostPort { host: host.to_owned(), port };
+            assert!(HostPort::try_from(&name).is_err(), "{name:?}");
         }
     }
 }
