@@ -2,7 +2,8 @@
 //!
 //! Lines of the target `audit` are written at every filter that does not name it.
 //! `MESH_LOG` is a filter of tracing-subscriber (`info`, `mesh_proxy::xds=debug,warn`), `MESH_LOG_FORMAT` is `text` (the
-//! default) or `json`.
+//! default) or `json`. A word alone is a level or a part of the mesh: any other one (`warning`, `default:info`) would be the
+//! name of a part that nobody has, and the end of all logs.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -10,6 +11,7 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -55,7 +57,7 @@ pub fn set_filter(asked: &str) -> Result<(), InvalidFilter> {
     if asked.trim().is_empty() {
         return Err(form("empty".to_owned()));
     }
-    let new = parse(asked).map_err(|error| form(error.to_string()))?;
+    let new = parse(asked).map_err(form)?;
     let mut filter = control.filter.lock();
     if !(control.reload)(new) {
         return Err(InvalidFilter::NoLogs);
@@ -90,7 +92,8 @@ pub fn init(name: &'static str) {
     // Whoever could initialise is the only one.
     let _ = CONTROL.set(control);
     if let Some(error) = bad {
-        tracing::warn!(%error, "{FILTER}={asked:?} is no log filter: logging at info");
+        let asked: String = asked.chars().take(200).collect();
+        tracing::warn!(error, "{FILTER}={asked:?} is no log filter: logging at info");
     }
     if !matches!(form.as_str(), "" | "text" | "json") {
         tracing::warn!("{FORMAT}={form:?} is neither text nor json: logging text");
@@ -98,12 +101,30 @@ pub fn init(name: &'static str) {
 }
 
 /// The filter, and the audit log whatever it says, unless it names that itself.
-fn parse(asked: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
-    let filter = EnvFilter::builder().parse(asked)?;
+fn parse(asked: &str) -> Result<EnvFilter, String> {
+    let mut directives = asked.split(',').map(str::trim).filter(|one| !one.is_empty());
+    if let Some(word) = directives.find(|one| !is_known(one)) {
+        let word: String = word.chars().take(60).collect();
+        return Err(format!(
+            "{word:?} is neither a level (trace, debug, info, warn, error, off) nor a part of the mesh; the level of a part is \
+             written mesh_proxy=debug"
+        ));
+    }
+    let filter = EnvFilter::builder().parse(asked).map_err(|error| error.to_string())?;
     if asked.contains("audit") {
         return Ok(filter);
     }
-    Ok(filter.add_directive("audit=info".parse()?))
+    let audit = "audit=info".parse().expect("it is a directive");
+    Ok(filter.add_directive(audit))
+}
+
+/// Whether somebody logs what it names. One with a level or a span is as its author says.
+fn is_known(directive: &str) -> bool {
+    const PARTS: [&str; 7] =
+        ["audit", "mesh_ca", "mesh_cli", "mesh_pilot", "mesh_proto", "mesh_proxy", "meshctl"];
+    directive.contains(['=', '['])
+        || directive.parse::<LevelFilter>().is_ok()
+        || directive.split("::").next().is_some_and(|part| PARTS.contains(&part))
 }
 
 fn control(filter: String, reload: impl Fn(EnvFilter) -> bool + Send + Sync + 'static) -> Control {
@@ -143,9 +164,34 @@ mod tests {
         assert_eq!(filter().as_deref(), Some("warn,mesh_proto=debug"));
         assert!(tracing::enabled!(target: "mesh_proto::x", tracing::Level::DEBUG));
         assert!(!tracing::enabled!(target: "other", tracing::Level::INFO));
-        for bad in ["", "=", "a=b=c", "info,x=nonsense"] {
+        for bad in ["", "=", "a=b=c", "info,x=nonsense", "warning"] {
             assert!(set_filter(bad).is_err(), "{bad:?}");
         }
         assert_eq!(filter().as_deref(), Some("warn,mesh_proto=debug"));
+    }
+
+    /// The filter would take them as names of parts, and nothing would be logged.
+    #[test]
+    fn a_word_that_nobody_knows_is_no_filter() {
+        for bad in ["warning", "loud", "default:info", "all:warn", "info,loud", "mesh_proxi", "hyper::proto"]
+        {
+            let why = parse(bad).unwrap_err();
+            assert!(why.contains("neither a level"), "{bad}: {why}");
+        }
+        for good in [
+            "",
+            "INFO",
+            "3",
+            "off",
+            "mesh_proxy",
+            "mesh_proxy::xds,warn",
+            "audit",
+            "hyper=debug,info,",
+            "[request{a}]=trace,error",
+        ] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        // What is shown of it is bounded.
+        assert!(parse(&"x".repeat(100_000)).unwrap_err().len() < 300);
     }
 }
