@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{meshctl, text};
 
 /// Whether there is a Helm.
-fn helm() -> bool {
+pub fn helm() -> bool {
     let there = Command::new("helm").arg("version").output().is_ok_and(|output| output.status.success());
     if !there {
         println!("skipped: there is no helm on PATH");
@@ -16,12 +16,12 @@ fn helm() -> bool {
     there
 }
 
-fn chart(name: &str) -> String {
+pub fn chart(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(name).display().to_string()
 }
 
 /// What `helm template` makes of a chart, or its complaint.
-fn try_render(release: &str, name: &str, values: &[&str]) -> Result<Vec<Value>, String> {
+pub fn try_render(release: &str, name: &str, values: &[&str]) -> Result<Vec<Value>, String> {
     let mut command = Command::new("helm");
     command.args(["template", release, &chart(name), "--namespace", "istio-system"]);
     for value in values {
@@ -34,17 +34,17 @@ fn try_render(release: &str, name: &str, values: &[&str]) -> Result<Vec<Value>, 
     Ok(objects(&String::from_utf8(output.stdout).unwrap()))
 }
 
-fn render(release: &str, name: &str, values: &[&str]) -> Vec<Value> {
+pub fn render(release: &str, name: &str, values: &[&str]) -> Vec<Value> {
     try_render(release, name, values).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn objects(text: &str) -> Vec<Value> {
+pub fn objects(text: &str) -> Vec<Value> {
     use mesh_proto::crd::yaml;
     let chunks = yaml::split(text).into_iter();
     chunks.filter_map(|chunk| yaml::read(chunk).expect("valid YAML")).map(|tree| tree.value).collect()
 }
 
-fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+pub fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
     let found = objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
     found.unwrap_or_else(|| panic!("no {kind} {name}"))
 }
@@ -54,11 +54,11 @@ fn names(objects: &[Value], kind: &str) -> Vec<String> {
     of_kind.map(|object| object["metadata"]["name"].as_str().unwrap().to_owned()).collect()
 }
 
-fn container(deployment: &Value) -> &Value {
+pub fn container(deployment: &Value) -> &Value {
     &deployment["spec"]["template"]["spec"]["containers"][0]
 }
 
-fn environment<'a>(container: &'a Value, name: &str) -> &'a Value {
+pub fn environment<'a>(container: &'a Value, name: &str) -> &'a Value {
     let all = container["env"].as_array().unwrap();
     all.iter().find(|one| one["name"] == name).map_or(&Value::Null, |one| &one["value"])
 }

@@ -36,3 +36,4 @@ mod secure_gateway;
 mod survival;
 mod telemetry;
 mod told;
+mod values;

@@ -41,20 +41,24 @@ helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version | replace "+" "_" }
 {{- /* (list . .Values.pilot "mesh-pilot"): the same for its pods, with what the values say; the selector is the selector. */}}
 {{- define "mesh.podLabels" -}}
 {{- $labels := include "mesh.labels" (list (index . 0) (index . 2)) | fromYaml }}
-{{- $theirs := omit (index . 1).podLabels "app" "istio.io/rev" }}
+{{- $theirs := omit ((index . 1).podLabels | default dict) "app" "istio.io/rev" }}
 {{- include "mesh.texts" (mergeOverwrite $labels $theirs (dict "sidecar.istio.io/inject" "false")) | trim }}
 {{- end }}
 
 {{- /* .Values.pilot: who asks Prometheus for them, with what the values say. */}}
 {{- define "mesh.podAnnotations" -}}
 {{- $ours := dict "prometheus.io/scrape" "true" "prometheus.io/port" "15014" "prometheus.io/path" "/metrics" }}
-{{- include "mesh.texts" (mergeOverwrite $ours .podAnnotations) | trim }}
+{{- include "mesh.texts" (mergeOverwrite $ours (.podAnnotations | default dict)) | trim }}
 {{- end }}
 
-{{- /* Labels or annotations: every value is a text. */}}
+{{- /* Labels, annotations, environment: every value is a text, and 1000000 is not 1e+06. */}}
+{{- define "mesh.text" -}}
+{{- if and (kindIs "float64" .) (eq . (floor .)) }}{{ . | int64 }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
 {{- define "mesh.texts" -}}
 {{- range $key, $value := . }}
-{{ $key }}: {{ $value | quote }}
+{{ $key }}: {{ include "mesh.text" $value | quote }}
 {{- end }}
 {{- end }}
 
@@ -105,7 +109,7 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- include "mesh.pullSecrets" $root }}
 {{- with $one.nodeSelector | default $root.Values.global.defaultNodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
+nodeSelector: {{- include "mesh.texts" . | trim | nindent 2 }}
 {{- end }}
 {{- with $one.tolerations | default $root.Values.global.defaultTolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
@@ -145,21 +149,84 @@ topologySpreadConstraints:
 {{- toJson $all }}
 {{- end }}
 
-{{- /* (list . .Values.pilot): the environment that both servers read. */}}
+{{- /* (list . "pilot" entries): the environment of a server: what both read, its own entries, and what the values say, which
+comes in the place of ours. */}}
 {{- define "mesh.env" -}}
-{{- $root := index . 0 }}{{ $one := index . 1 }}
+{{- $root := index . 0 }}{{ $app := index . 1 }}
+{{- $theirs := (index $root.Values $app).env | default dict }}
+{{- range $name := list "POD_NAME" "POD_NAMESPACE" "REVISION" }}
+{{- if hasKey $theirs $name }}
+{{- $instead := ternary (ternary "`revision`" "`ca.revisions`" (eq $app "pilot")) "the pod itself" (eq $name "REVISION") }}
+{{- fail (printf "%s.env.%s: %s says it, and other names go by it" $app $name $instead) }}
+{{- end }}
+{{- end }}
+{{- $all := list }}
+{{- range concat (include "mesh.commonEnv" $root | fromYamlArray) (index . 2 | fromYamlArray) }}
+{{- if not (hasKey $theirs .name) }}{{ $all = append $all . }}{{ end }}
+{{- end }}
+{{- range $name, $value := $theirs }}
+{{- $all = append $all (dict "name" $name "value" (include "mesh.text" $value)) }}
+{{- end }}
+{{- toYaml $all }}
+{{- end }}
+
+{{- define "mesh.commonEnv" -}}
 - name: POD_NAME
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: POD_NAMESPACE
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 - name: TRUST_DOMAIN
-  value: {{ include "mesh.trustDomain" $root | quote }}
+  value: {{ include "mesh.trustDomain" . | quote }}
 - name: CLUSTER_DOMAIN
-  value: {{ $root.Values.global.proxy.clusterDomain | quote }}
+  value: {{ .Values.global.proxy.clusterDomain | quote }}
 - name: MESH_LOG
-  value: {{ $root.Values.global.logging.level | quote }}
-{{- range $name, $value := $one.env }}
-- name: {{ $name }}
-  value: {{ $value | quote }}
+  value: {{ include "mesh.logLevel" . | quote }}
+{{- end }}
+
+{{- /* Istio's scopes `default` and `all` are everything that does not say something else, and its words are ours. */}}
+{{- define "mesh.logLevel" -}}
+{{- $words := dict "warning" "warn" "critical" "error" "fatal" "error" "none" "off" }}
+{{- $all := list }}
+{{- range splitList "," ((.Values.global.logging).level | default "info") }}
+{{- $level := . | regexFind "[a-z]+$" }}
+{{- $of := trimSuffix $level . | replace "default:" "" | replace "all:" "" }}
+{{- $all = append $all (printf "%s%s" $of (get $words $level | default $level)) }}
+{{- end }}
+{{- join "," $all }}
+{{- end }}
+
+{{- define "mesh.pilotEnv" -}}
+- name: CA_ADDR
+  value: {{ include "mesh.caAddress" . | quote }}
+- name: CLUSTER_ID
+  value: {{ .Values.global.multiCluster.clusterName | quote }}
+- name: REVISION
+  value: {{ include "mesh.revision" . | quote }}
+{{- end }}
+
+{{- define "mesh.caEnv" -}}
+- name: REVISION
+  value: {{ prepend (.Values.ca.revisions | default list) "default" | uniq | join "," | quote }}
+- name: DEFAULT_WORKLOAD_CERT_TTL
+  value: {{ .Values.ca.workloadCertTTL | quote }}
+- name: MAX_WORKLOAD_CERT_TTL
+  value: {{ .Values.ca.maxWorkloadCertTTL | quote }}
+- name: MIN_WORKLOAD_CERT_TTL
+  value: {{ .Values.ca.minWorkloadCertTTL | quote }}
+- name: CITADEL_SELF_SIGNED_CA_CERT_TTL
+  value: {{ .Values.ca.rootCertTTL | quote }}
+- name: CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE
+  value: {{ .Values.ca.rootCertGracePercent | quote }}
+- name: CA_RATE_LIMIT
+  value: {{ include "mesh.text" .Values.ca.rateLimit.perSecond | quote }}
+- name: CA_RATE_BURST
+  value: {{ include "mesh.text" .Values.ca.rateLimit.burst | quote }}
+{{- if .Values.ca.bundleEndpoint.enabled }}
+- name: CA_BUNDLE
+  value: {{ printf "[::]:%d" (int .Values.ca.bundleEndpoint.port) | quote }}
+{{- end }}
+{{- if .Values.ca.federation }}
+- name: CA_FEDERATION
+  value: {{ include "mesh.federation" . | quote }}
 {{- end }}
 {{- end }}

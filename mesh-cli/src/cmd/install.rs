@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 
 use charts::Chart;
 use helm::{Arguments, Helm, Target};
 use progress::Awaited;
+
+use crate::cmd::input;
 
 /// The release of the control plane.
 pub const RELEASE: &str = "mesh";
@@ -23,7 +25,7 @@ pub const RELEASE: &str = "mesh";
 /// `meshctl install`.
 #[derive(Debug, Clone, Args)]
 pub struct InstallArgs {
-    /// Values of the control plane's chart, as for `helm install`
+    /// Values of the control plane's chart, as for `helm install`; - is standard input
     #[arg(short = 'f', long = "values", value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// One of them
@@ -71,10 +73,11 @@ struct Release {
 /// # Errors
 /// When Helm refuses, or not all is ready in time.
 pub async fn run(mut args: InstallArgs) -> anyhow::Result<ExitCode> {
-    // Release, webhooks, gateways and the labels of pods go by it, wherever it was said.
-    args.revision = revision::of(&args)?;
     let directory = tempfile::tempdir().context("a directory for the charts")?;
     charts::unpack(directory.path())?;
+    args.files = files(&args.files, directory.path())?;
+    // Release, webhooks, gateways and the labels of pods go by it, wherever it was said.
+    args.revision = revision::of(&args)?;
     let helm = Helm::new(&args.target);
     let releases = releases(&args);
     for release in &releases {
@@ -115,6 +118,29 @@ fn suffix(revision: Option<&str>) -> String {
         .unwrap_or_default()
 }
 
+/// Files of values that can be read twice, by us and by Helm: what comes in at standard input is put into `directory`.
+fn files(asked: &[PathBuf], directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if asked.iter().filter(|file| *file == Path::new("-")).count() > 1 {
+        bail!("-f - is there twice: standard input can be read once");
+    }
+    let file = |asked: &PathBuf| {
+        if asked.to_str().is_some_and(|text| text.contains("://")) {
+            bail!(
+                "{}: values are read from files, fetch it and give its name, or -f - to standard input",
+                asked.display()
+            );
+        }
+        if asked != Path::new("-") {
+            return Ok(asked.clone());
+        }
+        let (name, text) = input::read(asked)?;
+        let file = directory.join("values-of-stdin.yaml");
+        std::fs::write(&file, text).with_context(|| format!("{name}, into {}", file.display()))?;
+        Ok(file)
+    };
+    asked.iter().map(file).collect()
+}
+
 /// The control plane first: gateways wait for it.
 fn releases(args: &InstallArgs) -> Vec<Release> {
     let images = [("global.hub", &args.hub), ("global.tag", &args.tag)];
@@ -124,9 +150,9 @@ fn releases(args: &InstallArgs) -> Vec<Release> {
             common = common.with(["--set-string", &format!("{name}={value}")]);
         }
     }
-    if let Some(revision) = &args.revision {
-        common = common.with(["--set-string", &format!("revision={revision}")]);
-    }
+    // What the release is named after, said last: whatever else the arguments say of it, the chart is told the same.
+    let revision = format!("revision={}", args.revision.as_deref().unwrap_or_default());
+    let revision = ["--set-string", &revision];
     let mut values = Arguments::default();
     for file in &args.files {
         values = values.with([OsString::from("--values"), file.clone().into()]);
@@ -138,11 +164,12 @@ fn releases(args: &InstallArgs) -> Vec<Release> {
     for one in &args.set_string {
         values = values.with(["--set-string", one]);
     }
+    let values = values.with(revision);
     let name = format!("{RELEASE}{}", suffix(args.revision.as_deref()));
     let mut releases = vec![Release { name, chart: Chart::ControlPlane, values }];
     for gateway in &args.gateways {
         let place = format!("controlPlane.namespace={}", args.target.namespace);
-        let values = common.clone().with(["--set-string", &place]);
+        let values = common.clone().with(["--set-string", &place]).with(revision);
         releases.push(Release { name: gateway.clone(), chart: Chart::Gateway, values });
     }
     releases
@@ -196,13 +223,13 @@ mod tests {
 
     #[test]
     fn the_control_plane_comes_first_and_gateways_have_its_images() {
-        assert_eq!(lines(""), ["upgrade --install --create-namespace mesh CHART"]);
+        assert_eq!(lines(""), ["upgrade --install --create-namespace mesh CHART --set-string revision="]);
         let told = lines("-n mesh --tag 1 --set pilot.replicaCount=3 -f a.yaml --gateway edge");
         assert_eq!(
             told,
             [
-                "upgrade --install --create-namespace mesh CHART --values a.yaml --set-string global.tag=1 --set pilot.replicaCount=3",
-                "upgrade --install --create-namespace edge CHART --set-string global.tag=1 --set-string controlPlane.namespace=mesh",
+                "upgrade --install --create-namespace mesh CHART --values a.yaml --set-string global.tag=1 --set pilot.replicaCount=3 --set-string revision=",
+                "upgrade --install --create-namespace edge CHART --set-string global.tag=1 --set-string controlPlane.namespace=mesh --set-string revision=",
             ]
         );
     }

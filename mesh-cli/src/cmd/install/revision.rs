@@ -16,7 +16,7 @@ const KEY: &str = "revision";
 /// The revision that is meant; none is the release without one.
 ///
 /// # Errors
-/// When two are said, or a file of values cannot be read.
+/// When two are said, one is no name, or a file of values cannot be read.
 pub fn of(args: &InstallArgs) -> anyhow::Result<Option<String>> {
     let mut said = None;
     for file in &args.files {
@@ -37,15 +37,21 @@ pub fn of(args: &InstallArgs) -> anyhow::Result<Option<String>> {
             }
         }
     }
-    match (&args.revision, said) {
+    let revision = match (&args.revision, said) {
         (Some(flag), Some((name, place))) if shown(flag) != shown(&name) => bail!(
             "--revision {} and {place} (revision {}) are two control planes: install one after the other",
             shown(flag),
             shown(&name)
         ),
-        (Some(flag), _) => Ok(Some(flag.clone())),
-        (None, said) => Ok(said.map(|(name, _)| name).filter(|name| !name.is_empty())),
+        (Some(flag), _) => Some(flag.clone()),
+        (None, said) => said.map(|(name, _)| name),
+    };
+    let revision = revision.filter(|name| !name.is_empty());
+    if let Some(name) = revision.as_ref().filter(|name| !is_name(name)) {
+        let shown: String = name.chars().take(60).collect();
+        bail!("revision {shown:?}: expected at most 40 lower-case letters, digits and dashes, e.g. canary");
     }
+    Ok(revision)
 }
 
 /// Without a name it is the first one.
@@ -53,17 +59,19 @@ fn shown(name: &str) -> &str {
     if name.is_empty() { "default" } else { name }
 }
 
-/// The values that one `--set` gives the key: `a=1,revision=canary`. A comma or a brace is Helm's unless a backslash is before.
+/// The values that one `--set` gives the key: `a=1,revision=canary`. A comma is Helm's unless a backslash is before it, or a
+/// list is open; a brace opens one only where a value begins.
 fn in_set(text: &str) -> Vec<String> {
-    let (mut parts, mut depth, mut characters) = (vec![String::new()], 0_usize, text.chars());
+    let (mut parts, mut in_list, mut characters) = (vec![String::new()], false, text.chars());
     while let Some(character) = characters.next() {
+        let begins = parts.last().is_some_and(|part| part.find('=') == Some(part.len().saturating_sub(1)));
         match character {
-            ',' if depth == 0 => {
+            ',' if !in_list => {
                 parts.push(String::new());
                 continue;
             }
-            '{' => depth += 1,
-            '}' => depth = depth.saturating_sub(1),
+            '{' if begins && !in_list => in_list = true,
+            '}' => in_list = false,
             _ => {}
         }
         let character = if character == '\\' { characters.next() } else { Some(character) };
@@ -73,6 +81,13 @@ fn in_set(text: &str) -> Vec<String> {
     }
     let pairs = parts.iter().filter_map(|part| part.split_once('='));
     pairs.filter(|(key, _)| key.trim() == KEY).map(|(_, value)| value.to_owned()).collect()
+}
+
+/// Whether the chart takes it, and Helm's `--set` as the one word that it is.
+fn is_name(name: &str) -> bool {
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let inside = |c: char| word(c) || c == '-';
+    name.len() <= 40 && name.starts_with(word) && name.ends_with(word) && name.chars().all(inside)
 }
 
 #[cfg(test)]
@@ -115,10 +130,23 @@ mod tests {
         for other in other {
             assert_eq!(said(&["--set", other]), Ok(None), "{other}");
         }
+        // A brace that is within a value opens nothing.
+        for text in ["pilot.env.A=x{,revision=canary", "a={b,{c},revision=canary", "a={b},revision=canary"] {
+            assert_eq!(said(&["--set", text]), canary, "{text}");
+        }
         let number = file("revision: 1\n");
         let complaint = said(&["-f", number.path().to_str().unwrap()]).unwrap_err();
         assert!(complaint.contains("in quotes"), "{complaint}");
         assert!(said(&["-f", "/nowhere/values.yaml"]).unwrap_err().contains("/nowhere/values.yaml"));
+    }
+
+    /// What the release is called after is what Helm is told: nothing of it may be Helm's own syntax.
+    #[test]
+    fn what_is_no_name_is_refused() {
+        for bad in ["Canary", "a,b=c", "{a}", "-a", "a.b", &"a".repeat(41)] {
+            let complaint = said(&[&format!("--revision={bad}")]).unwrap_err();
+            assert!(complaint.contains("expected at most 40"), "{bad}: {complaint}");
+        }
     }
 
     #[test]
