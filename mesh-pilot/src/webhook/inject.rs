@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 use self::container::Particular;
 use self::wishes::Wishes;
 use super::settings::Settings;
+use super::validate;
 
 /// Says what was injected; a pod that has it is left alone.
 pub const STATUS: &str = "sidecar.istio.io/status";
@@ -115,7 +116,11 @@ pub fn inject(
     }
     let app = first_container(spec);
     let init = (!wishes.gateway).then(|| container::init(&wishes, settings));
-    let status = place(spec, &wishes, settings, proxy, init);
+    let mut status = place(spec, &wishes, settings, proxy, init);
+    // Who makes pods is mostly a controller, which shows them to nobody; `meshctl describe pod` reads them here.
+    if !warnings.is_empty() {
+        status["warnings"] = validate::warnings(warnings.iter().cloned()).into();
+    }
     metadata(&mut object, workload.as_deref(), settings, &status, app.as_deref(), scrape.is_some());
     Ok(Injected { object, warnings })
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::decide::{Decision, NEITHER, decide};
 use super::inject::inject;
 use super::settings::Settings;
-use super::validate::{Verdict, judge};
+use super::validate::{self, Verdict, judge};
 
 /// The only version that is spoken.
 const VERSION: &str = "admission.k8s.io/v1";
@@ -82,7 +82,7 @@ impl Request {
     fn subject(&self) -> String {
         let text = |name: &str| self.object["metadata"][name].as_str().unwrap_or_default();
         let name = if text("name").is_empty() { text("generateName") } else { text("name") };
-        format!("{} {}/{name}", self.kind.kind, self.namespace)
+        validate::cut(format!("{} {}/{name}", self.kind.kind, self.namespace))
     }
 
     fn answer(&self, response: Value, outcome: Outcome) -> Answer {
@@ -119,7 +119,9 @@ pub fn injection(body: &[u8], settings: &Settings, token: &str) -> Result<Answer
     }
     let injected = match inject(&request.object, None, settings, token) {
         Ok(injected) => injected,
-        Err(error) => return Ok(request.refuse(format!("no sidecar can be injected: {error}"))),
+        Err(error) => {
+            return Ok(request.refuse(validate::cut(format!("no sidecar can be injected: {error}"))));
+        }
     };
     let patch = json_patch::diff(&request.object, &injected.object);
     let mut response = json!({"allowed": true});
@@ -132,7 +134,7 @@ pub fn injection(body: &[u8], settings: &Settings, token: &str) -> Result<Answer
         Outcome::Done
     };
     if !injected.warnings.is_empty() {
-        response["warnings"] = injected.warnings.into();
+        response["warnings"] = validate::warnings(injected.warnings).into();
     }
     Ok(request.answer(response, outcome))
 }
@@ -230,6 +232,24 @@ mod tests {
         let answer = validation(&review(bad)).unwrap();
         assert_eq!(answer.review["response"]["allowed"], false);
         assert!(answer.review["response"]["status"]["message"].as_str().unwrap().contains("spec.hosts"));
+    }
+
+    /// What somebody else's pod is refused for, or warned of, fills no log and no answer; what was expected is still in it.
+    #[test]
+    fn c9_what_is_said_of_a_pod_is_short() {
+        let mut bad = pod();
+        bad["metadata"]["annotations"] = json!({"sidecar.istio.io/userVolume": "\u{e9}".repeat(150_000)});
+        let answer = injection(&review(bad), &settings(), "t").unwrap();
+        let why = answer.review["response"]["status"]["message"].as_str().unwrap();
+        assert!(why.len() < 1000 && why.contains("expected JSON"), "{}: {why}", why.len());
+        assert!(matches!(&answer.outcome, Outcome::Refused(told) if told == why));
+        let mut odd = pod();
+        odd["metadata"]["name"] = json!("n".repeat(100_000));
+        odd["metadata"]["annotations"] =
+            (0..5000).map(|index| (format!("sidecar.istio.io/{index}"), json!("x"))).collect();
+        let answer = injection(&review(odd), &settings(), "t").unwrap();
+        assert_eq!(answer.review["response"]["warnings"].as_array().unwrap().len(), 32);
+        assert!(answer.subject.len() < 1000);
     }
 
     /// The API server's `oldObject` decides: only a label differs.

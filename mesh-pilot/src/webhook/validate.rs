@@ -25,7 +25,8 @@ const MAX_TEXT: usize = 240;
 /// Judges `object`, which takes the place of `old` (null: of nothing); nothing ever keeps somebody from deleting.
 ///
 /// What cannot be read is told and not refused where the operation does not put it there: when it is on its way out (taking a
-/// finalizer off is an update), and when only its metadata changes. Refusing that would keep it, and its namespace, for ever.
+/// finalizer off is an update), and when only its metadata changes and it could not be read before. Refusing that would keep
+/// it, and its namespace, for ever. What is good before is kept from ending by an annotation.
 #[must_use]
 pub fn judge(operation: &str, object: &Value, old: &Value) -> Verdict {
     if !matches!(operation, "CREATE" | "UPDATE") {
@@ -52,14 +53,16 @@ pub fn judge(operation: &str, object: &Value, old: &Value) -> Verdict {
             return Verdict::Allowed(Vec::new());
         }
         // An object that was there is never null: without one, nothing is known to be as it was.
-        if old.is_object() && object.get("spec") == old.get("spec") {
+        let was_refused = || matches!(from_value(old.clone(), Origin::default()), Document::Refused(_));
+        if old.is_object() && object.get("spec") == old.get("spec") && was_refused() {
             return Verdict::Allowed(warnings([format!("it stays, and is not in force: {why}")]));
         }
     }
     Verdict::Refused(why)
 }
 
-fn cut(mut text: String) -> String {
+/// A text that somebody else may have made long, so that it fills no log and no answer.
+pub(super) fn cut(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
         text.truncate(end);
         text.push_str("...");
@@ -67,7 +70,8 @@ fn cut(mut text: String) -> String {
     text
 }
 
-fn warnings(texts: impl IntoIterator<Item = String>) -> Vec<String> {
+/// As many of them as are shown.
+pub(super) fn warnings(texts: impl IntoIterator<Item = String>) -> Vec<String> {
     texts.into_iter().map(cut).take(MAX_WARNINGS).collect()
 }
 
@@ -128,6 +132,23 @@ mod tests {
         let mut other = filter();
         other["spec"] = json!({"priority": 1});
         assert!(matches!(judge("UPDATE", &other, &filter()), Verdict::Refused(_)));
+    }
+
+    /// A policy that is in force and would not be with another annotation stays as it is.
+    #[test]
+    fn metadata_does_not_end_what_is_in_force() {
+        let policy = |dry: &str| {
+            json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+                "metadata": {"name": "ask", "namespace": "n", "annotations": {"istio.io/dry-run": dry}},
+                "spec": {"action": "CUSTOM", "provider": {"name": "p"}, "rules": [{}]}})
+        };
+        let (good, bad) = (policy("false"), policy("true"));
+        assert!(matches!(judge("CREATE", &good, &Value::Null), Verdict::Allowed(_)));
+        let Verdict::Refused(why) = judge("UPDATE", &bad, &good) else { panic!("allowed") };
+        assert!(why.contains("dry run"), "{why}");
+        // One that was so all the time can still be labelled, and mended.
+        assert!(matches!(judge("UPDATE", &bad, &bad), Verdict::Allowed(_)));
+        assert!(matches!(judge("UPDATE", &good, &bad), Verdict::Allowed(_)));
     }
 
     /// What somebody else's object is refused for fills no log and no answer.

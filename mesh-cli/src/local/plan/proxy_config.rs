@@ -42,9 +42,11 @@ pub fn concurrency(annotations: &Labels) -> (Option<u16>, Vec<String>) {
 }
 
 fn read(text: &str) -> Result<Value, String> {
-    let chunks = yaml::split(text);
-    let Some(first) = chunks.first() else { return Ok(Value::Null) };
-    let tree = yaml::read(*first).map_err(|error| error.to_string())?;
+    let tree = match yaml::split(text)[..] {
+        [] => return Ok(Value::Null),
+        [one] => yaml::read(one).map_err(|error| error.to_string())?,
+        _ => return Err("expected one document, without ---".to_owned()),
+    };
     Ok(tree.map_or(Value::Null, |tree| tree.value))
 }
 
@@ -73,7 +75,10 @@ mod tests {
         let (workers, notice) = of("{concurrency: 2, drainDuration: 5s}");
         assert_eq!(workers, Some(2));
         assert!(notice.contains("drainDuration is not in force yet"), "{notice}");
-        for bad in ["concurrency: many", "concurrency: -1", "concurrency: 1000", "[1]", "{concurrency: 4"] {
+        let two = "concurrency: 1\n---\nconcurrency: 2";
+        for bad in
+            ["concurrency: many", "concurrency: -1", "concurrency: 1000", "[1]", "{concurrency: 4", two]
+        {
             let (workers, notice) = of(bad);
             assert!(workers.is_none() && notice.contains("is not followed"), "{bad}: {notice}");
         }

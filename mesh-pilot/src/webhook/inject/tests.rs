@@ -168,6 +168,7 @@ fn annotations_with_a_slip_of_the_pen_are_refused_by_name() {
         ("proxy.istio.io/config", "concurrency: many"),
         ("proxy.istio.io/config", "terminationDrainDuration: 5"),
         ("proxy.istio.io/config", "interceptionMode: NONE"),
+        ("proxy.istio.io/config", "concurrency: 1\n---\nconcurrency: 2"),
     ];
     for (name, value) in cases {
         let error = inject(&annotated(name, value), None, &settings(json!({})), "t").unwrap_err();

@@ -106,7 +106,10 @@ const FOLLOWED: [&str; 15] = [
     "sidecar.istio.io/userVolumeMount",
 ];
 
+/// The beginning of the value is enough to find it by.
 fn wrong(annotation: &str, value: &str, expected: &str) -> InjectError {
+    let shown: String = value.chars().take(60).collect();
+    let value = if shown.len() < value.len() { format!("{shown}...") } else { shown };
     InjectError {
         path: format!("metadata.annotations[{annotation}]"),
         why: format!("{value:?}: expected {expected}"),
@@ -196,9 +199,15 @@ fn proxy_config(
     let mut config = settings.proxy_config.clone();
     let Some(text) = at.text(name) else { return Ok((config, Vec::new())) };
     let unreadable = |why: String| InjectError { path: format!("metadata.annotations[{name}]"), why };
-    let told = match yaml::split(text).first() {
-        None => return Ok((config, Vec::new())),
-        Some(chunk) => yaml::read(*chunk).map_err(|e| unreadable(e.to_string()))?,
+    let told = match yaml::split(text)[..] {
+        [] => return Ok((config, Vec::new())),
+        [one] => yaml::read(one).map_err(|e| unreadable(e.to_string()))?,
+        [_, second, ..] => {
+            let line = second.lines_before + 1;
+            return Err(unreadable(format!(
+                "a second document begins at line {line}: expected one, without ---"
+            )));
+        }
     };
     let Some(Value::Object(told)) = told.map(|tree| tree.value) else {
         return Err(unreadable("expected a map, e.g. concurrency: 2".into()));
