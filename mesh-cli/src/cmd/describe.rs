@@ -3,6 +3,7 @@
 //! In: the API server's objects, what the pilot says of each, what the pod's proxy has in force. Out: one account.
 
 mod applies;
+mod injection;
 mod policies;
 
 use std::collections::BTreeMap;
@@ -223,7 +224,7 @@ async fn pod(cluster: &Cluster, text: &str) -> anyhow::Result<PodAccount> {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let (_, pilot) = pilots::ask(cluster).await?;
     let config = Config::read(cluster).await?;
-    let mut warnings = Vec::new();
+    let mut warnings = injection::warnings(&pod);
     let own = own(cluster, &pod, &mut warnings).await?;
     let selecting = services_of(cluster, &pod, &namespace).await?;
     let services: Vec<ServiceAccount> =

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use mesh_proto::crd::{Kind, Targets, unsupported};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::local::pilot::{PilotStatus, ResourceStatus};
+
+/// How the pilot's message ends where an object is refused and an older version of it is in force.
+const KEPT: &str = "the last good version stays in force";
 
 /// An object that applies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -22,6 +26,9 @@ pub struct Applies {
     pub gateways: Vec<String>,
     /// The pilot's word: `in force`, `accepted`, `refused`, `superseded`, or `unknown`.
     pub state: String,
+    /// It is refused and has no good version: whom it may be for is closed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub closes: bool,
     /// What the pilot says about it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -30,9 +37,7 @@ pub struct Applies {
 impl Applies {
     /// With the pilot's word on `object`.
     pub fn new(object: &Value, kind: &str, why: String, pilot: &PilotStatus) -> Self {
-        let (namespace, name) = (meta(object, "namespace"), meta(object, "name"));
-        let known = |r: &&ResourceStatus| r.kind == kind && r.namespace == namespace && r.name == name;
-        let known = pilot.resources.iter().find(known);
+        let known = known(object, kind, pilot);
         let mut notes = Vec::new();
         if let Some(known) = known {
             notes.extend((!known.message.is_empty()).then(|| known.message.clone()));
@@ -40,23 +45,60 @@ impl Applies {
         }
         Self {
             kind: kind.to_owned(),
-            name: format!("{namespace}/{name}"),
+            name: format!("{}/{}", meta(object, "namespace"), meta(object, "name")),
             why,
             gateways: strings(&object["spec"]["gateways"]).map(ToOwned::to_owned).collect(),
             state: known.map_or_else(|| "unknown".to_owned(), |known| known.state.replace('_', " ")),
             notes,
+            closes: closes(object, kind, pilot).is_some(),
         }
     }
 
     /// What deserves a look.
     pub fn warnings(&self) -> Vec<String> {
-        match self.state.as_str() {
-            "refused" | "superseded" => {
-                vec![format!("{} {} is {}: it has no effect as written", self.kind, self.name, self.state)]
-            }
-            _ => Vec::new(),
-        }
+        let then = match (self.state.as_str(), self.closes, self.kind.as_str()) {
+            ("refused", true, "PeerAuthentication") => "its targets take mTLS only",
+            ("refused", true, "DestinationRule") => "its host cannot be reached",
+            ("refused", true, _) => "its targets let nothing in",
+            ("refused" | "superseded", ..) => "it has no effect as written",
+            _ => return Vec::new(),
+        };
+        vec![format!("{} {} is {}: {then}", self.kind, self.name, self.state)]
     }
+}
+
+fn known<'a>(object: &Value, kind: &str, pilot: &'a PilotStatus) -> Option<&'a ResourceStatus> {
+    let (namespace, name) = (meta(object, "namespace"), meta(object, "name"));
+    pilot.resources.iter().find(|r| r.kind == kind && r.namespace == namespace && r.name == name)
+}
+
+/// Whom an object closes, as the pilot has it: it is refused, and no good version of it stays in force.
+pub fn closes(object: &Value, kind: &str, pilot: &PilotStatus) -> Option<Targets> {
+    let known = known(object, kind, pilot).filter(|known| known.state == "refused")?;
+    if known.message.ends_with(KEPT) {
+        return None;
+    }
+    let kind = Kind::ALL.iter().find(|one| one.as_str() == kind)?;
+    unsupported::targets(*kind, object)
+}
+
+/// Why a pod is among those whom a refused object closes; `None` if it is not.
+pub fn closed(
+    targets: &Targets,
+    namespace: &str,
+    own: &str,
+    labels: &BTreeMap<String, String>,
+) -> Option<String> {
+    let Targets::Workloads(wanted) = targets else { return None };
+    let told = wanted.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+    if !mesh_proto::crd::meta::holds_all(wanted, labels) {
+        return None;
+    }
+    Some(match (told.as_str(), namespace == own) {
+        ("", true) => "closes its namespace".to_owned(),
+        ("", false) => "closes the whole mesh".to_owned(),
+        _ => format!("closes {told}"),
+    })
 }
 
 impl fmt::Display for Applies {
@@ -86,6 +128,8 @@ pub fn to_host(objects: &[Value], kind: &str, host: &str, pilot: &PilotStatus) -
     found
 }
 
+const PEERS: &str = "PeerAuthentication";
+
 /// The PeerAuthentications that apply to a pod with `labels`, the strongest first: by selector, of the namespace, of the mesh.
 pub fn to_pod(
     objects: &[Value],
@@ -100,6 +144,12 @@ pub fn to_pod(
         let wanted =
             object["spec"]["selector"]["matchLabels"].as_object().filter(|wanted| !wanted.is_empty());
         let mode = object["spec"]["mtls"]["mode"].as_str().unwrap_or("UNSET");
+        if let Some(targets) = closes(object, PEERS, pilot).filter(|_| of == namespace || of == system) {
+            if let Some(why) = closed(&targets, of, namespace, labels) {
+                found.push((0, Applies::new(object, PEERS, why, pilot)));
+            }
+            continue;
+        }
         let (rank, why) = match wanted {
             // One with a selector counts only in its own namespace, and not at all in the root namespace.
             Some(wanted) if of == namespace && of != system => match matched(wanted, labels) {
@@ -111,7 +161,7 @@ pub fn to_pod(
             None if of == system => (2, "for the whole mesh".to_owned()),
             None => continue,
         };
-        found.push((rank, Applies::new(object, "PeerAuthentication", format!("{why}, {mode}"), pilot)));
+        found.push((rank, Applies::new(object, PEERS, format!("{why}, {mode}"), pilot)));
     }
     found.sort_by_key(|(rank, applies)| (*rank, applies.name.clone()));
     found.into_iter().map(|(_, applies)| applies).collect()
@@ -219,5 +269,24 @@ mod tests {
         let names: Vec<&str> = found.iter().map(|applies| applies.name.as_str()).collect();
         assert_eq!(names, ["shop/app", "shop/default", "istio-system/mesh"]);
         assert!(found[2].why.contains("STRICT"));
+        // Refused, it closes whom it selects, in the root namespace too.
+        let wrong = of(
+            "istio-system",
+            "wrong",
+            json!({ "selector": { "matchLabels": { "app": "reviews" } }, "mtls": 1 }),
+        );
+        let pilot = PilotStatus {
+            resources: vec![ResourceStatus {
+                kind: PEERS.to_owned(),
+                namespace: "istio-system".to_owned(),
+                name: "wrong".to_owned(),
+                state: "refused".to_owned(),
+                ..ResourceStatus::default()
+            }],
+            ..PilotStatus::default()
+        };
+        let found = to_pod(&[wrong], "shop", "istio-system", &labels, &pilot);
+        assert_eq!(found[0].why, "closes app=reviews");
+        assert!(found[0].warnings()[0].ends_with("its targets take mTLS only"), "{:?}", found[0].warnings());
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use mesh_proto::crd::target_ref::{GATEWAY_CLASS, GATEWAY_NAME, Target, TargetRef};
 use serde_json::Value;
 
-use super::applies::{Applies, matched, meta, strings};
+use super::applies::{self, Applies, matched, meta, strings};
 use crate::local::pilot::PilotStatus;
 
 /// A pod, as policies look at it.
@@ -24,7 +24,8 @@ pub struct OfPod<'a> {
     pub entries: &'a [String],
 }
 
-/// The policies of `kind` that are for a pod, those that name it first, then those of its namespace and of the mesh.
+/// The policies of `kind` that are for a pod, those that name it first, then those of its namespace and of the mesh. One that
+/// is refused is for whom the pilot closes because of it.
 pub fn to_pod(objects: &[Value], kind: &str, pod: OfPod<'_>, pilot: &PilotStatus) -> Vec<Applies> {
     let mut found: Vec<(u8, Applies)> = Vec::new();
     for object in objects {
@@ -33,7 +34,9 @@ pub fn to_pod(objects: &[Value], kind: &str, pod: OfPod<'_>, pilot: &PilotStatus
             continue;
         }
         let targets = targets(object);
-        let why = if targets.is_empty() {
+        let why = if let Some(closes) = applies::closes(object, kind, pilot) {
+            applies::closed(&closes, of, pod.namespace, pod.labels).map(|why| (0, why))
+        } else if targets.is_empty() {
             by_labels(object, of, pod)
         } else {
             targets.iter().find_map(|target| by_name(target, of, pod)).map(|why| (0, why))
@@ -206,6 +209,63 @@ mod tests {
         let tokens = object("shop", "jwt", json!({ "jwtRules": [{ "issuer": "a" }, { "issuer": "b" }] }));
         let found = to_pod(&[tokens], "RequestAuthentication", pod, &PilotStatus::default());
         assert_eq!(told(&found), ["shop/jwt (for its namespace, tokens of a, b)"]);
+    }
+
+    /// A slip in the selector closes more pods than it selects: each of them is told of it.
+    #[test]
+    fn a_refused_policy_is_shown_to_whom_it_closes() {
+        use crate::local::pilot::ResourceStatus;
+        let selects = |app: &str| json!({ "selector": { "matchLabels": { "app": app } }, "rules": [{}] });
+        let all = [
+            object("shop", "wildcard", selects("we*")),
+            object("istio-system", "everywhere", selects("*")),
+            object("shop", "own", selects("web")),
+            object("shop", "other", selects("api")),
+            object("shop", "kept", selects("we*")),
+            object("elsewhere", "wildcard", selects("we*")),
+        ];
+        let refused = |object: &Value| ResourceStatus {
+            kind: "AuthorizationPolicy".to_owned(),
+            namespace: meta(object, "namespace").to_owned(),
+            name: meta(object, "name").to_owned(),
+            state: "refused".to_owned(),
+            message: if meta(object, "name") == "kept" {
+                "no; the last good version stays in force".to_owned()
+            } else {
+                "no".to_owned()
+            },
+            ..ResourceStatus::default()
+        };
+        let pilot = PilotStatus { resources: all.iter().map(refused).collect(), ..PilotStatus::default() };
+        let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
+        let pod =
+            OfPod { namespace: "shop", system: "istio-system", labels: &labels, services: &[], entries: &[] };
+        let found = to_pod(&all, "AuthorizationPolicy", pod, &pilot);
+        assert_eq!(
+            told(&found),
+            [
+                "istio-system/everywhere (closes the whole mesh, ALLOW, 1 rule)",
+                "shop/own (closes app=web, ALLOW, 1 rule)",
+                "shop/wildcard (closes its namespace, ALLOW, 1 rule)",
+            ]
+        );
+        let warnings: Vec<String> = found.iter().flat_map(Applies::warnings).collect();
+        assert_eq!(warnings.len(), 3);
+        assert!(
+            warnings.iter().all(|one| one.ends_with("is refused: its targets let nothing in")),
+            "{warnings:?}"
+        );
+        // What only watches closes nobody.
+        let mut watches = all[0].clone();
+        watches["spec"]["action"] = json!("AUDIT");
+        assert!(to_pod(&[watches], "AuthorizationPolicy", pod, &pilot).is_empty());
+        // Of one that has a good version, the pilot goes by that.
+        let selecting = object("shop", "kept", selects("web"));
+        let found = to_pod(&[selecting], "AuthorizationPolicy", pod, &pilot);
+        assert_eq!(
+            found[0].warnings(),
+            ["AuthorizationPolicy shop/kept is refused: it has no effect as written"]
+        );
     }
 
     #[test]
