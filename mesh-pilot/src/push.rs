@@ -22,7 +22,7 @@ pub mod stream;
 mod tests;
 
 pub use cache::{Cache, Encoded};
-pub use hub::{Admission, Hub, Observers, ProxyReport, StreamId};
+pub use hub::{Admission, Hub, Observers, ProxyReport, Refusal, StreamId};
 pub use node::{Node, NodeKind};
 pub use replicas::Standings;
 pub use resources::{Compiler, Message};

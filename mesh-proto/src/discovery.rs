@@ -8,7 +8,8 @@
 //!    `sidecar` or `router`), the names subscribed, and `initial_resource_versions` of everything the proxy holds. What it
 //!    holds at the version the pilot would send is not sent again.
 //! 2. The pilot takes the workload's labels and account from its own index, found by pod name and namespace, and refuses
-//!    the stream (PERMISSION_DENIED) unless the verified certificate has that pod's namespace and account.
+//!    the stream (PERMISSION_DENIED) unless the verified certificate has that pod's namespace and account, and a `router`'s
+//!    pod is a gateway (annotation `inject.istio.io/templates: gateway`).
 //! 3. Sent without being asked: `self/self`, `trust_bundle/*`, every visible `catalogue/<namespace>`; for gateways every
 //!    `listener/<port>` bound to them too, and the `secret/<namespace>/<name>` of their own namespace that these name. Everything that these imply (rule 4) as well.
 //! 4. **A subscription implies its dependents.** A subscription to `destination/H:P`, and a listener, imply

@@ -2,6 +2,7 @@
 //!
 //! One lock, held for the time of a look-up or of one response's making; nothing waits under it.
 
+mod admission;
 mod trust;
 
 use std::collections::{BTreeSet, HashMap};
@@ -16,6 +17,7 @@ use prost::Message as _;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+pub use self::admission::{Admission, Refusal};
 use super::cache::Cache;
 use super::node::{Node, NodeKind};
 use super::resources::Compiler;
@@ -30,24 +32,6 @@ const MAX_TROUBLE: usize = 1000;
 /// Names a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(u64);
-
-/// Whether a proxy may have a stream.
-#[derive(Debug)]
-pub enum Admission {
-    /// It may; [`Notify`] tells that [`Hub::next`] may have something, or that the stream was replaced.
-    Open(StreamId, Arc<Notify>),
-    /// Its pod is not known (yet).
-    UnknownPod,
-    /// Its certificate is not that of its pod.
-    Denied {
-        /// What the certificate says.
-        presented: SpiffeId,
-        /// What the pod's would say.
-        expected: SpiffeId,
-    },
-    /// It is revoked by name. A connection made before may still be open: a handshake would have been refused.
-    Tainted,
-}
 
 /// What became of a proxy's request.
 #[derive(Debug, Default)]
@@ -187,11 +171,11 @@ impl Hub {
         let mut inner = self.inner.lock();
         let key = (node.namespace.clone(), node.pod.clone());
         let Some(pod) = inner.snapshot.pods.get(&key).cloned() else { return Admission::UnknownPod };
-        if pod.identity != *identity {
-            return Admission::Denied { presented: identity.clone(), expected: pod.identity.clone() };
+        if let Err(refusal) = admission::check(&node, &pod, identity) {
+            return Admission::Refused(refusal);
         }
         if inner.tainted.contains(identity.as_str()) {
-            return Admission::Tainted;
+            return Admission::Refused(Refusal::Tainted(identity.clone()));
         }
         inner.next_id += 1;
         let id = StreamId(inner.next_id);
@@ -331,7 +315,8 @@ impl Slot {
 
 impl Inner {
     fn subject(&self, node: &Node, pod: Arc<Pod>) -> Subject {
-        let router = node.kind == NodeKind::Router;
+        // What makes it a gateway may also be taken from it under way.
+        let router = node.kind == NodeKind::Router && pod.gateway;
         let scoped = router || self.snapshot.config.label_scoped;
         let labels = if scoped { pod.labels.clone() } else { Default::default() };
         let viewer = Viewer { namespace: pod.namespace.clone(), router, labels: Arc::new(labels) };

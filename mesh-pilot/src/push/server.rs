@@ -132,15 +132,8 @@ impl Proxy {
             loop {
                 match self.hub.connect(node.clone(), identity) {
                     Admission::Open(id, wake) => return Ok((id, wake)),
-                    Admission::Denied { presented, expected } => {
-                        let why = format!(
-                            "peer is {presented}, expected {expected}, the identity of pod {}/{}",
-                            node.namespace, node.pod
-                        );
-                        return Err(Status::permission_denied(why));
-                    }
-                    Admission::Tainted => {
-                        return Err(Status::permission_denied(format!("{identity} is tainted")));
+                    Admission::Refused(refusal) => {
+                        return Err(Status::permission_denied(refusal.to_string()));
                     }
                     Admission::UnknownPod => {
                         published.changed().await.map_err(|_| Status::unavailable("shutting down"))?;

@@ -15,7 +15,7 @@ use mesh_proto::wire::mesh::v1::{self as wire, Rejected};
 use parking_lot::Mutex;
 use prost::Message as _;
 
-use super::hub::{Admission, Hub, StreamId};
+use super::hub::{Admission, Hub, Refusal, StreamId};
 use super::resources::{Compiler, Message};
 use super::stream::{Outgoing, Subject};
 use crate::snapshot::{Changes, Config, EndpointSet, EndpointView, Labels, MeshSettings, Pod, Snapshot};
@@ -34,6 +34,9 @@ impl Compiler for Fake {
             let set = snapshot.endpoints.get(&name.name().parse().unwrap())?;
             let text: Vec<_> = set.endpoints.iter().map(|e| format!("{} {}", e.address, e.ready)).collect();
             return Some(Message { bytes: text.join(",").into(), ..Message::default() });
+        }
+        if name.kind == Kind::Listener && !subject.viewer.router {
+            return None;
         }
         let text = self.0.lock().get(&name.to_string())?.clone();
         // A Secret's text is the namespace that may have it.
@@ -150,6 +153,14 @@ impl Mesh {
         let (name, set) = set(name, ready);
         Arc::make_mut(&mut self.snapshot.endpoints).insert(name.clone(), set);
         let changes = Changes { endpoints: [name].into(), ..Changes::default() };
+        self.hub.publish(Arc::new(self.snapshot.clone()), &changes);
+    }
+
+    fn mark_gateway(&mut self, i: u32, gateway: bool) {
+        let pod = Arc::new(Pod { gateway, ..(*pod(&format!("client-{i}"), i)).clone() });
+        let key = (pod.namespace.clone(), pod.name.clone());
+        Arc::make_mut(&mut self.snapshot.pods).insert(key.clone(), pod);
+        let changes = Changes { pods: BTreeSet::from([key]), ..Changes::default() };
         self.hub.publish(Arc::new(self.snapshot.clone()), &changes);
     }
 
@@ -427,6 +438,7 @@ fn deletions_and_things_that_come_to_exist() {
 fn gateways_get_their_listeners_and_all_that_these_name_unasked() {
     let mut mesh = Mesh::new(2);
     mesh.set("listener/80", "a:80 c:80");
+    mesh.mark_gateway(0, true);
     mesh.configure();
     let mut gateway = Proxy::new(&mesh, mesh.open("router", 0), &[]);
     gateway.start();
@@ -436,6 +448,29 @@ fn gateways_get_their_listeners_and_all_that_these_name_unasked() {
     }
     let mut sidecar = mesh.proxy(1, &[]);
     assert_eq!(sidecar.settle().0, ["self/self", "catalogue/default"]);
+}
+
+/// A sidecar that calls itself a gateway would be given the private keys of the gateways in its namespace.
+#[test]
+fn only_the_pod_of_a_gateway_is_served_as_one() {
+    let mut mesh = Mesh::new(1);
+    mesh.set("listener/80", "a:80");
+    mesh.configure();
+    let id = SpiffeId::new(&trust_domain(), "default", "app").unwrap();
+    let node = || "router~127.5.0.1~client-0.default~default.svc.cluster.local".parse().unwrap();
+    let refused = mesh.hub.connect(node(), &id);
+    let Admission::Refused(refusal @ Refusal::NoGateway(_)) = refused else { panic!("{refused:?}") };
+    assert!(refusal.to_string().contains("default/client-0 is no gateway"), "{refusal}");
+    mesh.mark_gateway(0, true);
+    let stream = {
+        let mut gateway = Proxy::new(&mesh, mesh.open("router", 0), &[]);
+        gateway.start();
+        assert!(gateway.settle().0.contains(&"listener/80".to_owned()));
+        gateway.id
+    };
+    mesh.mark_gateway(0, false);
+    let mut gateway = Proxy::new(&mesh, stream, &[]);
+    assert_eq!(gateway.settle().1, ["listener/80"], "what it was given as a gateway is taken back");
 }
 
 #[test]
@@ -459,7 +494,10 @@ fn only_the_certificate_of_the_pod_opens_its_stream() {
     let node =
         |pod: &str| format!("sidecar~127.5.0.1~{pod}.default~default.svc.cluster.local").parse().unwrap();
     let other = SpiffeId::new(&trust_domain(), "default", "other").unwrap();
-    assert!(matches!(mesh.hub.connect(node("client-0"), &other), Admission::Denied { .. }));
+    assert!(matches!(
+        mesh.hub.connect(node("client-0"), &other),
+        Admission::Refused(Refusal::Identity { .. })
+    ));
     assert!(matches!(mesh.hub.connect(node("nobody"), &other), Admission::UnknownPod));
     let first = mesh.open("sidecar", 0);
     let second = mesh.open("sidecar", 0);
@@ -477,8 +515,10 @@ fn c1_a_secret_that_is_known_already_is_still_not_everybodys() {
         name: Arc::from("edge"),
         uid: Arc::from("uid-edge"),
         identity: stranger.clone(),
+        gateway: true,
         ..(*pod("edge", 7)).clone()
     };
+    mesh.mark_gateway(0, true);
     let key = (other.namespace.clone(), other.name.clone());
     Arc::make_mut(&mut mesh.snapshot.pods).insert(key, Arc::new(other));
     mesh.set("secret/default/c", "default");
@@ -552,7 +592,10 @@ fn a_tainted_identity_loses_its_stream_and_a_bundle_that_is_gone_is_taken_back()
     assert!(proxy.settle().0.contains(&"trust_bundle/b.test".to_owned()));
     mesh.hub.set_trust(vec![bundle(&[identity.as_str()])]);
     assert!(!mesh.hub.is_open(one), "its identity is refused");
-    assert!(matches!(mesh.hub.connect(node(), &identity), Admission::Tainted), "nor opens another");
+    assert!(
+        matches!(mesh.hub.connect(node(), &identity), Admission::Refused(Refusal::Tainted(_))),
+        "nor opens another"
+    );
     let (changed, removed) = proxy.settle();
     assert_eq!(
         (changed, removed),
