@@ -146,8 +146,25 @@ fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Valu
     Ok(())
 }
 
+/// The text of a setting that has one field: what narrows must not be its default because of a slip.
+fn only<'a>(value: &'a Value, field: &str) -> Result<Option<&'a str>, String> {
+    let fields = match value {
+        Value::Null => return Ok(None),
+        Value::Object(fields) => fields,
+        other => return Err(format!("{other} is no map (expected {{{field}: ...}})")),
+    };
+    if let Some(other) = fields.keys().find(|name| *name != field) {
+        return Err(format!("{other:?} is no field of it (expected {field})"));
+    }
+    match fields.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(format!("{field} {other} is no text")),
+    }
+}
+
 fn outbound(value: &Value) -> Result<Outbound, String> {
-    match value.get("mode").and_then(Value::as_str) {
+    match only(value, "mode")? {
         None | Some("ALLOW_ANY") => Ok(Outbound::AllowAny),
         Some("REGISTRY_ONLY") => Ok(Outbound::RegistryOnly),
         Some(other) => Err(format!("mode {other} is none (expected ALLOW_ANY or REGISTRY_ONLY)")),
@@ -155,7 +172,7 @@ fn outbound(value: &Value) -> Result<Outbound, String> {
 }
 
 fn path_normalization(value: &Value) -> Result<PathNormalization, String> {
-    match value.get("normalization").and_then(Value::as_str) {
+    match only(value, "normalization")? {
         None | Some("DEFAULT" | "BASE") => Ok(PathNormalization::PathBase),
         Some("NONE") => Ok(PathNormalization::PathNone),
         Some("MERGE_SLASHES") => Ok(PathNormalization::PathMergeSlashes),
@@ -305,13 +322,27 @@ mod tests {
         assert_eq!(config.options, options);
         let paths: Vec<_> = told.iter().map(|told| told.path.as_str()).collect();
         assert_eq!(paths, ["defaultConfig.tracing", "accessLogEncoding"]);
-        assert_eq!(parse("").unwrap(), (MeshConfig::default(), Vec::new()));
+        for nothing in [
+            "",
+            "outboundTrafficPolicy:\n",
+            "outboundTrafficPolicy: {}",
+            "pathNormalization: {normalization: }",
+        ] {
+            assert_eq!(parse(nothing).unwrap(), (MeshConfig::default(), Vec::new()), "{nothing}");
+        }
     }
 
     #[test]
     fn what_is_none_is_refused_as_a_whole() {
         for (text, path) in [
             ("outboundTrafficPolicy: {mode: ALL}", "outboundTrafficPolicy"),
+            ("outboundTrafficPolicy: REGISTRY_ONLY", "outboundTrafficPolicy"),
+            ("outboundTrafficPolicy: {Mode: REGISTRY_ONLY}", "outboundTrafficPolicy"),
+            ("outboundTrafficPolicy: {mode: [REGISTRY_ONLY]}", "outboundTrafficPolicy"),
+            ("outboundTrafficPolicy: [{mode: REGISTRY_ONLY}]", "outboundTrafficPolicy"),
+            ("pathNormalization: DECODE_AND_MERGE_SLASHES", "pathNormalization"),
+            ("pathNormalization: {normalisation: MERGE_SLASHES}", "pathNormalization"),
+            ("pathNormalization: {normalization: 3}", "pathNormalization"),
             ("protocolDetectionTimeout: soon", "protocolDetectionTimeout"),
             ("trustDomain: [a]", "trustDomain"),
             ("connectTimeout: 0s", "connectTimeout"),
