@@ -22,6 +22,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::admin::{Admin, Audience};
 use crate::config::Config;
@@ -36,6 +37,8 @@ use crate::trust::{SETTLED, Trust};
 
 /// Events that a watcher may lag behind before it misses some.
 const EVENTS: usize = 1024;
+/// How long proxies wait for the first answers of issuers when the first listing is done.
+const FIRST_KEYS: Duration = Duration::from_secs(5);
 /// Batches of events that may wait for the index.
 pub(crate) const FINDS: usize = 16;
 /// Seconds that a change takes to be in force at a proxy.
@@ -270,6 +273,14 @@ async fn upkeep(metrics: PrometheusHandle) {
     }
 }
 
+/// Never, if there is no time.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// From events to what is pushed.
 struct Stages {
     index: Index,
@@ -282,12 +293,27 @@ struct Stages {
 
 impl Stages {
     async fn run(mut self, mut finds: mpsc::Receiver<Vec<Event>>) {
-        while let Some(mut found) = finds.recv().await {
+        // Since the first listing is done, while the first answers of issuers are not.
+        let mut give_up: Option<Instant> = None;
+        loop {
+            let mut found = tokio::select! {
+                found = finds.recv() => match found {
+                    Some(found) => found,
+                    None => return,
+                },
+                () = until(give_up) => {
+                    tracing::warn!("not all issuers of tokens have answered yet; proxies are served without their keys");
+                    self.index.stop_waiting();
+                    Vec::new()
+                }
+            };
             // What has come meanwhile goes into the same snapshot.
             while let Ok(more) = finds.try_recv() {
                 found.extend(more);
             }
             self.step(found);
+            let waits = self.index.waits_for_keys();
+            give_up = waits.then(|| give_up.unwrap_or_else(|| Instant::now() + FIRST_KEYS));
         }
     }
 

@@ -64,9 +64,11 @@ pub struct Index {
     published_pods: Arc<BTreeMap<PodKey, Arc<Pod>>>,
     config: Arc<Config>,
     options: MeshOptions,
-    /// The first listing is done, and each issuer's keys have been asked for once: proxies are not told of keys that are not
-    /// there because nobody has asked yet.
+    /// The first listing is done, and each issuer's keys have been asked for once, or nobody waits for that any longer:
+    /// proxies are not told of keys that are not there because nobody has asked yet.
     ready: bool,
+    /// See [`Self::stop_waiting`].
+    waited: bool,
     /// What is known of issuers' keys.
     keys: Arc<BTreeMap<KeySource, Keys>>,
     loaded: bool,
@@ -97,6 +99,7 @@ impl Index {
             published_pods: Arc::default(),
             options: MeshOptions::default(),
             ready: false,
+            waited: false,
             keys: Arc::default(),
             loaded: false,
             slices: None,
@@ -177,7 +180,7 @@ impl Index {
         }
         let asked =
             || crate::compile::key_sources(&self.config).keys().all(|source| self.keys.contains_key(source));
-        self.ready = self.ready || self.loaded && asked();
+        self.ready = self.ready || self.loaded && (self.waited || asked());
         let snapshot = Snapshot {
             config: self.config.clone(),
             endpoints: self.endpoints.clone(),
@@ -186,6 +189,18 @@ impl Index {
             loaded: self.ready,
         };
         (Arc::new(snapshot), changes)
+    }
+
+    /// The first listing is done, and what proxies wait for is the first answers of issuers.
+    #[must_use]
+    pub fn waits_for_keys(&self) -> bool {
+        self.loaded && !self.ready
+    }
+
+    /// Issuers had long enough to answer for the first time: no author of rules keeps all proxies from being served. From the
+    /// next snapshot on.
+    pub fn stop_waiting(&mut self) {
+        self.waited = true;
     }
 
     /// What happened since the last call, for people.

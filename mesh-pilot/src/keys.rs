@@ -172,8 +172,8 @@ where
                     }
                     REFRESH
                 }
-                // Not short: that is all that can be said yet. Only who waits for the first answer is told.
-                Err(FetchError::Late(..)) if within < timeout && good.is_some() => continue,
+                // Not short: that is all that can be said yet, and no answer.
+                Err(FetchError::Late(..)) if within < timeout => continue,
                 Err(error) => {
                     let had = good.is_some();
                     good = good.filter(|(_, since)| since.elapsed() < KEEP);
@@ -185,9 +185,6 @@ where
                         return;
                     }
                     let late = matches!(error, FetchError::Late(..));
-                    if late && within < timeout {
-                        continue;
-                    }
                     let wait = retry;
                     retry = (retry * 2).min(if late { RETRY_LATE } else { RETRY_MOST });
                     wait

@@ -24,6 +24,7 @@ use tonic::Streaming;
 use super::*;
 
 mod replicas;
+mod waiting;
 
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(20);

@@ -13,6 +13,7 @@ use mesh_proto::runtime::crypto;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
 use super::KeySource;
@@ -20,6 +21,10 @@ use super::lanes::Slot;
 
 /// The largest answer.
 const MAX_BODY: usize = 1 << 20;
+/// Lookups at the same time, of all namespaces: each has a thread until it ends, and the runtime has 512 of them, for
+/// others too (the webhook's work).
+const MAX_LOOKUPS: usize = 256;
+static LOOKUPS: Semaphore = Semaphore::const_new(MAX_LOOKUPS);
 
 /// Whom a fetch may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +41,7 @@ pub enum FetchError {
     /// Not a URI that can be fetched.
     #[error("{0:?} is no http or https URI")]
     Uri(String),
-    /// The name has no address that may be asked.
+    /// The name has no address, or none that may be asked.
     #[error("{host} has no address that may be asked ({why})")]
     Address {
         /// The name.
@@ -44,7 +49,15 @@ pub enum FetchError {
         /// What it has.
         why: String,
     },
-    /// The connection or the exchange failed.
+    /// No address of the name takes a connection.
+    #[error("{host} cannot be connected to ({why})")]
+    Connect {
+        /// The name.
+        host: String,
+        /// What the last one tried says.
+        why: String,
+    },
+    /// The exchange failed.
     #[error("{uri}: {why}")]
     Exchange {
         /// What was asked for.
@@ -153,7 +166,7 @@ async fn get(text: &str, reach: Reach, slot: &Slot) -> Result<Bytes, FetchError>
 async fn connect(host: &str, port: u16, reach: Reach, slot: &Slot) -> Result<TcpStream, FetchError> {
     let failed = |why: String| FetchError::Address { host: host.to_owned(), why };
     let bare = host.trim_matches(['[', ']']).to_owned();
-    let held = slot.clone();
+    let held = (slot.clone(), LOOKUPS.acquire().await.expect("never closed"));
     // A lookup has a thread of the machine until it ends, whoever still waits for it.
     let lookup = tokio::spawn(async move {
         let found = tokio::net::lookup_host((bare, port)).await.map(Iterator::collect::<Vec<_>>);
@@ -162,14 +175,18 @@ async fn connect(host: &str, port: u16, reach: Reach, slot: &Slot) -> Result<Tcp
     });
     let found = lookup.await.map_err(|error| failed(error.to_string()))?;
     let found = found.map_err(|error| failed(error.to_string()))?;
-    let mut why = format!("{:?}", found.iter().map(SocketAddr::ip).collect::<Vec<_>>());
+    let has = format!("{:?}", found.iter().map(SocketAddr::ip).collect::<Vec<_>>());
+    let mut why = None;
     for address in found.into_iter().filter(|address| may_ask(address.ip(), reach)) {
         match TcpStream::connect(address).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => why = format!("{address}: {error}"),
+            Err(error) => why = Some(format!("{address}: {error}")),
         }
     }
-    Err(failed(why))
+    Err(match why {
+        Some(why) => FetchError::Connect { host: host.to_owned(), why },
+        None => failed(has),
+    })
 }
 
 /// Whether an address may be asked at all: none that only this machine has, and none at which clouds tell machines their

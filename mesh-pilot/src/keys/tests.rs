@@ -164,6 +164,16 @@ async fn a_source_that_fails_keeps_its_keys_and_holds_up_nobody() {
         .unwrap();
 }
 
+#[tokio::test]
+async fn nobody_there_is_another_thing_than_an_address_that_may_not_be_asked() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    drop(listener);
+    let error = fetch(&KeySource::Uri(format!("http://{at}/keys")), Reach::Loopback).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("127.0.0.1 cannot be connected to ({at}: ")), "{text}");
+}
+
 /// A listener that takes connections and says nothing: the fetch ends when its rule says so.
 #[tokio::test]
 async fn a_fetch_takes_no_longer_than_it_may() {
@@ -258,6 +268,26 @@ async fn issuers_that_hang_hold_up_nobody() {
     mesh.want.send_modify(|wanted| drop(wanted.insert(slow.clone(), wanted_by(&["bad", "other"]))));
     mesh.pass(Duration::from_secs(1)).await;
     assert_eq!(tries(&mesh), 2);
+}
+
+/// The first look is no answer: proxies that wait for the first one would be told that there are no keys.
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_is_not_short_is_told_of_when_it_has_had_its_time() {
+    let (_want, wanted) =
+        watch::channel(Wanted::from([(KeySource::Uri("http://slow".into()), wanted_by(&["a"]))]));
+    let (found, mut events) = mpsc::channel(16);
+    let fetch = |source: KeySource, turn: Turn| async move {
+        let takes = Duration::from_secs(1);
+        tokio::time::sleep(takes.min(turn.within)).await;
+        if turn.within < takes {
+            return Err(FetchError::Late(source.to_string(), turn.within));
+        }
+        Ok(Bytes::from_static(JWKS.as_bytes()))
+    };
+    tokio::spawn(keep_by(wanted, found, fetch));
+    let first = events.recv().await.unwrap();
+    let [Event::Keys { keys, .. }] = &first[..] else { panic!("{first:?}") };
+    assert_eq!(*keys, Keys { good: Some(JWKS.into()), ..Keys::default() });
 }
 
 /// What hangs is asked again ever less often, and each time for as long as its rule says, but for the first look.
