@@ -129,13 +129,7 @@ fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Valu
             name,
             "is not in force: mTLS between sidecars stays automatic; use a DestinationRule with tls.mode DISABLE",
         ),
-        "defaultConfig" => {
-            let fields = value.as_object().ok_or("is no map of fields")?;
-            let (_, without_effect) = proxy_config::read(fields)?;
-            for inner in without_effect {
-                tell(&format!("{name}.{inner}"), "has no effect here, or is no field of ProxyConfig");
-            }
-        }
+        "defaultConfig" => told.extend(default_config(name, value)),
         // What other parts of the control plane read, and what is as Istio's default has it.
         "ingressControllerMode" if value == "OFF" => {}
         "enablePrometheusMerge" | "defaultProviders" | "dnsRefreshRate" => {
@@ -144,6 +138,23 @@ fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Valu
         _ => tell(name, "has no effect here, or is no field of MeshConfig"),
     }
     Ok(())
+}
+
+/// What is told of a ProxyConfig. It is for pods that are yet to be made, and the injector refuses them where it is none: what
+/// else is said here does not wait for it.
+fn default_config(name: &str, value: &Value) -> Vec<Told> {
+    let fields = value.as_object().ok_or_else(|| "is no map of fields".to_owned());
+    match fields.and_then(proxy_config::read) {
+        Ok((_, without_effect)) => {
+            let told = |inner| Told {
+                path: format!("{name}.{inner}"),
+                message: "has no effect here, or is no field of ProxyConfig".to_owned(),
+                is_error: false,
+            };
+            without_effect.into_iter().map(told).collect()
+        }
+        Err(message) => vec![Told { path: name.to_owned(), message, is_error: true }],
+    }
 }
 
 /// The text of a setting that has one field: what narrows must not be its default because of a slip.
@@ -358,14 +369,25 @@ mod tests {
             ("tlsDefaults: TLSV1_3", "tlsDefaults"),
             ("trustDomainAliases: [A B]", "trustDomainAliases"),
             ("caCertificates: [{pem: none}]", "caCertificates"),
-            ("defaultConfig: {concurrency: many}", "defaultConfig"),
-            ("defaultConfig: {terminationDrainDuration: '5'}", "defaultConfig"),
-            ("defaultConfig: {proxyMetadata: {A: true}}", "defaultConfig"),
             ("- a", ""),
             ("a: [", ""),
         ] {
             let told = parse(text).unwrap_err();
             assert_eq!((told.path.as_str(), told.is_error), (path, true), "{text}");
+        }
+    }
+
+    /// It is the injector's: it refuses pods, and the rest of the file is in force.
+    #[test]
+    fn a_bad_default_of_proxies_is_told_and_refuses_nothing_else() {
+        for bad in
+            ["{concurrency: many}", "{terminationDrainDuration: '5'}", "{proxyMetadata: {A: true}}", "many"]
+        {
+            let text = format!("defaultConfig: {bad}\noutboundTrafficPolicy: {{mode: REGISTRY_ONLY}}\n");
+            let (config, told) = parse(&text).unwrap();
+            assert_eq!(config.options.outbound, Outbound::RegistryOnly);
+            let [told] = &told[..] else { panic!("{told:?}") };
+            assert_eq!((told.path.as_str(), told.is_error), ("defaultConfig", true), "{bad}");
         }
     }
 

@@ -53,6 +53,9 @@ pub enum Outcome {
     Refused(String),
 }
 
+/// Why nothing is done for what is asked about.
+const NO_POD: &str = "not the creation of a pod";
+
 /// An answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -79,6 +82,11 @@ fn request(body: &[u8]) -> Result<Request, String> {
 }
 
 impl Request {
+    fn creates_a_pod(&self) -> bool {
+        let is_pod = self.kind.kind == "Pod" && self.kind.group.is_empty() && self.sub_resource.is_empty();
+        is_pod && self.operation == "CREATE"
+    }
+
     fn subject(&self) -> String {
         let text = |name: &str| self.object["metadata"][name].as_str().unwrap_or_default();
         let name = if text("name").is_empty() { text("generateName") } else { text("name") };
@@ -98,16 +106,28 @@ impl Request {
     }
 }
 
+/// Refuses a pod: nobody knows which sidecar it should have, or whether any. A pod without the one that somebody asked for, or
+/// with another, is worse.
+///
+/// # Errors
+/// When `body` is no AdmissionReview.
+pub fn no_injection(body: &[u8], why: &str) -> Result<Answer, String> {
+    let request = request(body)?;
+    if !request.creates_a_pod() {
+        return Ok(request.answer(json!({"allowed": true}), Outcome::Skipped(NO_POD)));
+    }
+    let told = "no sidecar can be injected: the injector's settings cannot be used; mend the values of the control plane's chart";
+    Ok(request.refuse(format!("{told}: {why}")))
+}
+
 /// Gives a pod its sidecar. `token`: a fresh secret for it.
 ///
 /// # Errors
 /// When `body` is no AdmissionReview.
 pub fn injection(body: &[u8], settings: &Settings, token: &str) -> Result<Answer, String> {
     let request = request(body)?;
-    let is_pod =
-        request.kind.kind == "Pod" && request.kind.group.is_empty() && request.sub_resource.is_empty();
-    if !is_pod || request.operation != "CREATE" {
-        return Ok(request.answer(json!({"allowed": true}), Outcome::Skipped("not the creation of a pod")));
+    if !request.creates_a_pod() {
+        return Ok(request.answer(json!({"allowed": true}), Outcome::Skipped(NO_POD)));
     }
     // Whose labels match is the selectors' affair, which the API server applies.
     if let Decision::Skip(why) = decide(&request.object, &request.namespace, None, settings) {

@@ -53,12 +53,18 @@ impl Webhook {
     /// Serves until the drain starts.
     ///
     /// # Errors
-    /// When the address is in use, or the settings that it starts with cannot be read: pods without their sidecars, or with
-    /// other ones than somebody asked for, are worse than a pilot that says why it does not start.
+    /// When the address is in use. Settings that cannot be read keep pods from being made, and nothing else: what runs already
+    /// needs its pilot.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let listener = TcpListener::bind(self.listen).await;
         let listener = listener.with_context(|| format!("webhook at {}", self.listen))?;
-        let settings = self.read().map_err(anyhow::Error::msg)?;
+        let settings = self.read();
+        if let Err(why) = &settings {
+            tracing::error!(
+                why,
+                "the injector's settings cannot be used; pods that are to have a sidecar are refused"
+            );
+        }
         let current: Current = Arc::new(ArcSwap::from_pointee(settings));
         let Some(identity) = self.identity.wait_for(Option::is_some).await.ok().and_then(|i| i.clone())
         else {
@@ -95,12 +101,16 @@ impl Webhook {
         loop {
             tokio::time::sleep(LOOK).await;
             match self.read() {
-                Ok(settings) if settings != **current.load() => {
-                    tracing::info!("the injector's settings have changed");
-                    current.store(Arc::new(settings));
+                Ok(settings) => {
+                    let settings = Ok(settings);
+                    if settings != **current.load() {
+                        tracing::info!("the injector's settings have changed");
+                        current.store(Arc::new(settings));
+                    }
                     told.clear();
                 }
-                Ok(_) => told.clear(),
+                // None were good yet: the newest reason is the one to be told.
+                Err(why) if current.load().is_err() => current.store(Arc::new(Err(why))),
                 Err(why) if why != told => {
                     tracing::error!(
                         why,

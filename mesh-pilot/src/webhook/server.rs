@@ -52,8 +52,11 @@ pub mod counters {
     pub const REFUSED: &str = "galley_validation_failed";
 }
 
+/// What the injector's files say, or why there is nothing to go by.
+pub type Loaded = Result<Settings, String>;
+
 /// The settings in force; replaced as a whole.
-pub type Current = Arc<ArcSwap<Settings>>;
+pub type Current = Arc<ArcSwap<Loaded>>;
 
 /// Serves until the drain starts.
 pub async fn serve(
@@ -122,7 +125,7 @@ enum Page {
     Validate,
 }
 
-async fn answer(request: Request<Incoming>, settings: &Arc<Settings>) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, settings: &Arc<Loaded>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     let page = match path {
         "/inject" => Page::Inject,
@@ -152,7 +155,10 @@ async fn answer(request: Request<Incoming>, settings: &Arc<Settings>) -> Respons
     let settings = settings.clone();
     // Large objects take milliseconds, which discovery need not wait for.
     let judged = tokio::task::spawn_blocking(move || match page {
-        Page::Inject => count_injection(review::injection(&body, &settings, &token())),
+        Page::Inject => count_injection(match &*settings {
+            Ok(settings) => review::injection(&body, settings, &token()),
+            Err(why) => review::no_injection(&body, why),
+        }),
         Page::Validate => count_validation(review::validation(&body)),
     });
     match judged.await {

@@ -32,7 +32,7 @@ async fn fixture() -> Fixture {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let settings = Settings::read(&json!({}), &json!({}), ControlPlane::default()).unwrap();
-    let settings = Arc::new(ArcSwap::from_pointee(settings));
+    let settings = Arc::new(ArcSwap::from_pointee(Ok(settings)));
     let (drain, watch) = drain::channel();
     let task = tokio::spawn(server::serve(listener, tls, settings.clone(), watch));
     Fixture { at, ca, drain, settings, task }
@@ -92,12 +92,36 @@ async fn pods_get_a_patch() {
     // New settings are in force for the next pod.
     let values = json!({"sidecarInjectorWebhook": {"neverInjectSelector": [{"matchLabels": {"x": "y"}}]}});
     let other = Settings::read(&values, &json!({}), ControlPlane::default()).unwrap();
-    fixture.settings.store(Arc::new(other));
+    fixture.settings.store(Arc::new(Ok(other)));
     let mut never = pod();
     never["metadata"]["labels"] = json!({"x": "y"});
     let (_, body) = fixture.post("/inject", &review("Pod", &never)).await;
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(body["response"], json!({"allowed": true, "uid": "u7"}));
+}
+
+/// A slip in the chart's values keeps pods from being made without their sidecars; the pilot goes on, and so does all else
+/// that the webhook judges.
+#[tokio::test]
+async fn settings_that_cannot_be_used_refuse_pods_and_nothing_else() {
+    let fixture = fixture().await;
+    let values = json!({"global": {"proxy": {"includeIPRanges": "10.0.0.1"}}});
+    let bad = Settings::read(&values, &json!({}), ControlPlane::default());
+    assert!(bad.is_err());
+    fixture.settings.store(Arc::new(bad));
+    let ask = async |path: &str, kind: &str, object: &Value| {
+        let (status, body) = fixture.post(path, &review(kind, object)).await;
+        assert_eq!(status, 200);
+        serde_json::from_str::<Value>(&body).unwrap()["response"].clone()
+    };
+    let refused = ask("/inject", "Pod", &pod()).await;
+    assert_eq!(refused["allowed"], false);
+    let why = refused["status"]["message"].as_str().unwrap();
+    assert!(why.contains("global.proxy.includeIPRanges: \"10.0.0.1\" is not"), "{why}");
+    assert_eq!(ask("/inject", "Node", &pod()).await["allowed"], true);
+    let rule = json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+        "metadata": {"name": "d", "namespace": "shop"}, "spec": {"host": "a"}});
+    assert_eq!(ask("/validate", "DestinationRule", &rule).await["allowed"], true);
 }
 
 #[tokio::test]
