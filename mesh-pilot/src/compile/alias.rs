@@ -35,3 +35,19 @@ pub(super) fn target<'a>(config: &'a Config, namespace: &str, host: &str) -> Opt
     }
     None
 }
+
+/// The names one after the other, if there are too many of them, which a ring has always.
+pub(super) fn ring(config: &Config, host: &str) -> Option<String> {
+    let mut way = vec![host];
+    while way.len() <= MAX_HOPS + 1 {
+        let at = *way.last()?;
+        if config.services.contains_key(at) {
+            return None;
+        }
+        way.push(&config.aliases.get(at)?.spec.target);
+        if way[..way.len() - 1].contains(way.last()?) {
+            return Some(way.join(" is "));
+        }
+    }
+    Some(format!("{} is ..., more than {MAX_HOPS} names", way[..3].join(" is ")))
+}

@@ -7,6 +7,7 @@ use mesh_proto::crd::check::{Serving, unserved};
 use mesh_proto::crd::virtual_service::Destination;
 use mesh_proto::crd::{Kind, Targets};
 
+use super::alias;
 use super::host::{at, full, names};
 use super::listener::{Gateway, Served, bound, class_of, dns_names, meeting_hosts, name_of, servers_of};
 use super::policy::{self, Policy, selects_some};
@@ -48,14 +49,19 @@ pub fn notes(config: &Config) -> Vec<Note> {
     notes.0
 }
 
-/// Names of the outside, where outside is closed.
+/// Names for other names that lead nowhere.
 fn aliases(config: &Config, notes: &mut Notes) {
-    if config.options.outbound != Outbound::RegistryOnly {
-        return;
-    }
+    let known = |host: &str| config.services.contains_key(host) || config.aliases.contains_key(host);
     for alias in config.aliases.values() {
         let target = &alias.spec.target;
-        if !config.services.contains_key(target) && !config.aliases.contains_key(target) {
+        let meant = format!("{target}.svc.{}", config.mesh.cluster_domain);
+        if let Some(ring) = alias::ring(config, &alias.spec.host) {
+            notes.add(alias, format!("it leads nowhere, no request for it has an answer: {ring}"));
+        } else if !known(target) && known(&meant) {
+            let text =
+                format!("{target} is no whole name, and a name of the outside: {meant} is the Service's");
+            notes.add(alias, text);
+        } else if !known(target) && config.options.outbound == Outbound::RegistryOnly {
             let text = format!(
                 "{target} is nobody's in the mesh, and outside is closed (REGISTRY_ONLY): a ServiceEntry opens it"
             );

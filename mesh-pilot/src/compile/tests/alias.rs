@@ -91,7 +91,8 @@ fn aliases_of_aliases_rings_and_names_of_the_outside() {
     }
     let partner = mesh.destination(&viewer("default"), "partner", 443).unwrap();
     assert_eq!(partner.tcp[0].backends[0].cluster.as_ref().unwrap().host, "api.example.com");
-    assert!(mesh.told().is_empty(), "{:?}", mesh.told());
+    let told = mesh.told();
+    assert_eq!(told.len(), 2, "only of the ring: {told:?}");
     let closed = MeshOptions { outbound: Outbound::RegistryOnly, ..MeshOptions::default() };
     let told = Mesh::with_options(closed, &alias("out", "db.example.com")).told();
     assert!(told[0].starts_with("out: db.example.com") && told[0].contains("ServiceEntry"), "{told:?}");
@@ -107,4 +108,31 @@ fn only_who_may_see_both_sees_it() {
     assert!(mesh.destination(&viewer("money"), "own", 9080).is_none());
     assert!(mesh.destination(&viewer("default"), "safe", 80).is_none());
     assert!(mesh.destination(&viewer("money"), "safe", 80).is_some());
+}
+
+#[test]
+fn names_that_lead_nowhere_are_told() {
+    let of = |name: &str| format!("{name}.default.svc.cluster.local");
+    let shop = [
+        alias("self", &of("self")),
+        alias("one", &of("two")),
+        alias("two", &of("one")),
+        alias("short", "reviews.default"),
+        alias("good", REVIEWS),
+        alias("outside", "example.com"),
+    ];
+    let told = Mesh::with(&shop.concat()).told().join("\n");
+    for (name, text) in [
+        ("self", format!("it leads nowhere, no request for it has an answer: {0} is {0}", of("self"))),
+        ("one", format!("{} is {} is {}", of("one"), of("two"), of("one"))),
+        (
+            "short",
+            format!(
+                "reviews.default is no whole name, and a name of the outside: {REVIEWS} is the Service's"
+            ),
+        ),
+    ] {
+        assert!(told.contains(&text), "{name}: {told}");
+    }
+    assert!(!told.contains("good") && !told.contains("example.com"), "{told}");
 }
