@@ -872,4 +872,18 @@ fn c9_all_regexes_of_a_resource_have_one_bound() {
     assert!(why.contains("too large together") && why.contains("at most 16 MiB"), "{why}");
     let first: usize = path.trim_start_matches("spec.http[").trim_end_matches(']').parse().unwrap();
     assert!((100..300).contains(&first), "{path}");
+    assert_eq!(told(500, |index| format!("/shop/item{index}/([a-zA-Z0-9_-]{{8,36}})/.*")), [""; 0]);
+    // Small programs of what takes long to put together: classes of Unicode, one hundreds of times.
+    assert_eq!(told(100, |index| format!("/[\\p{{L}}\\p{{N}}]+/{index}")), [""; 0]);
+    let classes: [fn(usize) -> String; 3] = [
+        |index| format!("(?i)[{}]{index}", "\\pL".repeat(330)),
+        |index| format!("(?i)\\pL[{}]{index}", "[^a]".repeat(200)),
+        |index| format!("(?iu)[{}]{index}", "[^a]".repeat(200)),
+    ];
+    for pattern in classes {
+        let refused = told(200, pattern);
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        let (path, _) = refused[0].split_once(".match").unwrap();
+        assert!(["spec.http[3]", "spec.http[4]", "spec.http[5]"].contains(&path), "{path}");
+    }
 }

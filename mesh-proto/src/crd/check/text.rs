@@ -13,9 +13,12 @@ use super::super::values::StringMatch;
 /// The longest pattern.
 const MAX_PATTERN: usize = 1024;
 /// How large a compiled program may be, in bytes: the first that is enough counts.
-const SIZES: [usize; 3] = [4 << 10, 64 << 10, 1 << 20];
-/// What all of a resource may take together: some 4,000 plain ones, or 14 of the largest.
+const SIZES: [usize; 4] = [4 << 10, 16 << 10, 64 << 10, 1 << 20];
+/// What all of a resource may take together: some 4,000 plain ones, or 15 of the largest.
 const MAX_TOGETHER: usize = 16 << 20;
+/// What each class costs where there may be classes of Unicode: however small the program is that comes of it, to put the
+/// class together (thousands of ranges, all of their other cases) takes as long as to compile a program of that size.
+const CLASS: usize = 16 << 10;
 
 /// Checks the matches of one resource.
 pub(super) struct Texts {
@@ -56,18 +59,22 @@ impl Texts {
         }
     }
 
+    fn spend(&mut self, size: usize) -> Result<(), Refused> {
+        self.left = self.left.saturating_sub(size);
+        if self.left == 0 { Err(Refused::TooMuch) } else { Ok(()) }
+    }
+
     /// Whatever comes of it, what was tried is spent.
     fn expression(&mut self, text: &str) -> Result<(), Refused> {
         if text.len() > MAX_PATTERN {
             let reason = format!("{} bytes, at most {MAX_PATTERN} are allowed", text.len());
             return Err(Refused::Bad(reason));
         }
-        let mut tried = Ok(());
+        self.spend(unicode_classes(text) * CLASS)?;
+        let (mut tried, mut spent) = (Ok(()), 0);
         for size in SIZES {
-            self.left = self.left.saturating_sub(size);
-            if self.left == 0 {
-                return Err(Refused::TooMuch);
-            }
+            self.spend(size - spent)?;
+            spent = size;
             tried = compile(text, size);
             if !matches!(tried, Err(Error::CompiledTooBig(_))) {
                 break;
@@ -78,6 +85,21 @@ impl Texts {
             Refused::Bad(text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned())
         })
     }
+}
+
+/// How many classes there are to be put together in the mode of Unicode; 0: nothing turns it on. More than there are where
+/// something only looks like one.
+fn unicode_classes(text: &str) -> usize {
+    let flags = |rest: &str| rest.chars().take_while(|c| "imsUuRx-".contains(*c)).any(|c| c == 'u');
+    let named = text.matches("\\p").count() + text.matches("\\P").count();
+    if named == 0 && !text.split('?').skip(1).any(flags) {
+        return 0;
+    }
+    named
+        + ["[", "\\w", "\\W", "\\d", "\\D", "\\s", "\\S"]
+            .iter()
+            .map(|class| text.matches(class).count())
+            .sum::<usize>()
 }
 
 fn compile(text: &str, size: usize) -> Result<(), Error> {
