@@ -250,6 +250,12 @@ pub fn is_label_value(text: &str) -> bool {
     bytes.len() <= 63 && bytes.iter().all(|b| inside(*b)) && edge(bytes.first()) && edge(bytes.last())
 }
 
+/// Whether a pair of a selector leaves open whom its author meant: without a name, or with wildcards, which there are not.
+/// Any other one that no object can have selects nobody.
+pub(super) fn leaves_open(name: &str, value: &str) -> bool {
+    name.is_empty() || name.contains('*') || value.contains('*')
+}
+
 /// Whether `labels` has every pair of `wanted`.
 #[must_use]
 pub fn holds_all(wanted: &Labels, labels: &Labels) -> bool {

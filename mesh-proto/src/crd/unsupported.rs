@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::meta::{Kind, Labels, is_label_name, is_label_value};
+use super::meta::{Kind, Labels, leaves_open};
 use super::object::Targets;
 
 /// Why objects of a kind are not in force.
@@ -77,8 +77,8 @@ pub fn targets(kind: Kind, value: &Value) -> Option<Targets> {
             let selector = value.pointer("/spec/selector/matchLabels");
             let labels = selector.and_then(|labels| serde_json::from_value::<Labels>(labels.clone()).ok());
             let mut labels = labels.unwrap_or_default();
-            // What no object can have says nothing about whom was meant.
-            labels.retain(|name, value| is_label_name(name) && is_label_value(value));
+            // Such a pair says nothing about whom was meant.
+            labels.retain(|name, value| !leaves_open(name, value));
             Some(Targets::Workloads(labels))
         }
         Kind::DestinationRule => {
@@ -130,6 +130,10 @@ mod tests {
         let nobody = json!({"spec": {"selector": {"matchLabels": {"app": "p*", "version": "v1", "": "b"}}}});
         let all_of_v1 = Targets::Workloads(Labels::from([("version".into(), "v1".into())]));
         assert_eq!(targets(Kind::PeerAuthentication, &nobody), Some(all_of_v1));
+        // Inert in Istio: a slip of one is not to close the mesh.
+        let inert = json!({"spec": {"selector": {"matchLabels": {"app": "my app"}}}});
+        let none = Targets::Workloads(Labels::from([("app".into(), "my app".into())]));
+        assert_eq!(targets(Kind::AuthorizationPolicy, &inert), Some(none));
     }
 
     #[test]

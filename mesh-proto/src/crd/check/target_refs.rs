@@ -1,6 +1,6 @@
 //! `selector` and `targetRefs` of policies: one of them, and only what a policy may be for.
 
-use super::super::meta::{ObjectMeta, WorkloadSelector, is_label_name, is_label_value};
+use super::super::meta::{ObjectMeta, WorkloadSelector, is_label_name, is_label_value, leaves_open};
 use super::super::problem::Findings;
 use super::super::target_ref::TargetRef;
 
@@ -38,7 +38,8 @@ pub(super) fn check(
     }
 }
 
-/// A selector that can select nobody protects nobody: it is refused.
+/// A selector with a wildcard, which Istio refuses too, was meant to select somebody: it is refused. One with what no label
+/// can be selects nobody, as in Istio: that is told.
 pub(super) fn labels(selector: &WorkloadSelector, findings: &mut Findings) {
     if selector.match_labels.is_empty() {
         findings.warning(
@@ -49,16 +50,24 @@ pub(super) fn labels(selector: &WorkloadSelector, findings: &mut Findings) {
     }
     for (name, value) in &selector.match_labels {
         let path = "spec.selector.matchLabels";
+        let nobody = "no pod has such a label: this selects nobody";
         if !is_label_name(name) {
-            findings.error(
-                path,
-                format!("{name:?} is not the name of a label"),
-                "[domain/]name, no wildcard",
-            );
+            let (message, expected) =
+                (format!("{name:?} is not the name of a label"), "[domain/]name, no wildcard");
+            if leaves_open(name, "") {
+                findings.error(path, message, expected);
+            } else {
+                findings.warning(path, format!("{message}; {nobody}"), expected);
+            }
         }
         if !is_label_value(value) {
+            let message = format!("{name}: {value:?} is not the value of a label");
             let expected = "letters, digits, '-', '_' and '.', at most 63; there are no wildcards";
-            findings.error(path, format!("{name}: {value:?} is not the value of a label"), expected);
+            if leaves_open("_", value) {
+                findings.error(path, message, expected);
+            } else {
+                findings.warning(path, format!("{message}; {nobody}"), expected);
+            }
         }
     }
 }

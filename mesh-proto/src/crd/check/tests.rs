@@ -733,11 +733,19 @@ fn authorization_policies() {
         ),
         (
             "{selector: {matchLabels: {a/b/c: b}}}".into(),
-            vec!["error spec.selector.matchLabels: \"a/b/c\" is not the name of a label"],
+            vec!["warning spec.selector.matchLabels: \"a/b/c\" is not the name of a label; no pod has such a label"],
+        ),
+        (
+            "{selector: {matchLabels: {'': b}}}".into(),
+            vec!["error spec.selector.matchLabels: \"\" is not the name of a label"],
+        ),
+        (
+            "{selector: {matchLabels: {a: 'b*'}}}".into(),
+            vec!["error spec.selector.matchLabels: a: \"b*\" is not the value of a label"],
         ),
         (
             "{selector: {matchLabels: {a: b-}}}".into(),
-            vec!["error spec.selector.matchLabels: a: \"b-\" is not the value of a label"],
+            vec!["warning spec.selector.matchLabels: a: \"b-\" is not the value of a label; no pod has such a label"],
         ),
         ("{rules: [{from: []}]}".into(), vec!["error spec.rules[0].from: is an empty list"]),
         ("{rules: [{to: [{}]}]}".into(), vec!["error spec.rules[0].to[0].operation: is empty"]),
