@@ -46,7 +46,9 @@ const BUCKETS: &[f64] = &[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
 /// How long open streams get at the end.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// How long the last words to the authority may take.
+/// How long questions to webhooks and to the admin port may take at the end.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// How long the last words to the authority may take, and those questions.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Becomes true when this replica serves no more.
@@ -209,7 +211,7 @@ impl Pilot {
         let hub = Arc::new(Hub::new(snapshot, Box::new(Rules)));
         let status = Arc::new(Status::new(hub.clone()));
         let (events, _) = broadcast::channel(EVENTS);
-        let (_drain, watch) = drain::channel();
+        let (drain, watch) = drain::channel();
 
         // Everything that is spawned ends with this function.
         let mut tasks = JoinSet::new();
@@ -258,10 +260,13 @@ impl Pilot {
         tokio::pin!(serving);
         loop {
             tokio::select! {
-                () = &mut serving => return Ok(()),
+                () = &mut serving => break,
                 Some(ended) = others.join_next() => ended.context("BUG: a task has panicked")??,
             }
         }
+        // The API server keeps its connections to webhooks: it is told to go elsewhere, and what it asks is answered.
+        drain.finish(GOODBYE).await;
+        Ok(())
     }
 }
 
