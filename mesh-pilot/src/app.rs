@@ -202,10 +202,7 @@ impl Pilot {
     /// Serves until an error, or until the end and our last words are said. Being dropped ends it too.
     pub(crate) async fn serve_on(self, sockets: Sockets) -> anyhow::Result<()> {
         let Sockets { discovery, admin } = sockets;
-        // A second pilot of the same process (tests) shares the recorder of the first.
-        let recorder = PrometheusBuilder::new().set_buckets(BUCKETS)?.build_recorder();
-        let metrics = recorder.handle();
-        let _ = metrics::set_global_recorder(recorder);
+        let metrics = recorder()?;
         let Self { mut index, finds, found, reach, ca, name, ended, beside } = self;
         let (snapshot, _) = index.snapshot();
         let hub = Arc::new(Hub::new(snapshot, Box::new(Rules)));
@@ -268,6 +265,14 @@ impl Pilot {
         drain.finish(GOODBYE).await;
         Ok(())
     }
+}
+
+/// Counts for the whole process: a second pilot of the same one (tests) shares the recorder of the first.
+fn recorder() -> anyhow::Result<PrometheusHandle> {
+    let recorder = PrometheusBuilder::new().set_buckets(BUCKETS)?.build_recorder();
+    let metrics = recorder.handle();
+    let _ = metrics::set_global_recorder(recorder);
+    Ok(metrics)
 }
 
 /// The recorder keeps every value of its histograms until it is told to fold them.
