@@ -136,6 +136,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_counts() {
+        let read = |text: &str| serde_json::from_str::<Rate>(text);
+        let rate = read(r#"{"per_second": 2.0, "burst": 3.0}"#);
+        assert_eq!(rate.unwrap(), Rate { per_second: 2.0, burst: 3.0 });
+        assert!(read(r#"{"per_second": 0.0, "burst": 3.0}"#).is_err(), "nobody could ever have one");
+    }
+
+    #[test]
     fn an_identity_has_its_burst_and_then_its_rate_and_others_theirs() {
         let limiter = Limiter::new(Rate { per_second: 2.0, burst: 3.0 });
         let start = Instant::now();
