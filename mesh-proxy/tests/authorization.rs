@@ -11,7 +11,7 @@ use wire::{MtlsMode, Protocol};
 
 use crate::support::client::{self, Connection};
 use crate::support::eventually;
-use crate::support::mesh::{Mesh, PORT, Pair, Spec, default_route};
+use crate::support::mesh::{Mesh, PORT, Pair, Spec, default_route, every_host};
 use crate::support::origin::Origin;
 use crate::tcp::server_first;
 
@@ -163,16 +163,7 @@ async fn a_connection_of_requests_is_asked_for_each() {
 async fn gateways_decide_too() {
     let app = Origin::start("ratings").await;
     let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsStrict).await;
-    let listener = wire::Listener {
-        port: 80,
-        protocol: Protocol::Http.into(),
-        virtual_hosts: vec![wire::VirtualHost {
-            domains: vec!["*".into()],
-            table: Some(default_route("ratings", PORT)),
-            https_redirect: false,
-        }],
-        ..Default::default()
-    };
+    let listener = every_host(default_route("ratings", PORT));
     pair.mesh.pilot.publish(Kind::Listener, "80", &listener);
     let spec = Spec { gateway: true, ..Spec::new("edge", app.address) };
     let gateway = pair.mesh.pod(Spec { gateway: true, ..Spec::new("edge", app.address) }).await;
@@ -203,16 +194,7 @@ async fn gateways_decide_too() {
 async fn addresses_of_clients() {
     let app = Origin::start("ratings").await;
     let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsPermissive).await;
-    let listener = wire::Listener {
-        port: 80,
-        protocol: Protocol::Http.into(),
-        virtual_hosts: vec![wire::VirtualHost {
-            domains: vec!["*".into()],
-            table: Some(default_route("ratings", PORT)),
-            https_redirect: false,
-        }],
-        ..Default::default()
-    };
+    let listener = every_host(default_route("ratings", PORT));
     pair.mesh.pilot.publish(Kind::Listener, "80", &listener);
     let gateway = pair.mesh.pod(Spec { gateway: true, ..Spec::new("edge", app.address) }).await;
     let edge = SocketAddr::new(gateway.ip, 8080);

@@ -21,7 +21,7 @@ use wire::{MtlsMode, Protocol};
 use crate::support::authorizer::{ByGrpc, Say, asking, publish};
 use crate::support::client::{self, Answer};
 use crate::support::eventually;
-use crate::support::mesh::{Mesh, PORT, Pair, ServiceSpec, Spec, backend, default_route, route};
+use crate::support::mesh::{Mesh, PORT, Pair, ServiceSpec, Spec, backend, default_route, every_host, route};
 use crate::support::origin::Origin;
 use crate::tcp::server_first;
 
@@ -417,16 +417,7 @@ async fn a_gateway_asks() {
         ..Default::default()
     }];
     table.rules.insert(0, elsewhere.rules.remove(0));
-    let listener = wire::Listener {
-        port: 80,
-        protocol: Protocol::Http.into(),
-        virtual_hosts: vec![wire::VirtualHost {
-            domains: vec!["*".into()],
-            table: Some(table),
-            https_redirect: false,
-        }],
-        ..Default::default()
-    };
+    let listener = every_host(table);
     pods.mesh.pilot.publish(Kind::Listener, "80", &listener);
     let mut spec = Spec::new("gateway", "127.0.0.1:1".parse().unwrap());
     spec.gateway = true;

@@ -17,7 +17,7 @@ use wire::{MtlsMode, Protocol};
 
 use crate::grpc::{self, echo};
 use crate::support::authorizer::{ByHttp, asking, cluster_of, publish, publish_as};
-use crate::support::mesh::{Mesh, PORT, Pair, Pod, Spec, default_route};
+use crate::support::mesh::{Mesh, PORT, Pair, Pod, Spec, default_route, every_host};
 use crate::support::{client, eventually};
 
 /// Longer than anything takes on a busy machine.
@@ -90,16 +90,7 @@ impl Places {
         authz.says(200, "", "");
         let pair = Pair::start(app, protocol, MtlsMode::MtlsPermissive).await;
         publish(&pair.mesh, authz.address, None);
-        let listener = wire::Listener {
-            port: 80,
-            protocol: Protocol::Http.into(),
-            virtual_hosts: vec![wire::VirtualHost {
-                domains: vec!["*".into()],
-                table: Some(default_route("ratings", PORT)),
-                https_redirect: false,
-            }],
-            ..Default::default()
-        };
+        let listener = every_host(default_route("ratings", PORT));
         pair.mesh.pilot.publish(Kind::Listener, "80", &listener);
         let spec = || Spec { gateway: true, ..Spec::new("edge", app) };
         let gateway = pair.mesh.pod(spec()).await;

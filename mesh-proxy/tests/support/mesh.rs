@@ -353,6 +353,20 @@ pub fn backend(name: &str, port: u16) -> wire::WeightedBackend {
     wire::WeightedBackend { cluster, weight: 1, ..Default::default() }
 }
 
+/// A gateway's port 80, where one table routes the requests to every host.
+pub fn every_host(table: wire::RouteTable) -> wire::Listener {
+    wire::Listener {
+        port: 80,
+        protocol: Protocol::Http.into(),
+        virtual_hosts: vec![wire::VirtualHost {
+            domains: vec!["*".into()],
+            table: Some(table),
+            https_redirect: false,
+        }],
+        ..Default::default()
+    }
+}
+
 /// Istio's default: two retries, no timeout.
 pub fn default_route(name: &str, port: u16) -> wire::RouteTable {
     route(wire::RouteAction {
