@@ -57,6 +57,13 @@ impl Origin {
         self.hang.store(n, Ordering::SeqCst);
     }
 
+    /// The request lines that reached it. A count may rise after its request was refused: what was on its way when a policy
+    /// came is decided again, and refused, while it is here.
+    pub fn lines(&self) -> Vec<String> {
+        let seen = String::from_utf8_lossy(&self.seen.lock()).into_owned();
+        seen.lines().filter(|line| line.ends_with(" HTTP/1.1")).map(str::to_owned).collect()
+    }
+
     pub fn count(&self) -> usize {
         self.answered.load(Ordering::SeqCst)
     }
