@@ -122,13 +122,14 @@ fn bad_days_a_secret_with_garbage() {
         ns.deploy(&[App::new("web")]).await?;
         let garbage = "apiVersion: v1\nkind: Secret\nmetadata: {name: shop-cert}\ntype: kubernetes.io/tls\nstringData: {tls.crt: garbage, tls.key: garbage}\n";
         ns.apply(garbage).await?;
-        ns.apply(
+        let yaml = crate::gateways::own(
+            ns,
             "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: shop}\nspec:\n  selector: {istio: edge}\n  servers:\n\
              \x20 - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [shop.example.com], tls: {mode: SIMPLE, credentialName: shop-cert}}\n\
              \x20 - {port: {number: 80, name: http, protocol: HTTP}, hosts: [shop.example.com]}\n---\n\
              apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: shop}\nspec:\n  hosts: [shop.example.com]\n  gateways: [shop]\n  http: [{route: [{destination: {host: web, port: {number: 80}}}]}]\n",
-        )
-        .await?;
+        );
+        ns.apply(&yaml).await?;
         let address = crate::gateways::address(&ns.cluster, &ns.name, "istio-edge", 80).await?;
         let here = e2e::Client::here(ns.cluster.clone(), crate::CLIENT);
         eventually("the neighbour is served", async || {

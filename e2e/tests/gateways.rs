@@ -37,11 +37,18 @@ pub async fn address(cluster: &Cluster, namespace: &str, service: &str, port: u1
     Ok(format!("{node}:{}", entry["nodePort"]))
 }
 
-/// A gateway of the test's own: `istio: NAME`.
+/// The text with `{istio: edge}` as a selector of this test's gateway alone: a Gateway selects pods of every namespace, and tests
+/// run side by side.
+pub fn own(ns: &Namespace, yaml: &str) -> String {
+    yaml.replace("{istio: edge}", &format!("{{istio: edge, of: {}}}", ns.name))
+}
+
+/// A gateway of the test's own: `istio: NAME, of: NAMESPACE`.
 pub async fn install(ns: &Namespace, name: &str, values: &[&str]) -> anyhow::Result<()> {
     let (path, images) = (chart("gateway"), image_values());
     let mut arguments = vec!["install", name, &path, "-n", &ns.name, "--timeout", "240s"];
-    let common = ["replicaCount=1", "resources.requests.cpu=10m"];
+    let whose = format!("labels.of={}", ns.name);
+    let common = ["replicaCount=1", "resources.requests.cpu=10m", &whose];
     for value in images.iter().map(String::as_str).chain(common).chain(values.iter().copied()) {
         arguments.extend(["--set", value]);
     }
@@ -53,22 +60,23 @@ pub async fn install(ns: &Namespace, name: &str, values: &[&str]) -> anyhow::Res
 /// A gateway of the test's own that sends every host to `web`; where it is reached from here.
 pub async fn edge(ns: &Namespace, values: &[&str]) -> anyhow::Result<String> {
     install(ns, "istio-edge", values).await?;
-    ns.apply(
+    let yaml = own(
+        ns,
         "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: edge}\nspec:\n  selector: {istio: edge}\n  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [\"*\"]}]\n---\n\
          apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: edge}\nspec:\n  hosts: [\"*\"]\n  gateways: [edge]\n  http: [{route: [{destination: {host: web, port: {number: 80}}}]}]\n",
-    )
-    .await?;
+    );
+    ns.apply(&yaml).await?;
     address(&ns.cluster, &ns.name, "istio-edge", 80).await
 }
 
 /// A Gateway for one server and a VirtualService from it to `web`.
-fn ingress(selector: &str, server: &str) -> String {
-    format!(
+fn ingress(ns: &Namespace, server: &str) -> String {
+    let yaml = format!(
         "apiVersion: networking.istio.io/v1
 kind: Gateway
 metadata: {{name: shop}}
 spec:
-  selector: {{istio: {selector}}}
+  selector: {{istio: edge}}
   servers:
   - hosts: [shop.example.com]
 {server}
@@ -81,7 +89,8 @@ spec:
   gateways: [shop]
   http: [{{route: [{{destination: {{host: web, port: {{number: 80}}}}}}]}}]
 "
-    )
+    );
+    own(ns, &yaml)
 }
 
 /// Creates or changes a TLS Secret.
@@ -103,7 +112,7 @@ fn item_8_ingress_over_http() {
     test("item_8_ingress_over_http", Company::Welcome, async |ns| {
         install(ns, "istio-edge", &[]).await?;
         ns.deploy(&[App::new("web")]).await?;
-        ns.apply(&ingress("edge", "    port: {number: 80, name: http, protocol: HTTP}")).await?;
+        ns.apply(&ingress(ns, "    port: {number: 80, name: http, protocol: HTTP}")).await?;
         let address = address(&ns.cluster, &ns.name, "istio-edge", 80).await?;
         let here = Client::here(ns.cluster.clone(), crate::CLIENT);
         let answer = eventually("the request comes through", async || {
@@ -124,7 +133,7 @@ fn item_8_ingress_certificates_live() {
         install(ns, "istio-edge", &[]).await?;
         ns.deploy(&[App::new("web")]).await?;
         let server = "    port: {number: 443, name: https, protocol: HTTPS}\n    tls: {mode: SIMPLE, credentialName: shop-cert}";
-        ns.apply(&ingress("edge", server)).await?;
+        ns.apply(&ingress(ns, server)).await?;
         let address = address(&ns.cluster, &ns.name, "istio-edge", 443).await?;
         let here = Client::here(ns.cluster.clone(), crate::CLIENT);
         let dir = tempfile::tempdir()?;
@@ -169,7 +178,7 @@ fn item_8_ingress_mutual() {
         let (authority, stranger) = (Authority::new("shop")?, Authority::new("stranger")?);
         secret(ns, "shop-cert", &authority.sign(&["shop.example.com"])?, Some(&authority.pem)).await?;
         let server = "    port: {number: 443, name: https, protocol: HTTPS}\n    tls: {mode: MUTUAL, credentialName: shop-cert}";
-        ns.apply(&ingress("edge", server)).await?;
+        ns.apply(&ingress(ns, server)).await?;
         let address = address(&ns.cluster, &ns.name, "istio-edge", 443).await?;
         let here = Client::here(ns.cluster.clone(), crate::CLIENT);
         let dir = tempfile::tempdir()?;

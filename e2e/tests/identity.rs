@@ -6,7 +6,7 @@ use e2e::workload::App;
 use e2e::{Company, Namespace, cluster, eventually, test};
 use serde_json::{Value, json};
 
-use crate::gateways::{install, secret};
+use crate::gateways::{install, own, secret};
 use crate::meshctl::meshctl;
 
 #[test]
@@ -58,7 +58,7 @@ fn bad_days_a_pod_that_claims_anothers_identity() {
     test("bad_days_a_pod_that_claims_anothers_identity", Company::Welcome, async |ns| {
         let authority = e2e::pki::Authority::new("shop")?;
         secret(ns, "shop-cert", &authority.sign(&["shop.example.com"])?, None).await?;
-        ns.apply(SHOP).await?;
+        ns.apply(&own(ns, SHOP)).await?;
         install(ns, "istio-edge", &["service.type=ClusterIP"]).await?;
         ns.deploy(&[App::new("web")]).await?;
         let honest = ns.client("honest").await?;
