@@ -35,6 +35,7 @@ fn the_control_plane_may_die() {
         mesh.must(&["stop", "mesh-pilot", "--kill"]);
         mesh.must(&["stop", "mesh-ca", "--kill"]);
         pause(Duration::from_secs(1));
+        // It is waited for a while: most pilots that go come back.
         let cold = mesh.one(&["http://api:8080/", "--from", "web"]);
         assert_eq!(cold["status"], 503, "{cold}");
         assert!(cold.to_string().contains("discovery_timeout"), "{cold}");

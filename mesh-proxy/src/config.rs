@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use mesh_proto::model::{HostPort, InvalidIdentity, SpiffeId, TrustDomain};
@@ -57,6 +58,9 @@ pub struct Ca {
     pub roots: PathBuf,
     /// File with the attestation token.
     pub token: PathBuf,
+    /// The life that is asked for certificates (`SECRET_TTL`); the authority's default where nothing is said.
+    #[serde(skip)]
+    pub life: Option<Duration>,
 }
 
 /// Where the pilot is.

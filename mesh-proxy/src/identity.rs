@@ -29,7 +29,7 @@ fn settings(config: &Config) -> Result<CaConfig, InvalidConfig> {
         authority: config.ca_identity()?,
         // A directory of its own: only this one must be closed to everybody else.
         state_dir: config.state_dir.join("identity"),
-        ttl: None,
+        ttl: config.ca.life,
     })
 }
 

@@ -24,8 +24,9 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use mesh_proto::model::{HostPort, Kind, ResourceName};
 use mesh_proto::wire::mesh::v1 as wire;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 pub use cell::{Cell, Phase};
 pub use destination::{Destination, InvalidDestination};
@@ -46,6 +47,10 @@ use crate::tls::originate::Originations;
 /// How long a request waits for the first answer about a name (design §3.3).
 pub const FIRST_ANSWER: Duration = Duration::from_secs(2);
 
+/// How long after the loss of its stream the pilot may take to answer about such a name: one that was killed is started
+/// again within it. After that it is away, and there is no more patience than with one that is silent.
+pub const RESTART: Duration = Duration::from_secs(10);
+
 /// The most names whose contents are held: an application that walks through names or ports must not fill the memory.
 pub const MAX_DEMANDED: usize = 20_000;
 
@@ -61,7 +66,7 @@ type Registry = Arc<RwLock<BTreeMap<HostPort, ClusterHandle>>>;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Demand {
     /// No answer from the pilot in time. Detail `discovery_timeout`.
-    #[error("no answer from the control plane about {0} within {limit} s", limit = FIRST_ANSWER.as_secs())]
+    #[error("no answer from the control plane about {0} in time")]
     Timeout(ResourceName),
     /// The pilot says that it does not exist.
     #[error("{0} does not exist")]
@@ -129,6 +134,8 @@ pub struct Store {
     changed: watch::Sender<u64>,
     readiness: watch::Sender<Readiness>,
     wanted: mpsc::UnboundedSender<ResourceName>,
+    /// When the last stream to the pilot ended.
+    lost: Mutex<Option<Instant>>,
     /// Everything in force as it came, for the disk, for resuming and for the admin port.
     held: RwLock<BTreeMap<ResourceName, Held>>,
     /// What was refused at its newest version.
@@ -155,6 +162,7 @@ impl Store {
             changed: watch::Sender::new(1),
             readiness: watch::Sender::new(Readiness::default()),
             wanted,
+            lost: Mutex::default(),
             held: RwLock::default(),
             refused: RwLock::default(),
         };
@@ -199,7 +207,8 @@ impl Store {
         self.destinations.find(name)
     }
 
-    /// The handle of a destination that has a value; asks the pilot when there is none, and waits [`FIRST_ANSWER`].
+    /// The handle of a destination that has a value; asks the pilot when there is none, and waits [`FIRST_ANSWER`], or
+    /// [`RESTART`] where the pilot has just gone.
     ///
     /// # Errors
     /// See [`Demand`]. A negative answer holds until the pilot sends another one.
@@ -214,7 +223,8 @@ impl Store {
         self.workloads.find(&ip)
     }
 
-    /// The facts about a pod's address; asks the pilot when there are none, and waits [`FIRST_ANSWER`].
+    /// The facts about a pod's address; asks the pilot when there are none, and waits [`FIRST_ANSWER`],
+    /// or [`RESTART`] where the pilot has just gone.
     ///
     /// # Errors
     /// See [`Demand`]. `Absent` means that the address is nobody's in the mesh.
@@ -345,14 +355,36 @@ impl Store {
             let _ = self.wanted.send(name());
         }
         let phase = match cell.phase() {
-            Phase::Pending => tokio::time::timeout(FIRST_ANSWER, cell.answered()).await,
-            known => Ok(known),
+            Phase::Pending => tokio::select! {
+                answered = cell.answered() => answered,
+                () = self.patience() => Phase::Pending,
+            },
+            known => known,
         };
         match phase {
-            Ok(Phase::Present) => Ok(cell),
-            Ok(Phase::Absent) => Err(Demand::Absent(name())),
-            Ok(Phase::Rejected(why)) => Err(Demand::Rejected(name(), why)),
-            Ok(Phase::Pending) | Err(_) => Err(Demand::Timeout(name())),
+            Phase::Present => Ok(cell),
+            Phase::Absent => Err(Demand::Absent(name())),
+            Phase::Rejected(why) => Err(Demand::Rejected(name(), why)),
+            Phase::Pending => Err(Demand::Timeout(name())),
+        }
+    }
+
+    /// To be called when a stream to the pilot has ended.
+    pub(crate) fn lost_control_plane(&self) {
+        *self.lost.lock() = Some(Instant::now());
+    }
+
+    /// As long as a request waits that begins to wait now. The stream may be lost meanwhile.
+    async fn patience(&self) {
+        let start = Instant::now();
+        let mut until = start + FIRST_ANSWER;
+        loop {
+            tokio::time::sleep_until(until).await;
+            let back = self.lost.lock().map(|lost| lost.min(start) + RESTART);
+            match back {
+                Some(back) if back > until => until = back,
+                _ => return,
+            }
         }
     }
 }

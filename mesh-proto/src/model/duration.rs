@@ -16,7 +16,18 @@ const UNITS: [(&str, f64); 6] =
 /// # Errors
 /// In words, with an example.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration from 0s to a week, e.g. 5s or 1m30s");
+    parse_up_to(text, MAX)
+}
+
+/// Parses a duration of zero or more, at most `most`.
+///
+/// # Errors
+/// In words, with an example.
+pub fn parse_up_to(text: &str, most: Duration) -> Result<Duration, String> {
+    let wrong = || {
+        let hours = most.as_secs() / 3600;
+        format!("{text:?} is no duration from 0s to {hours}h, e.g. 5s or 1m30s")
+    };
     let (mut rest, mut seconds) = (text, 0.0);
     if text == "0" {
         return Ok(Duration::ZERO);
@@ -32,7 +43,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         seconds += number * factor;
         rest = &tail[unit.len()..];
     }
-    Duration::try_from_secs_f64(seconds).ok().filter(|d| *d <= MAX).ok_or_else(wrong)
+    Duration::try_from_secs_f64(seconds).ok().filter(|d| *d <= most).ok_or_else(wrong)
 }
 
 #[cfg(test)]
@@ -51,5 +62,8 @@ mod tests {
         for bad in ["", "5", "s", "-1s", "1x", "1s2", "..s", "1e9s", "9999h", "１s"] {
             assert!(ms(bad).is_err(), "{bad}");
         }
+        let day = Duration::from_secs(24 * 3600);
+        assert_eq!(parse_up_to("24h", day), Ok(day));
+        assert!(parse_up_to("24h1s", day).unwrap_err().contains("from 0s to 24h"));
     }
 }

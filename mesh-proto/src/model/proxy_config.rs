@@ -15,6 +15,10 @@ const MAX_WORKERS: u64 = 256;
 
 /// How long an endpoint's withdrawal may take to reach every client; a variable of `proxyMetadata` in Istio.
 pub const MINIMUM_DRAIN: &str = "MINIMUM_DRAIN_DURATION";
+/// The life that the proxy asks for its certificates; a variable of `proxyMetadata` in Istio.
+pub const CERTIFICATE_LIFE: &str = "SECRET_TTL";
+/// The longest life that makes sense.
+const MAX_LIFE: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// How inbound connections come to the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,12 +97,27 @@ fn metadata(value: &Value) -> Result<BTreeMap<String, String>, String> {
         }
         let text =
             value.as_str().ok_or_else(|| format!(".{name}: {value} is no text; put it into quotes"))?;
-        if name == MINIMUM_DRAIN {
-            duration::parse(text).map_err(|why| format!(".{name}: {why}"))?;
+        match name.as_str() {
+            MINIMUM_DRAIN => duration::parse(text).map(drop),
+            CERTIFICATE_LIFE => certificate_life(text).map(drop),
+            _ => Ok(()),
         }
+        .map_err(|why| format!(".{name}: {why}"))?;
         Ok((name.clone(), text.to_owned()))
     };
     fields.iter().map(one).collect()
+}
+
+/// Reads [`CERTIFICATE_LIFE`]. The authority has limits of its own, and gives what is nearest within them.
+///
+/// # Errors
+/// In words.
+pub fn certificate_life(text: &str) -> Result<Duration, String> {
+    let life = duration::parse_up_to(text, MAX_LIFE)?;
+    if life < Duration::from_secs(1) {
+        return Err(format!("{text:?} is less than a second"));
+    }
+    Ok(life)
 }
 
 /// What the API server takes.
@@ -121,9 +140,10 @@ mod tests {
     fn what_is_followed_and_what_is_not() {
         let (config, without_effect) = of(&json!({"concurrency": "2", "terminationDrainDuration": "1m30s",
             "interceptionMode": "TPROXY", "holdApplicationUntilProxyStarts": true, "concurency": 3, "tracing": {},
-            "proxyMetadata": {"A": "b", "MINIMUM_DRAIN_DURATION": "8s"}, "drainDuration": "45s"}))
+            "proxyMetadata": {"A": "b", "MINIMUM_DRAIN_DURATION": "8s", "SECRET_TTL": "2160h"}, "drainDuration": "45s"}))
         .unwrap();
-        let metadata = [("A", "b"), (MINIMUM_DRAIN, "8s")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let metadata = [("A", "b"), (MINIMUM_DRAIN, "8s"), (CERTIFICATE_LIFE, "2160h")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()));
         let expected = ProxyConfig {
             concurrency: Some(2),
             termination_drain: Some(Duration::from_secs(90)),
@@ -160,6 +180,14 @@ mod tests {
             (
                 json!({"proxyMetadata": {"MINIMUM_DRAIN_DURATION": "soon"}}),
                 "proxyMetadata.MINIMUM_DRAIN_DURATION: \"soon\" is no duration",
+            ),
+            (
+                json!({"proxyMetadata": {"SECRET_TTL": "10000h"}}),
+                "proxyMetadata.SECRET_TTL: \"10000h\" is no duration from 0s to 8784h",
+            ),
+            (
+                json!({"proxyMetadata": {"SECRET_TTL": "0s"}}),
+                "proxyMetadata.SECRET_TTL: \"0s\" is less than a second",
             ),
         ] {
             let error = of(&value).unwrap_err();

@@ -92,6 +92,7 @@ pub fn config(kind: NodeKind, lookup: Lookup<'_>) -> Result<Config, InvalidEnvir
             address: environment.parsed_or::<HostPort>("CA_ADDR", &service("mesh-ca"))?,
             roots: environment.text_or("MESH_ROOTS", ROOTS).into(),
             token: environment.text_or("MESH_TOKEN", TOKEN).into(),
+            life: environment.certificate_life(&settings)?,
         },
         pilot: Pilot { address: environment.parsed_or("PILOT_ADDR", &service("mesh-pilot"))? },
         control_plane_namespace: control_plane.clone(),
@@ -240,11 +241,22 @@ impl Environment<'_> {
         Ok(Agent { listen, drain_token, probes, scrape })
     }
 
+    /// A variable of `proxyMetadata`: the injector makes environment of it, a gateway's chart does not.
+    fn metadata(&self, settings: &ProxyConfig, name: &str) -> Option<String> {
+        self.text(name).or_else(|| settings.metadata.get(name).cloned())
+    }
+
+    fn certificate_life(&self, settings: &ProxyConfig) -> Result<Option<Duration>, InvalidEnvironment> {
+        let name = proxy_config::CERTIFICATE_LIFE;
+        let Some(text) = self.metadata(settings, name) else { return Ok(None) };
+        proxy_config::certificate_life(&text).map(Some).map_err(|why| invalid(name, text, why))
+    }
+
     fn termination(&self, settings: &ProxyConfig) -> Result<Termination, InvalidEnvironment> {
         let grace: Option<u64> = self.parsed("MESH_TERMINATION_GRACE_SECONDS")?;
         let grace = Duration::from_secs(grace.unwrap_or(GRACE).min(24 * 3600));
         let name = proxy_config::MINIMUM_DRAIN;
-        let minimum = match self.text(name).or_else(|| settings.metadata.get(name).cloned()) {
+        let minimum = match self.metadata(settings, name) {
             Some(text) => duration::parse(&text).map_err(|why| invalid(name, text, why))?,
             None => MINIMUM_DRAIN,
         };

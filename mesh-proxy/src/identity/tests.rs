@@ -36,7 +36,11 @@ impl IstioCertificateService for FakeCa {
         let csr = CertificateSigningRequestParams::from_pem(&request.get_ref().csr).unwrap();
         let key = KeyPair::from_pem(&self.ca.root_key_pem()).unwrap();
         let issuer = rcgen::Issuer::from_ca_cert_der(&self.ca.root_der(), key).unwrap();
-        let life = std::time::Duration::from_secs(3600);
+        let life = match request.get_ref().validity_duration {
+            0 => 3600,
+            asked => u64::try_from(asked).unwrap(),
+        };
+        let life = std::time::Duration::from_secs(life);
         let leaf = self.ca.leaf_params(self.id.as_str(), life).signed_by(&csr.public_key, &issuer).unwrap();
         let cert_chain = vec![leaf.pem(), pem(&self.ca.root_der())];
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
@@ -94,6 +98,17 @@ async fn obtains_keeps_and_tells() {
     assert!(drain.finish(std::time::Duration::from_secs(5)).await);
     let (again, _rotation) = obtain(&config).await.unwrap();
     assert_eq!(again.leaf().serial, identity.leaf().serial);
+}
+
+#[tokio::test]
+async fn asks_for_the_life_that_it_was_told() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new());
+    let (address, _drain) = start(&ca, &reviews(), "mesh-ca").await;
+    let mut config = bootstrap(dir.path(), &ca, address);
+    config.ca.life = Some(std::time::Duration::from_secs(600));
+    let (identity, rotation) = obtain(&config).await.unwrap();
+    let left = certs(&identity, &rotation)["seconds_left"].as_u64().unwrap();
+    assert!((1..=600).contains(&left), "{left}");
 }
 
 /// Whoever is not the authority, and an authority that answers with somebody else's certificate, is not believed.

@@ -167,7 +167,7 @@ impl Client {
         if !self.troubles.borrow_and_update().is_empty() {
             let _ = requests.send(self.tell_troubles());
         }
-        loop {
+        let why = loop {
             tokio::select! {
                 Ok(()) = self.troubles.changed() => drop(requests.send(self.tell_troubles())),
                 response = responses.message() => match response {
@@ -177,17 +177,17 @@ impl Client {
                         let _ = requests.send(answer);
                         self.debounce();
                     }
-                    Ok(None) => {
-                        return Session { answered, why: Status::unavailable("the control plane ended the stream") };
-                    }
-                    Err(why) => return Session { answered, why },
+                    Ok(None) => break Status::unavailable("the control plane ended the stream"),
+                    Err(why) => break why,
                 },
                 _ = self.asked.recv_many(&mut names, BATCH) => self.ask(&requests, &mut names),
                 Some(answer) = self.answers.recv() => self.writer.resolved(answer),
                 _ = self.sweep.tick() => self.forget_idle(Some(&requests)),
                 () = until(self.flush_at) => self.flush(),
             }
-        }
+        };
+        self.writer.store().lost_control_plane();
+        Session { answered, why }
     }
 
     /// Waits, while the disk and the clock go on. Somebody who needs an answer now shortens it.

@@ -316,6 +316,28 @@ async fn serves_from_disk_while_the_pilot_is_away_and_catches_up() {
     other.stop().await;
 }
 
+/// A pilot that is killed is started again by its kubelet: a name that was never used waits for it, longer than for a silent one.
+#[tokio::test]
+async fn a_new_name_waits_for_a_pilot_that_restarts() {
+    let ca = TestCa::new();
+    let mut pilot = FakePilot::start(&ca, None, "mesh-pilot").await;
+    let proxy = Proxy::start(&ca, pilot.address, None);
+    let mut stream = pilot.stream().await;
+    stream.request().await;
+    stream.send(first(&ca), &[]).await;
+    drop(stream);
+    let address = pilot.stop().await;
+    let demand = proxy.demand(A);
+    tokio::time::sleep(crate::store::FIRST_ANSWER + Duration::from_millis(500)).await;
+    assert!(!demand.is_finished(), "it has just gone");
+    let mut pilot = FakePilot::start(&ca, Some(address), "mesh-pilot").await;
+    let mut stream = pilot.stream().await;
+    assert_eq!(stream.request().await.resource_names_subscribe, ["destination/a.test:80"]);
+    stream.send(serving(A), &[]).await;
+    assert_eq!(demand.await.unwrap(), Ok(()));
+    proxy.stop().await;
+}
+
 #[tokio::test]
 async fn only_the_pilot_may_be_the_pilot() {
     let ca = TestCa::new();

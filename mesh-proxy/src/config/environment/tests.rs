@@ -77,7 +77,7 @@ fn settings_of_the_proxy() {
         (
             "PROXY_CONFIG",
             r#"{"concurrency":3,"terminationDrainDuration":"2m","interceptionMode":"TPROXY",
-            "proxyMetadata":{"MINIMUM_DRAIN_DURATION":"8s"},"statNameLength":12}"#,
+            "proxyMetadata":{"MINIMUM_DRAIN_DURATION":"8s","SECRET_TTL":"1h"},"statNameLength":12}"#,
         ),
         ("MESH_TERMINATION_GRACE_SECONDS", "180"),
         ("MESH_CLASSIC_SIDECAR", "true"),
@@ -87,6 +87,9 @@ fn settings_of_the_proxy() {
     let t = config.termination;
     assert_eq!((t.minimum.as_secs(), t.drain.as_secs(), t.shutdown.as_secs()), (8, 120, 120));
     assert!(t.with_application);
+    assert_eq!(config.ca.life, Some(Duration::from_secs(3600)));
+    assert_eq!(sidecar(&[("SECRET_TTL", "90s")]).ca.life, Some(Duration::from_secs(90)));
+    assert_eq!(sidecar(&[]).ca.life, None);
     assert_eq!(config.notices, ["proxy configuration: statNameLength has no effect here"]);
     // A short grace period leaves no time for the usual minimum.
     let short = sidecar(&[("MESH_TERMINATION_GRACE_SECONDS", "3")]).termination;
@@ -124,6 +127,7 @@ fn what_is_refused() {
         ("PROXY_CONFIG", r#"{"concurrency":-1}"#, "concurrency: -1 is not a number from 0"),
         ("PROXY_CONFIG", r#"{"terminationDrainDuration":"soon"}"#, "is no duration"),
         ("MINIMUM_DRAIN_DURATION", "5", "MINIMUM_DRAIN_DURATION=\"5\""),
+        ("SECRET_TTL", "a day", "SECRET_TTL=\"a day\": \"a day\" is no duration"),
         ("MESH_DRAIN_TOKEN", "a/b", "MESH_DRAIN_TOKEN=\"...\": expected letters"),
         ("ISTIO_META_INTERCEPTION_MODE", "NONE", "expected REDIRECT or TPROXY"),
         ("ISTIO_KUBE_APP_PROBERS", r#"{"/x":{"tcpSocket":{"port":1}}}"#, "begins with neither /app-health/"),

@@ -260,6 +260,37 @@ fn nothing_is_routed_before_the_workload_is_known() {
     assert_eq!(world.routes(A), Some(vec![A.into()]));
 }
 
+/// A pilot that was killed is back within seconds: who asks meanwhile waits for it, also who asked just before, but nobody longer
+/// than that, however often it goes. One that stays away is waited for no longer than one that is silent.
+#[tokio::test(start_paused = true)]
+async fn a_demand_waits_for_a_pilot_that_has_just_gone() {
+    use crate::store::{FIRST_ANSWER, RESTART};
+    let mut world = world(false);
+    world.apply(vec![self_config(&[])], &[]);
+    let store = world.store.clone();
+    let demand = async |name: &str| {
+        let (started, name): (_, HostPort) = (Instant::now(), name.parse().unwrap());
+        let answer = store.demand(&name).await.map(drop);
+        assert_eq!(answer, Err(Demand::Timeout(format!("destination/{name}").parse().unwrap())));
+        started.elapsed()
+    };
+    let lose = async |after: Duration| {
+        tokio::time::sleep(after).await;
+        store.lost_control_plane();
+    };
+    let second = Duration::from_secs(1);
+    let ((), waited) = tokio::join!(lose(second), demand("a.test:80"));
+    assert_eq!(waited, RESTART, "it asked before the loss");
+    lose(Duration::ZERO).await;
+    tokio::time::sleep(second * 3).await;
+    let ((), waited) = tokio::join!(lose(second * 4), demand("b.test:80"));
+    assert_eq!(waited, RESTART, "it was lost again");
+    lose(Duration::ZERO).await;
+    tokio::time::sleep(second * 3).await;
+    assert_eq!(demand("c.test:80").await, RESTART - second * 3);
+    assert_eq!(demand("d.test:80").await, FIRST_ANSWER, "it stays away");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_demand_waits_two_seconds_and_negative_answers_last() {
     let mut world = world(false);
