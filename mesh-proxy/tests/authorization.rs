@@ -84,7 +84,7 @@ async fn by_identity_and_method() {
 
 /// Rows P1 and P2: policy, route and application see one path.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_reading_of_a_path() {
+async fn p1_p2_one_reading_of_a_path() {
     let app = Origin::start("ratings").await;
     let pair = Pair::start(app.address, Protocol::Http, MtlsMode::MtlsPermissive).await;
     let spec = Spec { mtls: MtlsMode::MtlsPermissive, ..Spec::new("ratings", app.address) };

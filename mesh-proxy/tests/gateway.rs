@@ -258,7 +258,7 @@ async fn secrets_come_change_and_go() {
 
 /// MUTUAL, certificates in files: who has no certificate of the CA is not let in; the application reads who it was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_show_certificates_and_files_come_late() {
+async fn t10_clients_show_certificates_and_files_come_late() {
     let app = Origin::start("ratings").await;
     let (authority, stranger) = (Authority::new("one"), Authority::new("stranger"));
     let dir = tempfile::tempdir().unwrap();

@@ -28,4 +28,6 @@ mod originate;
 mod paths;
 mod permissive;
 mod revision;
+mod rows;
 mod tcp;
+mod written;

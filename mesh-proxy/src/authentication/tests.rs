@@ -157,6 +157,23 @@ fn audiences_and_what_the_application_is_told() {
     assert!(verify(&rules, &mut spoofed).unwrap().is_none() && spoofed.headers.is_empty());
 }
 
+/// J17, F10: text of a claim is the content of one field, whatever is in it, or there is none.
+#[test]
+fn j17_claims_make_no_other_field() {
+    let issuer = TestIssuer::new("https://issuer", "ES256");
+    let told = wire::ClaimToHeader { header: "x-name".into(), claim: "name".into() };
+    let rules = [wire::JwtRule { output_claims: vec![told], ..rule(&issuer) }];
+    for name in ["a\r\nx-admin: true", "a\nx-admin: true", "a\0b", "\r", "a\u{7f}", "a\u{2028}b"] {
+        let token = issuer.sign(json!({"sub": "alice", "exp": NOW + 60, "name": name}));
+        let bearer = format!("Bearer {token}");
+        let mut request = head("/", &[("authorization", &bearer), ("x-name", "spoofed")]);
+        verify(&rules, &mut request).unwrap().unwrap();
+        let bytes = request.headers.get("x-name").map(HeaderValue::as_bytes).unwrap_or_default();
+        assert!(!bytes.iter().any(|byte| *byte < b' ' || *byte == 0x7f), "{name:?}: {bytes:?}");
+        assert!(bytes != b"spoofed" && request.headers.get("x-admin").is_none(), "{name:?}");
+    }
+}
+
 #[test]
 fn a_preflight_has_no_token_to_verify() {
     let issuer = TestIssuer::new("https://issuer", "ES256");

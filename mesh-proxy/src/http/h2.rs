@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod message;
+pub mod piece;
 pub mod rewind;
 pub mod send;
 pub mod server;

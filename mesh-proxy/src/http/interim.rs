@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use ::h2::server::SendResponse;
-use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
 use crate::http::h1;
+use crate::http::h2::piece::Piece;
 use crate::http::headers::HeaderCase;
 
 /// Sends 1xx answers to whoever asked. Travels with the request's body.
@@ -21,7 +21,7 @@ pub(crate) struct Interim {
 #[derive(Clone)]
 enum To {
     H1(h1::server::InterimWriter),
-    H2(Rc<RefCell<SendResponse<Bytes>>>),
+    H2(Rc<RefCell<SendResponse<Piece>>>),
 }
 
 impl Interim {
@@ -31,7 +31,7 @@ impl Interim {
     }
 
     /// To an HTTP/2 client.
-    pub(crate) fn h2(respond: Rc<RefCell<SendResponse<Bytes>>>) -> Self {
+    pub(crate) fn h2(respond: Rc<RefCell<SendResponse<Piece>>>) -> Self {
         Self { to: To::H2(respond), went_on: false }
     }
 

@@ -24,6 +24,7 @@ use crate::pool::{Pool, PoolKey, Target};
 
 mod differential;
 mod exchange;
+mod hostile;
 mod http2;
 mod raw_http2;
 mod refused;

@@ -87,3 +87,28 @@ fn what_is_decided_for_all_requests() {
         assert_eq!(told, whole, "{policies:?}");
     }
 }
+
+/// What a pilot of a later version could say and this build cannot mean refuses the policies whole: they are neither read in part nor
+/// left away. (What a policy compares travels as its name, and its action as a number: nothing new is an unknown field.)
+#[test]
+fn p12_what_only_a_newer_pilot_says_is_refused_whole() {
+    let known = || deny(vec![rule(&[], &[&[("request.path", &["/admin"], &[])]], &[])]);
+    assert!(Policies::parse(&[known()]).is_ok());
+    let newer = [
+        deny(vec![rule(&[], &[&[("request.body", &["x"], &[])]], &[])]),
+        deny(vec![rule(
+            &[&[("source.attestation", &["tpm"], &[])]],
+            &[&[("request.path", &["/b"], &[])]],
+            &[],
+        )]),
+        allow(vec![rule(&[], &[], &[("request.auth.claims", &["x"], &[])])]),
+        deny(vec![rule(&[], &[&[("request.path", &["/{a=*}"], &[])]], &[])]),
+        deny(vec![rule(&[], &[&[("source.ip", &["10.0.0.0/8@now"], &[])]], &[])]),
+        wire::AuthorizationPolicy { action: 77, ..known() },
+        wire::AuthorizationPolicy { ports: vec![65_536], ..known() },
+    ];
+    for policy in newer {
+        let refused = Policies::parse(&[known(), policy.clone()]);
+        assert!(refused.is_err(), "{policy:?}");
+    }
+}

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::http::body::{Body, BodyError, Frame};
 use crate::http::h2::message::{self, Incoming, Length};
+use crate::http::h2::piece::Piece;
 use crate::http::h2::send::{Sending, SendingError};
 use crate::http::headers::HeaderCase;
 use crate::http::sent::{self, Written};
@@ -34,7 +35,7 @@ const SEND_BUFFER: usize = 256 << 10;
 
 /// A connection to an upstream.
 pub struct Connection {
-    sender: SendRequest<Bytes>,
+    sender: SendRequest<Piece>,
     state: Rc<State>,
 }
 
@@ -136,7 +137,7 @@ impl Connection {
 
 /// A place for one request.
 pub struct Ticket {
-    sender: SendRequest<Bytes>,
+    sender: SendRequest<Piece>,
     stream: Stream,
 }
 

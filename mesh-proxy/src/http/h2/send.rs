@@ -6,11 +6,13 @@ use ::h2::{Reason, SendStream};
 use bytes::Bytes;
 
 use crate::http::body::{Body, BodyError, Frame};
+use crate::http::h2::piece::{Piece, Pieces};
 use crate::http::service::grpc_status;
 
 /// A body on its way out.
 pub struct Sending {
-    stream: SendStream<Bytes>,
+    stream: SendStream<Piece>,
+    pieces: Pieces,
     /// The rest of it.
     pub body: Body,
     pending: Bytes,
@@ -38,8 +40,9 @@ pub enum SendingError {
 impl Sending {
     /// `stream`'s head is sent, and did not end it.
     #[must_use]
-    pub fn new(stream: SendStream<Bytes>, body: Body) -> Self {
-        Self { stream, body, pending: Bytes::new(), sent: 0, grpc_status: None, done: false, touched: false }
+    pub fn new(stream: SendStream<Piece>, body: Body) -> Self {
+        let (pieces, pending) = (Pieces::default(), Bytes::new());
+        Self { stream, pieces, body, pending, sent: 0, grpc_status: None, done: false, touched: false }
     }
 
     /// Ready when everything was handed over.
@@ -68,7 +71,9 @@ impl Sending {
                 }
                 None => {
                     self.done = true;
-                    self.stream.send_data(Bytes::new(), true).map_err(SendingError::Peer)?;
+                    self.stream
+                        .send_data(self.pieces.piece(Bytes::new()), true)
+                        .map_err(SendingError::Peer)?;
                 }
             }
         }
@@ -76,6 +81,12 @@ impl Sending {
     }
 
     fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendingError>> {
+        if self.pieces.poll_room(cx).is_pending() {
+            // What waits goes with a stream that ends, and it has to be known that it did.
+            return self.stream.poll_reset(cx).map(|reason| {
+                Err(reason.map_or_else(SendingError::Peer, |reason| SendingError::Peer(reason.into())))
+            });
+        }
         self.stream.reserve_capacity(self.pending.len());
         let mut room = self.stream.capacity();
         if room == 0 {
@@ -88,7 +99,7 @@ impl Sending {
         let piece = self.pending.split_to(room.min(self.pending.len()));
         self.sent += piece.len() as u64;
         self.done = self.pending.is_empty() && self.body.is_end();
-        Poll::Ready(self.stream.send_data(piece, self.done).map_err(SendingError::Peer))
+        Poll::Ready(self.stream.send_data(self.pieces.piece(piece), self.done).map_err(SendingError::Peer))
     }
 
     /// Ends the stream because of `error`; what waits for its window is not sent.

@@ -15,6 +15,7 @@ mod stream;
 
 use crate::drain::DrainWatch;
 use crate::http::draining::Draining;
+use crate::http::h2::piece::Piece;
 use crate::http::h2::rewind::Rewound;
 use crate::http::server::ServerSettings;
 use crate::http::service::Service;
@@ -29,7 +30,7 @@ struct Wishes {
 }
 
 /// The two ends of one request.
-type Accepted = (http::Request<::h2::RecvStream>, SendResponse<Bytes>);
+type Accepted = (http::Request<::h2::RecvStream>, SendResponse<Piece>);
 
 /// Serves a connection until it ends.
 pub async fn serve<S: Service>(
@@ -82,7 +83,7 @@ pub async fn serve<S: Service>(
 }
 
 struct State<'a> {
-    connection: Connection<Rewound, Bytes>,
+    connection: Connection<Rewound, Piece>,
     idle: Deadline,
     draining: Draining<'a>,
     going_away: bool,

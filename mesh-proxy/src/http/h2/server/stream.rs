@@ -8,12 +8,12 @@ use std::task::{Context, Poll};
 
 use ::h2::Reason;
 use ::h2::server::SendResponse;
-use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header, response};
 
 use super::Wishes;
 use crate::http::body::Body;
 use crate::http::h2::message::{self, Incoming, Length};
+use crate::http::h2::piece::Piece;
 use crate::http::h2::send::{Sending, SendingError};
 use crate::http::headers;
 use crate::http::interim::Interim;
@@ -21,7 +21,7 @@ use crate::http::server::ServerSettings;
 use crate::http::service::{BadRequest, End, Reply, Service, Teller, Then, grpc_status};
 
 /// The sending end, shared by the stream's loop and 1xx answers.
-type Respond = Rc<RefCell<SendResponse<Bytes>>>;
+type Respond = Rc<RefCell<SendResponse<Piece>>>;
 
 /// Serves one request.
 pub(super) async fn serve<S: Service>(
