@@ -2,6 +2,7 @@
 //! it. In: YAML. Out: [`MeshConfig`], and for each field that has no effect here a sentence that says so. Nothing is ignored
 //! in silence.
 
+mod exports;
 pub mod in_files;
 mod providers;
 mod roots;
@@ -122,6 +123,13 @@ fn field(config: &mut MeshConfig, told: &mut Vec<Told>, name: &str, value: &Valu
         // Not Istio's: `x-mesh-denied-by` in answers of 403.
         "denyReasonHeader" => {
             config.options.deny_reason_header = value.as_bool().ok_or("is neither true nor false")?;
+        }
+        "defaultServiceExportTo" => config.options.default_export.services = exports::read(value)?,
+        "defaultVirtualServiceExportTo" => {
+            config.options.default_export.virtual_services = exports::read(value)?;
+        }
+        "defaultDestinationRuleExportTo" => {
+            config.options.default_export.destination_rules = exports::read(value)?;
         }
         "localityLbSetting" => config.options.locality = Some(locality(value)?),
         "enableAutoMtls" if value == true => {}
@@ -295,6 +303,7 @@ mod tests {
     use mesh_proto::model::tls::{CipherSuite, Group};
 
     use super::*;
+    use crate::snapshot::DefaultExport;
 
     #[test]
     fn what_counts_is_read_and_what_does_not_is_told() {
@@ -303,7 +312,8 @@ mod tests {
             defaultConfig: {concurrency: 2, tracing: {}}\nlocalityLbSetting: {failover: [{from: a, to: b}]}\n\
             connectTimeout: 3s\npathNormalization: {normalization: MERGE_SLASHES}\ndenyReasonHeader: true\naccessLogEncoding: JSON\n\
             meshMTLS: {minProtocolVersion: TLSV1_3}\ntrustDomainAliases: [old, older]\n\
-            tlsDefaults: {cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256], ecdhCurves: [P-256, X25519]}\n";
+            tlsDefaults: {cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256], ecdhCurves: [P-256, X25519]}\n\
+            defaultServiceExportTo: ['*']\ndefaultVirtualServiceExportTo: [.]\ndefaultDestinationRuleExportTo: [., shop]\n";
         let (config, told) = parse(text).unwrap();
         assert_eq!(
             (config.trust_domain.as_deref(), config.root_namespace.as_deref()),
@@ -329,6 +339,11 @@ mod tests {
             trust_domain_aliases: vec!["old".parse().unwrap(), "older".parse().unwrap()],
             deny_reason_header: true,
             added_roots: Vec::new(),
+            default_export: DefaultExport {
+                services: vec!["*".into()],
+                virtual_services: vec![".".into()],
+                destination_rules: vec![".".into(), "shop".into()],
+            },
         };
         assert_eq!(config.options, options);
         let paths: Vec<_> = told.iter().map(|told| told.path.as_str()).collect();
@@ -361,6 +376,9 @@ mod tests {
             ("pathNormalization: {normalization: SOME}", "pathNormalization"),
             ("localityLbSetting: {distribute: [{from: a, to: {b: 80}}]}", "localityLbSetting"),
             ("localityLbSetting: {failovr: []}", "localityLbSetting"),
+            ("defaultVirtualServiceExportTo: .", "defaultVirtualServiceExportTo"),
+            ("defaultServiceExportTo: [Shop]", "defaultServiceExportTo"),
+            ("defaultDestinationRuleExportTo: [1]", "defaultDestinationRuleExportTo"),
             ("extensionProviders: {a: b}", "extensionProviders"),
             ("meshMTLS: {minProtocolVersion: TLSV1_1}", "meshMTLS"),
             ("meshMTLS: {maxProtocolVersion: TLSV1_2}", "meshMTLS"),

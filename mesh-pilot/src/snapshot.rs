@@ -107,6 +107,19 @@ pub struct MeshOptions {
     pub trust_domain_aliases: Vec<TrustDomain>,
     /// Roots beside those that the authority tells.
     pub added_roots: Vec<AddedRoots>,
+    /// Who sees objects that don't say it themselves.
+    pub default_export: DefaultExport,
+}
+
+/// MeshConfig's `defaultServiceExportTo` and the like: what `exportTo` says where an object has none. Empty: everybody.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DefaultExport {
+    /// Of Services and ServiceEntries.
+    pub services: Vec<String>,
+    /// Of VirtualServices.
+    pub virtual_services: Vec<String>,
+    /// Of DestinationRules.
+    pub destination_rules: Vec<String>,
 }
 
 impl MeshOptions {

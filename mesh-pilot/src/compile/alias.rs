@@ -29,7 +29,7 @@ pub(super) fn target<'a>(config: &'a Config, namespace: &str, host: &str) -> Opt
             return (!revisions.is_empty()).then_some(Target { service, revisions });
         }
         let alias = config.aliases.get(at)?;
-        exported(&alias.spec.annotations, &alias.spec.namespace, namespace)?;
+        exported(config, &alias.spec.annotations, &alias.spec.namespace, namespace)?;
         revisions.push(alias.revision);
         at = &alias.spec.target;
     }

@@ -16,7 +16,7 @@ use crate::snapshot::{Compiled, Config, Service, Viewer};
 #[must_use]
 pub fn catalogue(config: &Config, viewer: &Viewer, namespace: &str) -> Option<Compiled<wire::Catalogue>> {
     let services = config.services.values().filter(|held| *held.spec.namespace == *namespace);
-    let services = services.filter(|held| sees(&viewer.namespace, &held.spec));
+    let services = services.filter(|held| sees(config, &viewer.namespace, &held.spec));
     let mut entries: BTreeMap<String, wire::CatalogueEntry> = BTreeMap::new();
     let mut revisions = Vec::new();
     for held in services {
@@ -31,14 +31,18 @@ pub fn catalogue(config: &Config, viewer: &Viewer, namespace: &str) -> Option<Co
     }
     let rules = config.virtual_services.iter().filter(|rules| *rules.reference.namespace == *namespace);
     let seen = |rules: &&std::sync::Arc<Rules>| {
-        for_mesh(rules) && !rules.spec.spec.http.is_empty() && visibility(rules, &viewer.namespace).is_some()
+        for_mesh(rules)
+            && !rules.spec.spec.http.is_empty()
+            && visibility(config, rules, &viewer.namespace).is_some()
     };
     for rules in rules.filter(seen) {
         for host in &rules.spec.spec.hosts {
             let host = full(config, host, namespace);
             // Addresses are hosts for gateways only; a service's host is its own namespace's to tell.
-            let visible =
-                config.services.get(host.as_str()).is_some_and(|held| sees(&viewer.namespace, &held.spec));
+            let visible = config
+                .services
+                .get(host.as_str())
+                .is_some_and(|held| sees(config, &viewer.namespace, &held.spec));
             if visible || entries.contains_key(&host) || host.parse::<std::net::IpAddr>().is_ok() {
                 continue;
             }

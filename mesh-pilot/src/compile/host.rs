@@ -59,12 +59,24 @@ pub(super) enum Visibility {
     Public,
 }
 
-/// How an object of `owner` is visible in `namespace`.
+/// How an object of `owner` is visible in `namespace`: as it says itself, or else as `default` does, which is MeshConfig's.
 pub(super) fn visible<'a>(
     export_to: impl IntoIterator<Item = &'a str>,
+    default: &[String],
     owner: &str,
     namespace: &str,
 ) -> Option<Visibility> {
+    let said = of_list(export_to, owner, namespace);
+    let default = || of_list(default.iter().map(String::as_str), owner, namespace);
+    said.or_else(default).unwrap_or(Some(Visibility::Public))
+}
+
+/// How it is visible by a list, if there is one.
+fn of_list<'a>(
+    export_to: impl IntoIterator<Item = &'a str>,
+    owner: &str,
+    namespace: &str,
+) -> Option<Option<Visibility>> {
     let mut empty = true;
     let mut best = None;
     for entry in export_to {
@@ -78,18 +90,24 @@ pub(super) fn visible<'a>(
         };
         best = best.min(seen).or(best).or(seen);
     }
-    if empty { Some(Visibility::Public) } else { best }
+    (!empty).then_some(best)
 }
 
 /// Whether a service is visible in a namespace (annotation `networking.istio.io/exportTo`).
-pub(super) fn sees(namespace: &str, service: &Service) -> bool {
-    exported(&service.annotations, &service.namespace, namespace).is_some()
+pub(super) fn sees(config: &Config, namespace: &str, service: &Service) -> bool {
+    exported(config, &service.annotations, &service.namespace, namespace).is_some()
 }
 
 /// How a Service of `owner` with these annotations is visible in a namespace.
-pub(super) fn exported(annotations: &Labels, owner: &str, namespace: &str) -> Option<Visibility> {
+pub(super) fn exported(
+    config: &Config,
+    annotations: &Labels,
+    owner: &str,
+    namespace: &str,
+) -> Option<Visibility> {
     let list = annotations.get("networking.istio.io/exportTo").map_or("", String::as_str);
-    visible(list.split(',').map(str::trim).filter(|entry| !entry.is_empty()), owner, namespace)
+    let list = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    visible(list, &config.options.default_export.services, owner, namespace)
 }
 
 /// The service with this host, if it is visible in the namespace.
@@ -98,7 +116,7 @@ pub(super) fn visible_service<'a>(
     namespace: &str,
     host: &str,
 ) -> Option<&'a Held<Service>> {
-    config.services.get(host).map(AsRef::as_ref).filter(|held| sees(namespace, &held.spec))
+    config.services.get(host).map(AsRef::as_ref).filter(|held| sees(config, namespace, &held.spec))
 }
 
 /// `file:line` in words for a message, or nothing.

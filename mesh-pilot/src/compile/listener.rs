@@ -86,7 +86,8 @@ pub fn listener(config: &Config, viewer: &Viewer, port: u16) -> Option<Compiled<
     let mut revisions: Vec<u64> = servers.iter().map(|served| served.gateway.revision).collect();
     // By age: the order in which the rules of one host follow one another.
     let visible = config.virtual_services.iter().map(AsRef::as_ref);
-    let rules: Vec<&Rules> = visible.filter(|rules| visibility(rules, &viewer.namespace).is_some()).collect();
+    let rules: Vec<&Rules> =
+        visible.filter(|rules| visibility(config, rules, &viewer.namespace).is_some()).collect();
     let gateways: Vec<String> = servers.iter().map(|served| name_of(served.gateway)).collect();
     let scope = Scope { config, namespace: &viewer.namespace, port, gateways: &gateways };
     let parts = tls::Port { viewer, scope: &scope, rules: &rules };

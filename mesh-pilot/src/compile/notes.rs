@@ -191,7 +191,7 @@ fn duplicate_hosts<'a>(config: &Config, rules: &'a Rules, routed: &mut ByHost<'a
     let mut lost = BTreeMap::new();
     for host in &hosts {
         let rivals = routed.entry(host.clone()).or_default();
-        if let Some(rival) = rivals.iter().find(|rival| covers(rival, rules)) {
+        if let Some(rival) = rivals.iter().find(|rival| covers(config, rival, rules)) {
             lost.insert(host, *rival);
         }
         rivals.push(rules);
@@ -235,10 +235,14 @@ fn unknown_hosts(config: &Config, rules: &Rules, notes: &mut Notes) {
 }
 
 /// Whether the older one is seen wherever the younger one is, with no less precedence.
-fn covers(older: &Rules, younger: &Rules) -> bool {
-    let public = |rules: &Rules| rules.spec.spec.export_to.iter().all(|entry| entry == "*");
-    let same = older.spec.spec.export_to == younger.spec.spec.export_to
-        && older.reference.namespace == younger.reference.namespace;
+fn covers(config: &Config, older: &Rules, younger: &Rules) -> bool {
+    let default = &config.options.default_export.virtual_services;
+    let list = |rules: &Rules| match &rules.spec.spec.export_to[..] {
+        [] => default.clone(),
+        said => said.to_vec(),
+    };
+    let public = |rules: &Rules| list(rules).iter().all(|entry| entry == "*");
+    let same = list(older) == list(younger) && older.reference.namespace == younger.reference.namespace;
     same || (public(older) && public(younger))
 }
 

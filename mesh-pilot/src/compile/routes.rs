@@ -39,9 +39,10 @@ pub(super) fn for_mesh(rules: &Rules) -> bool {
 }
 
 /// How a VirtualService is visible in a namespace.
-pub(super) fn visibility(rules: &Rules, namespace: &str) -> Option<Visibility> {
+pub(super) fn visibility(config: &Config, rules: &Rules, namespace: &str) -> Option<Visibility> {
     let list = rules.spec.spec.export_to.iter().map(String::as_str);
-    visible(list, &rules.reference.namespace, namespace)
+    let default = &config.options.default_export.virtual_services;
+    visible(list, default, &rules.reference.namespace, namespace)
 }
 
 /// The VirtualService that routes `host` (of a service, or itself a wildcard that only routes have) for clients in
@@ -53,7 +54,7 @@ pub(super) fn select<'a>(config: &'a Config, namespace: &str, host: &str) -> Opt
     let candidate = |(pattern, age): (&str, usize)| {
         let specificity = names(pattern, host)?;
         let rules: &'a Rules = config.virtual_services.get(age)?;
-        let tier = visibility(rules, namespace)?;
+        let tier = visibility(config, rules, namespace)?;
         Some(((std::cmp::Reverse(specificity), tier, age), rules))
     };
     let candidates = exact.chain(wildcards).filter_map(candidate);

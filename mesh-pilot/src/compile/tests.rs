@@ -2,6 +2,7 @@
 
 mod alias;
 mod entries;
+mod exports;
 mod external;
 mod gateways;
 mod policies;

@@ -58,7 +58,8 @@ fn select_in<'a>(
 ) -> Vec<&'a Rule> {
     let candidate = |rule: &'a Arc<Rule>| {
         let spec = &rule.spec.spec;
-        let exported = visible(spec.export_to.iter().map(String::as_str), namespace, client).is_some();
+        let (export_to, default) = (&spec.export_to, &config.options.default_export.destination_rules);
+        let exported = visible(export_to.iter().map(String::as_str), default, namespace, client).is_some();
         let selects =
             spec.workload_selector.as_ref().is_none_or(|s| namespace == client && s.selects(labels));
         if *rule.reference.namespace != *namespace || !exported || !selects {

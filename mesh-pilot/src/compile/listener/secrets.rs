@@ -69,7 +69,8 @@ fn needs(config: &Config, viewer: &Viewer) -> BTreeMap<String, Need> {
     let rules = config.destination_rules.iter().filter(|_| viewer.router);
     let seen = rules.filter(|rule| {
         let export_to = rule.spec.spec.export_to.iter().map(String::as_str);
-        visible(export_to, &rule.reference.namespace, &viewer.namespace).is_some()
+        let default = &config.options.default_export.destination_rules;
+        visible(export_to, default, &rule.reference.namespace, &viewer.namespace).is_some()
     });
     for tls in seen.flat_map(|rule| credentials(&rule.spec)) {
         let need = needs.entry(format!("{}/{}", viewer.namespace, tls.credential_name)).or_default();

@@ -21,7 +21,7 @@ pub(super) fn forwarding(
     for held in config.services.values() {
         let service = &held.spec;
         let external = service.entry.as_ref().is_some_and(|entry| entry.external);
-        if external || !sees(&viewer.namespace, service) || !is_offered(served, service) {
+        if external || !sees(config, &viewer.namespace, service) || !is_offered(served, service) {
             continue;
         }
         revisions.push(held.revision);
