@@ -126,8 +126,9 @@ pub enum NoBundle {
     },
     /// An old one, whoever served it.
     #[error(
-        "the bundle of {trust_domain} has the number {now} (spiffe_sequence) after {known}: an older one is not taken; if its \
-         publisher counts from the beginning again, change the first bundle of the endpoint, or start this authority again"
+        "the bundle of {trust_domain} has the number {now} (spiffe_sequence) after {known}: an older one is not taken, over a \
+         restart neither; if its publisher counts from the beginning again, change the first bundle of the endpoint, or start this \
+         authority once without the trust domain"
     )]
     Older {
         /// Whose.
@@ -193,6 +194,8 @@ pub(crate) struct Course {
     pub(crate) federated: Federated,
     /// What was had last.
     known: Option<Document>,
+    /// Its number, also before a restart; none of a file, which is the operator's.
+    number: Option<u64>,
     /// The first bundle that was last taken the place of: also before the keeper has kept it.
     superseded: Option<String>,
 }
@@ -201,7 +204,11 @@ impl Course {
     /// As it was kept.
     pub(crate) async fn new(federated: Federated, keeper: &Keeper) -> Self {
         let superseded = keeper.superseded(&federated.trust_domain).await;
-        Self { federated, known: None, superseded }
+        let number = match federated.bundle {
+            Source::File(_) => None,
+            _ => keeper.number(&federated.trust_domain).await,
+        };
+        Self { federated, known: None, number, superseded }
     }
 
     /// Asks once; when to ask again.
@@ -219,23 +226,20 @@ impl Course {
             Source::File(_) => Duration::from_secs(least),
             _ => hint.unwrap_or(REFRESH),
         };
-        if !anew && let Some((known, now)) = older(self.known.as_ref(), &document) {
+        let numbers = self.number.zip(document.sequence);
+        if !anew && let Some((known, now)) = numbers.filter(|(known, now)| now < known) {
             return Err(NoBundle::Older { trust_domain: trust_domain.clone(), known, now });
         }
         if anew || self.known.as_ref() != Some(&document) {
             tracing::info!(%trust_domain, roots = document.roots.len(), "the bundle of another trust domain");
-            keeper.federate(trust_domain, &document.roots, first.clone());
+            self.number = document.sequence;
+            let kept = self.number.filter(|_| !matches!(source, Source::File(_)));
+            keeper.federate(trust_domain, &document.roots, kept, first.clone());
             self.superseded = first.or(self.superseded.take());
             self.known = Some(document);
         }
         Ok(wait)
     }
-}
-
-/// The numbers of what is known and of `document`, where it has the lower one: it is an old one then.
-fn older(known: Option<&Document>, document: &Document) -> Option<(u64, u64)> {
-    let numbers = (known.and_then(|known| known.sequence)?, document.sequence?);
-    (numbers.1 < numbers.0).then_some(numbers)
 }
 
 impl Source {

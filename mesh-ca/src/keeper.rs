@@ -128,6 +128,8 @@ struct Fetched {
     roots: Vec<String>,
     /// What names the first bundle that they take the place of.
     first: Option<String>,
+    /// The number of their bundle.
+    number: Option<u64>,
 }
 
 /// What was seen last.
@@ -197,6 +199,7 @@ impl Keeper {
         let federated = |domain: &str| settings.federated.iter().any(|known| known.as_str() == domain);
         state.foreign.retain(|domain, _| federated(domain));
         state.superseded.retain(|domain, _| federated(domain));
+        state.numbers.retain(|domain, _| federated(domain));
         let told = settle(&mut state, &authority);
         let kept = if state == kept.state { kept } else { shelf.save(&state, &kept).await? };
         shelf.publish(&told.own_bundle().roots).await?;
@@ -257,11 +260,22 @@ impl Keeper {
         }
     }
 
-    /// The roots of another trust domain are these from the next look on. `first` names the bundle by which one began, which
-    /// they take the place of.
-    pub fn federate(&self, domain: &TrustDomain, roots: &[CertificateDer<'static>], first: Option<String>) {
+    /// The roots of another trust domain are these from the next look on, by the bundle of this `number`, if it has one.
+    /// `first` names the bundle by which one began, which they take the place of.
+    pub fn federate(
+        &self,
+        domain: &TrustDomain,
+        roots: &[CertificateDer<'static>],
+        number: Option<u64>,
+        first: Option<String>,
+    ) {
         let roots = roots.iter().map(|root| pem(root)).collect();
-        self.fetched.lock().insert(domain.to_string(), Fetched { roots, first });
+        self.fetched.lock().insert(domain.to_string(), Fetched { roots, first, number });
+    }
+
+    /// The number of the bundle that the endpoint of another trust domain said last.
+    pub async fn number(&self, domain: &TrustDomain) -> Option<u64> {
+        self.now.lock().await.kept.state.numbers.get(domain.as_str()).copied()
     }
 
     /// What names the first bundle of another trust domain that newer roots have taken the place of.

@@ -92,8 +92,12 @@ impl Keeper {
             self.scheduled(&mut state, now.plugged)?;
         }
         let fetched = self.fetched.lock().clone();
-        for (domain, Fetched { roots, first }) in fetched.clone() {
+        for (domain, Fetched { roots, first, number }) in fetched.clone() {
             state.superseded.extend(first.map(|first| (domain.clone(), first)));
+            match number {
+                Some(number) => state.numbers.insert(domain.clone(), number),
+                None => state.numbers.remove(&domain),
+            };
             state.foreign.insert(domain, roots);
         }
         self.commit(&mut now, &over, state, signs).await?;

@@ -60,6 +60,9 @@ pub struct State {
     /// The first bundle (its SHA-256) of each endpoint that has said what its trust domain's roots are since.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub superseded: BTreeMap<String, String>,
+    /// The number (`spiffe_sequence`) of the bundle that each endpoint said last.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub numbers: BTreeMap<String, u64>,
     /// What each pilot said last.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub reports: BTreeMap<String, Report>,

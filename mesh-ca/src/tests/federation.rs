@@ -195,13 +195,13 @@ async fn an_endpoint_may_be_of_a_third_trust_domain() {
     for turn in 0..3 {
         let got = source.get(by(source.vouching(&a.told().borrow().clone()))).await.unwrap();
         assert_eq!(got.document.roots, b.told().borrow().own_bundle().roots, "{turn}");
-        a.federate(&"b.test".parse().unwrap(), &got.document.roots, got.first);
+        a.federate(&"b.test".parse().unwrap(), &got.document.roots, got.document.sequence, got.first);
         a.look().await.unwrap();
     }
     // Where that trust domain is federated with too, its newest roots count.
     std::fs::write(&first, TestCa::of("c.test").root_pem()).unwrap();
     assert!(source.get(by(source.vouching(&a.told().borrow().clone()))).await.is_err());
-    a.federate(&"c.test".parse().unwrap(), &[c.root_der()], None);
+    a.federate(&"c.test".parse().unwrap(), &[c.root_der()], None, None);
     a.look().await.unwrap();
     assert!(source.get(by(source.vouching(&a.told().borrow().clone()))).await.is_ok());
     // One whom a root of the bundle's trust domain calls so.
@@ -271,7 +271,7 @@ async fn an_older_document_of_a_third_trust_domain_is_not_taken() {
     let a = keeper(dir.path(), "cluster.local", &["b.test"]).await;
     let domain: TrustDomain = "b.test".parse().unwrap();
     let federated = Federated { trust_domain: domain.clone(), bundle: spiffe(&url, C, first.clone()) };
-    let mut course = Course::new(federated, &a).await;
+    let mut course = Course::new(federated.clone(), &a).await;
     let roots = || a.told().borrow().bundles[&domain].roots.len();
     // One after the other before anything is kept, too.
     course.turn(&a).await.unwrap();
@@ -282,6 +282,15 @@ async fn an_older_document_of_a_third_trust_domain_is_not_taken() {
     assert!(matches!(course.turn(&a).await, Err(NoBundle::Older { .. })));
     a.look().await.unwrap();
     assert_eq!(roots(), 2);
+    // Over a restart too, whoever asks.
+    let again = keeper(dir.path(), "cluster.local", &["b.test"]).await;
+    let mut after = Course::new(federated.clone(), &again).await;
+    assert!(matches!(after.turn(&again).await, Err(NoBundle::Older { known: 2, now: 1, .. })));
+    again.look().await.unwrap();
+    assert_eq!(again.told().borrow().bundles[&domain].roots.len(), 2);
+    // But not where it was not federated with meanwhile.
+    let without = keeper(dir.path(), "cluster.local", &[]).await;
+    assert_eq!(without.number(&domain).await, None);
     std::fs::write(&first, format!("\n{}", c.root_pem())).unwrap();
     course.turn(&a).await.unwrap();
     a.look().await.unwrap();
