@@ -266,8 +266,12 @@ impl Namespace {
         self.client_with(name, &format!("    labels: {{istio-locality: {locality}}}\n")).await
     }
 
-    async fn client_with(&self, name: &str, labels: &str) -> anyhow::Result<Client> {
-        self.apply(&workload::client(name, labels)).await?;
+    /// A pod to send from with more in its metadata: YAML lines, indented by four.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub async fn client_with(&self, name: &str, metadata: &str) -> anyhow::Result<Client> {
+        self.apply(&workload::client(name, metadata)).await?;
         self.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=180s"]).await?;
         Ok(Client::new(self.cluster.clone(), &self.name, name))
     }

@@ -8,7 +8,7 @@ use e2e::pki::Authority;
 use e2e::workload::App;
 use e2e::{Company, Namespace, eventually, test};
 
-use super::gateways::{install, secret};
+use super::gateways::{install, own, secret};
 
 const HOST: &str = "partner.example.com";
 
@@ -16,7 +16,7 @@ const HOST: &str = "partner.example.com";
 async fn outside(ns: &Namespace, authority: &Authority) -> anyhow::Result<String> {
     install(ns, "istio-partner", &["service.type=ClusterIP"]).await?;
     secret(ns, "partner-cert", &authority.sign(&[HOST])?, None).await?;
-    ns.apply(&format!(
+    let server = format!(
         "apiVersion: networking.istio.io/v1
 kind: Gateway
 metadata: {{name: partner}}
@@ -32,8 +32,8 @@ spec:
   gateways: [partner]
   http: [{{route: [{{destination: {{host: web, port: {{number: 80}}}}}}]}}]
 "
-    ))
-    .await?;
+    );
+    ns.apply(&own(ns, &server)).await?;
     let address =
         ns.kubectl(&["get", "service", "istio-partner", "-o", "jsonpath={.spec.clusterIP}"]).await?;
     Ok(address.trim().to_owned())
@@ -111,7 +111,7 @@ fn item_8_egress_with_tls() {
         install(ns, "istio-exit", &["service.type=ClusterIP"]).await?;
         let client = ns.deploy_with_client(&[App::new("web")]).await?;
         let address = outside(ns, &authority).await?;
-        ns.apply(&way(&ns.name, &address)).await?;
+        ns.apply(&own(ns, &way(&ns.name, &address))).await?;
         // What a resolver outside would have said; the request goes by its name.
         let connect = "192.0.2.10:80";
         let ask = async || client.get(&format!("http://{HOST}/"), &["--connect", connect]).await;

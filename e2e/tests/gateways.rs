@@ -37,10 +37,14 @@ pub async fn address(cluster: &Cluster, namespace: &str, service: &str, port: u1
     Ok(format!("{node}:{}", entry["nodePort"]))
 }
 
-/// The text with `{istio: edge}` as a selector of this test's gateway alone: a Gateway selects pods of every namespace, and tests
-/// run side by side.
+/// The text with `{istio: edge}` (or `exit`, `partner`) as a selector of this test's gateway alone: a Gateway selects pods of every
+/// namespace, and tests run side by side.
 pub fn own(ns: &Namespace, yaml: &str) -> String {
-    yaml.replace("{istio: edge}", &format!("{{istio: edge, of: {}}}", ns.name))
+    let mut text = yaml.to_owned();
+    for name in ["edge", "exit", "partner"] {
+        text = text.replace(&format!("{{istio: {name}}}"), &format!("{{istio: {name}, of: {}}}", ns.name));
+    }
+    text
 }
 
 /// A gateway of the test's own: `istio: NAME, of: NAMESPACE`.
@@ -213,7 +217,7 @@ fn item_8_egress() {
     test("item_8_egress", Company::Welcome, async |ns| {
         install(ns, "istio-exit", &["service.type=ClusterIP"]).await?;
         let client = ns.deploy_with_client(&[App::new("partner")]).await?;
-        ns.apply(&format!(
+        let way = format!(
             "apiVersion: networking.istio.io/v1
 kind: Gateway
 metadata: {{name: exit}}
@@ -234,8 +238,8 @@ spec:
     route: [{{destination: {{host: partner.{ns}.svc.cluster.local, port: {{number: 80}}}}}}]
 ",
             ns = ns.name
-        ))
-        .await?;
+        );
+        ns.apply(&own(ns, &way)).await?;
         let url = format!("http://partner.{}.svc.cluster.local/", ns.name);
         eventually("by way of the egress gateway", async || {
             let answer = client.get(&url, &[]).await?.expect(200)?;

@@ -257,7 +257,7 @@ fn item_4_exclusions() {
     });
 }
 
-/// Resources and image of the proxy are what annotations say.
+/// Resources, image and log level of the proxy are what annotations say.
 #[test]
 fn item_4_resources() {
     test("item_4_resources", Company::Welcome, async |ns| {
@@ -270,6 +270,17 @@ fn item_4_resources() {
         let proxy = init.iter().find(|c| c["name"] == "istio-proxy").context("istio-proxy")?;
         let requests = &proxy["resources"]["requests"];
         ensure!(requests["cpu"] == "15m" && requests["memory"] == "48Mi", "{requests}");
+        // Where that image is nobody has to know: the API server says what it would make.
+        let metadata = "    annotations: {sidecar.istio.io/proxyImage: example.com/proxy:other, sidecar.istio.io/logLevel: debug}\n";
+        let dry = ["apply", "-n", &ns.name, "--dry-run=server", "-o", "json", "-f", "-"];
+        let yaml = e2e::workload::client("other", metadata).replace("  serviceAccountName: other\n", "");
+        let said: Value = serde_json::from_str(&ns.cluster.fed("kubectl", &dry, &yaml).await?)?;
+        let made = said["items"].as_array().into_iter().flatten().find(|one| one["kind"] == "Pod");
+        let init = made.context("no pod")?["spec"]["initContainers"].as_array().context("init containers")?;
+        let proxy = init.iter().find(|c| c["name"] == "istio-proxy").context("istio-proxy")?;
+        ensure!(proxy["image"] == "example.com/proxy:other", "{}", proxy["image"]);
+        let level = proxy["env"].as_array().into_iter().flatten().find(|one| one["name"] == "MESH_LOG");
+        ensure!(level.is_some_and(|one| one["value"] == "debug"), "{level:?}");
         Ok(())
     });
 }
