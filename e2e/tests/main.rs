@@ -19,6 +19,7 @@ mod injection;
 mod loss;
 mod meshctl;
 mod mtls;
+mod own_capture;
 mod repository;
 mod routing;
 mod seed;

@@ -518,6 +518,7 @@ fn unknown_values_are_refused_by_name() {
         ("control-plane", "global.proxy.logLevel=\"loud\"", "logLevel"),
         ("control-plane", "global.proxy.resources.requests.cpu=\"lots\"", "cpu"),
         ("control-plane", "pilot.cni.enabled=true", "enabled"),
+        ("control-plane", "global.proxy_init.container=\"cni\"", "container"),
         ("base", "base.excludedCRDs=[\"wasmplugins\"]", "excludedCRDs"),
     ];
     for (name, value, field) in wrong {

@@ -154,11 +154,11 @@ struct Capture {
     flags: Flags,
 }
 
-/// What `mesh-proxy capture` makes of a pod's init container.
+/// What `mesh-proxy capture` makes of a pod's first init container: `istio-init`, or a sidecar that captures for itself.
 fn captured(pod: &Value) -> Result<capture::rules::Settings, String> {
-    let inits = pod["spec"]["initContainers"].as_array().unwrap();
-    let init = inits.iter().find(|container| container["name"] == "istio-init").unwrap();
-    let arguments = init["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
+    let arguments = pod["spec"]["initContainers"][0]["args"].as_array().unwrap();
+    let arguments =
+        arguments.iter().map(|argument| argument.as_str().unwrap()).skip_while(|a| *a == "sidecar");
     let told = <Capture as clap::Parser>::try_parse_from(arguments).map_err(|error| error.to_string())?;
     told.flags.settings().map_err(|error| error.to_string())
 }
@@ -222,6 +222,11 @@ fn capture_does_what_the_annotations_say() {
     let annotations: Value = LISTS.iter().zip(values).map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
     let pod = json!({"metadata": {"annotations": annotations}, "spec": {"containers": [{"name": "app"}]}});
     let told = captured(&inject(&pod, None, &settings, "t").unwrap().object).unwrap();
+    let values = json!({"global": {"proxy_init": {"container": "sidecar"}}});
+    let own = Settings::read(&values, &json!({}), ControlPlane::default()).unwrap();
+    let own = inject(&pod, None, &own, "t").unwrap().object;
+    assert_eq!(own["spec"]["initContainers"].as_array().unwrap().len(), 1);
+    assert_eq!(captured(&own).unwrap(), told, "whoever programs them, the rules are the same");
     let expected = capture::rules::Settings {
         include_outbound: Ranges::All,
         exclude_outbound: vec!["10.1.0.0/16".parse().unwrap()],

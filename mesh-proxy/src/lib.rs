@@ -26,6 +26,7 @@ pub mod io;
 pub mod jwt;
 pub mod outbound;
 pub mod pool;
+pub mod privileges;
 pub mod respond;
 pub mod revocation;
 pub mod route;

@@ -1,11 +1,13 @@
 //! The `mesh-proxy` process: `mesh-proxy --config FILE` on one machine; in a pod `mesh-proxy sidecar` and `mesh-proxy router`,
 //! which read the environment, and `mesh-proxy wait`, which holds the application until its sidecar is ready;
-//! `mesh-proxy capture` programs the rules that bring the pod's traffic to it.
+//! `mesh-proxy capture` programs the rules that bring the pod's traffic to it, and `mesh-proxy sidecar capture` does that before
+//! it serves.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use mesh_proxy::admin::wait;
 use mesh_proxy::app;
@@ -26,7 +28,10 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Serve beside an application in its pod, as the environment says.
-    Sidecar,
+    Sidecar {
+        #[command(subcommand)]
+        first: Option<First>,
+    },
     /// Serve as a gateway in a pod, as the environment says.
     Router,
     /// Wait until the sidecar of this pod is ready.
@@ -36,6 +41,13 @@ enum Command {
         timeout: u64,
     },
     /// Program the rules that bring this network namespace's traffic to its sidecar.
+    Capture(Box<command::Flags>),
+}
+
+/// What a sidecar does before it serves.
+#[derive(Subcommand)]
+enum First {
+    /// Program the rules of this network namespace, as root, and give up root's rights for good.
     Capture(Box<command::Flags>),
 }
 
@@ -50,7 +62,13 @@ fn main() -> ExitCode {
             return ended(wait::until_ready(wait::STATUS, Duration::from_secs(timeout)));
         }
         (Some(Command::Capture(flags)), _) => return command::run(&flags),
-        (Some(Command::Sidecar), _) => {
+        (Some(Command::Sidecar { first }), _) => {
+            // Before anything else: what comes from outside is read without root's rights.
+            if let Some(First::Capture(flags)) = first
+                && let Err(error) = command::for_oneself(&flags)
+            {
+                return ended(Err(error).context("sidecar capture"));
+            }
             environment::config(NodeKind::Sidecar, &lookup).map_err(|e| e.to_string())
         }
         (Some(Command::Router), _) => {

@@ -25,6 +25,7 @@ mod lasting;
 mod mesh_tls;
 mod mtls;
 mod originate;
+mod own_capture;
 mod paths;
 mod permissive;
 mod revision;

@@ -1,9 +1,10 @@
 //! How much later a pod is ready with its sidecar: from the request that creates it to the event that says Ready, pods with and
 //! without in turn, one at a time.
 //!
-//! Beside them pods with two init containers that do nothing, one that ends and one that stays as a native sidecar does: the
-//! kubelet looks at what has become of its containers once a second, and goes on from one init container to the next only
-//! then, whatever they do. What a sidecar takes beyond that is the mesh's own.
+//! Beside them pods whose sidecar programs its rules of capture itself (one init container), and pods with two init
+//! containers that do nothing, one that ends and one that stays as a native sidecar does: the kubelet looks at what has
+//! become of its containers once a second, and goes on from one init container to the next only then, whatever they do. What
+//! a sidecar takes beyond that is the mesh's own.
 
 use std::time::{Duration, Instant};
 
@@ -22,9 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Measures.
 pub async fn measure(fixture: &Fixture, settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
     eprintln!("{} pods of each kind", settings.pods);
-    let (mut with, mut without, mut idle) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut with, mut own, mut without, mut idle) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for number in 0..settings.pods {
         with.push(ready(fixture, &format!("with-{number}"), Kind::Injected).await?);
+        own.push(ready(fixture, &format!("own-{number}"), Kind::Own).await?);
         without.push(ready(fixture, &format!("without-{number}"), Kind::Plain).await?);
         idle.push(ready(fixture, &format!("idle-{number}"), Kind::Idle).await?);
     }
@@ -38,6 +40,9 @@ pub async fn measure(fixture: &Fixture, settings: &Settings, report: &mut Report
         range(&without)
     );
     report.goal("pod ready with its sidecar later by", later, "ms", 1000.0, &note);
+    let note = format!("medians of {}: {:.0} ms ({}) with", own.len(), median(&own), range(&own));
+    let later = median(&own) - median(&without);
+    report.goal("the same with a sidecar that programs its rules itself", later, "ms", 1000.0, &note);
     let note = format!("medians of {}: {:.0} ms ({})", idle.len(), median(&idle), range(&idle));
     let later = median(&idle) - median(&without);
     report.add("the same with two init containers that do nothing, no mesh", later, "ms", &note);
@@ -51,6 +56,8 @@ enum Kind {
     Plain,
     /// What the webhook gives it.
     Injected,
+    /// The same without a container for the rules of capture.
+    Own,
     /// Init containers in the places of the webhook's.
     Idle,
 }
@@ -73,7 +80,9 @@ async fn ready(fixture: &Fixture, name: &str, kind: Kind) -> anyhow::Result<f64>
     let pod = json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "labels": {"sidecar.istio.io/inject": (kind == Kind::Injected).to_string()}},
+        "metadata": {"name": name,
+            "labels": {"sidecar.istio.io/inject": matches!(kind, Kind::Injected | Kind::Own).to_string()},
+            "annotations": {"mesh.local/proxy-init-container": if kind == Kind::Own { "sidecar" } else { "separate" }}},
         "spec": {
             "terminationGracePeriodSeconds": 1,
             "initContainers": kind.init_containers(),

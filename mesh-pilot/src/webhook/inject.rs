@@ -3,12 +3,13 @@
 //!
 //! Works on JSON, so that nothing that this program does not know is lost. Pure, and injecting twice is injecting once.
 //! What each part looks like: [`container`], [`probes`], [`volumes`]; what the pod wants: [`wishes`]; what stands in the way:
-//! [`clash`].
+//! [`clash`]; whether the sidecar can program its rules itself: [`own_capture`].
 
 mod clash;
 mod container;
 mod merge;
 pub mod offline;
+mod own_capture;
 mod probes;
 #[cfg(test)]
 mod tests;
@@ -19,14 +20,14 @@ use serde_json::{Map, Value, json};
 
 use self::container::Particular;
 use self::wishes::Wishes;
-use super::settings::Settings;
+use super::settings::{Programmer, Settings};
 use super::validate;
 
 /// Says what was injected; a pod that has it is left alone.
 pub const STATUS: &str = "sidecar.istio.io/status";
 /// The proxy's container.
 pub const PROXY: &str = "istio-proxy";
-/// The container that writes the rules of capture.
+/// The container that writes the rules of capture, where the sidecar doesn't.
 pub const INIT: &str = "istio-init";
 
 /// Why a pod cannot get its sidecar.
@@ -79,7 +80,7 @@ pub fn inject(
     if annotations.contains_key(STATUS) && has_proxy(&object) {
         return Ok(Injected { object, warnings });
     }
-    let wishes = Wishes::read(&annotations, settings)?;
+    let mut wishes = Wishes::read(&annotations, settings)?;
     warnings.extend(wishes.warnings.iter().cloned());
     let workload = workload.map(str::to_owned).or_else(|| owner(&object));
     let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else {
@@ -93,6 +94,12 @@ pub fn inject(
     clash::names(spec, !wishes.gateway, &volumes::volumes(), &wishes.volumes)?;
     if !wishes.gateway {
         warnings.extend(clash::warnings(spec));
+    }
+    if wishes.captures_itself()
+        && let Some(why) = own_capture::obstacle(spec, over.as_ref(), &wishes)
+    {
+        wishes.programmer = Programmer::Separate;
+        warnings.push(format!("{INIT} programs the rules of capture, not the sidecar: {why}"));
     }
     let probers = if wishes.rewrite_probes && !wishes.gateway {
         probes::rewrite(spec, &[PROXY, INIT], &mut warnings)
@@ -115,7 +122,7 @@ pub fn inject(
         hooks(spec, token);
     }
     let app = first_container(spec);
-    let init = (!wishes.gateway).then(|| container::init(&wishes, settings));
+    let init = (!wishes.gateway && !wishes.captures_itself()).then(|| container::init(&wishes, settings));
     let mut status = place(spec, &wishes, settings, proxy, init);
     // Who makes pods is mostly a controller, which shows them to nobody; `meshctl describe pod` reads them here.
     if !warnings.is_empty() {

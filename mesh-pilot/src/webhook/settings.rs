@@ -64,6 +64,8 @@ pub struct Settings {
     pub resources: Value,
     /// The init container's resources.
     pub init_resources: Value,
+    /// Who programs a pod's rules of capture where it does not say.
+    pub programmer: Programmer,
     /// Sidecars are init containers that go on.
     pub native: bool,
     /// Applications start when a classic sidecar is ready.
@@ -107,6 +109,7 @@ impl Settings {
             log_level: at.log_level("/global/proxy/logLevel", "warn")?,
             resources: at.resources("/global/proxy/resources", "10m", "32Mi", "256Mi")?,
             init_resources: at.resources("/global/proxy_init/resources", "10m", "10Mi", "64Mi")?,
+            programmer: programmer(&at)?,
             native: at.flag("/global/proxy/nativeSidecar")?.unwrap_or(true),
             hold: match told.hold {
                 Some(hold) => hold,
@@ -136,6 +139,35 @@ fn no_cni(at: &Reader<'_>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Who programs the rules of capture of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Programmer {
+    /// An init container of its own, as in Istio.
+    Separate,
+    /// The sidecar, before it serves: it starts as root.
+    Sidecar,
+}
+
+impl Programmer {
+    /// As values and annotations have it.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn read(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "separate" => Ok(Self::Separate),
+            "sidecar" => Ok(Self::Sidecar),
+            _ => Err("separate or sidecar"),
+        }
+    }
+}
+
+fn programmer(at: &Reader<'_>) -> Result<Programmer, String> {
+    let pointer = "/global/proxy_init/container";
+    let Some(told) = at.text(pointer)? else { return Ok(Programmer::Separate) };
+    Programmer::read(&told).map_err(|expected| Reader::wrong(pointer, &told.as_str().into(), expected))
 }
 
 /// What the chart says of capture.

@@ -13,6 +13,10 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 /// bind them.
 pub const LOW_PORT_OFFSET: &str = "mesh.local/low-port-offset";
 
+/// A pod's annotation: `separate` or `sidecar`, who programs its rules of capture. Before the chart's
+/// `global.proxy_init.container`.
+pub const PROXY_INIT_CONTAINER: &str = "mesh.local/proxy-init-container";
+
 /// Labels and annotations.
 pub type Labels = BTreeMap<String, String>;
 

@@ -1,4 +1,5 @@
 //! `mesh-proxy capture`: programs the rules of the current network namespace (an init container's: the pod's).
+//! `mesh-proxy sidecar capture`: the same, and then the sidecar goes on without root's rights ([`for_oneself`]).
 //!
 //! In: flags, with the names that Istio's `istio-iptables` has, or the environment variables of the same meaning. Out: rules
 //! in force, once or twice the same; with `--dry-run` what would be run; with `--clean-up` nothing left. What an injector
@@ -21,8 +22,9 @@ use std::process::ExitCode;
 
 use super::loopback;
 use super::program::{self, Backend};
-use super::rules::Settings;
 use super::rules::settings::{self, InvalidSetting};
+use super::rules::{Interception, Settings};
+use crate::privileges::{self, Keep};
 
 /// Programs the rules that bring this network namespace's TCP traffic to the sidecar.
 #[derive(Debug, Clone, clap::Args)]
@@ -177,9 +179,7 @@ pub fn run(flags: &Flags) -> ExitCode {
         if flags.clean_up {
             return program::clean_up(&settings, backend);
         }
-        program::apply(&settings, backend)?;
-        println!("mesh-proxy capture: rules are in force ({backend:?}): {settings:?}");
-        Ok(())
+        apply(&settings, backend)
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -188,4 +188,55 @@ pub fn run(flags: &Flags) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn apply(settings: &Settings, backend: Backend) -> Result<(), program::Failed> {
+    program::apply(settings, backend)?;
+    println!("mesh-proxy capture: rules are in force ({backend:?}): {settings:?}");
+    Ok(())
+}
+
+/// Why a sidecar may not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NotForOneself {
+    /// The flags.
+    #[error(transparent)]
+    Setting(#[from] InvalidSetting),
+    /// No rules would be in force.
+    #[error(
+        "--dry-run and --clean-up (DRY_RUN) leave the pod without rules: its traffic would bypass the sidecar"
+    )]
+    NoRules,
+    /// Others' rules.
+    #[error("--proxy-uid {uid} and --proxy-gid {gid}: what a sidecar sends that goes on as user and group {user} would be captured", user = privileges::USER)]
+    Ids {
+        /// As told.
+        uid: String,
+        /// As told.
+        gid: String,
+    },
+    /// The rules are not in force.
+    #[error(transparent)]
+    Rules(#[from] program::Failed),
+    /// It is root still.
+    #[error("the rules are in force, but root's rights cannot be given up: {0}")]
+    Rights(#[from] privileges::Failed),
+}
+
+/// Programs the rules, then gives up root's rights but for what they need to be served. For a process without threads,
+/// before it reads or opens anything else: from here on it is the proxy's user.
+///
+/// # Errors
+/// What failed; the process must end then.
+pub fn for_oneself(flags: &Flags) -> Result<(), NotForOneself> {
+    let settings = flags.settings()?;
+    if flags.dry_run || flags.clean_up {
+        return Err(NotForOneself::NoRules);
+    }
+    if !settings.uids.contains(&privileges::USER) && !settings.gids.contains(&privileges::USER) {
+        return Err(NotForOneself::Ids { uid: flags.uids.clone(), gid: flags.gids.clone() });
+    }
+    apply(&settings, flags.backend()?)?;
+    let transparent = settings.mode == Interception::Tproxy;
+    Ok(privileges::drop_for_good(if transparent { Keep::NetAdmin } else { Keep::Nothing })?)
 }

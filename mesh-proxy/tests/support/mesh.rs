@@ -197,6 +197,33 @@ impl Mesh {
         self.run(spec, ip, serde_json::from_value(config).unwrap(), enter)
     }
 
+    /// The environment of a container `istio-proxy`, with files that are `user`'s: nobody else reads the token.
+    pub fn container(&self, spec: &Spec<'_>, ips: &str, user: u32) -> Vec<(&'static str, String)> {
+        use std::os::unix::fs::{PermissionsExt as _, chown};
+        std::fs::set_permissions(self.dir.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+        let path = |name: String| self.dir.path().join(name);
+        let (token, state) = (path(format!("{}.token", spec.name)), self.state_of(spec.name));
+        std::fs::write(&token, format!("spiffe://cluster.local/ns/default/sa/{}", spec.account)).unwrap();
+        std::fs::create_dir_all(&state).unwrap();
+        for path in [&token, &state] {
+            chown(path, Some(user), None).unwrap();
+        }
+        std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o400)).unwrap();
+        vec![
+            ("PATH", std::env::var("PATH").unwrap_or_default()),
+            ("POD_NAME", spec.name.into()),
+            ("POD_NAMESPACE", "default".into()),
+            ("POD_UID", spec.name.into()),
+            ("SERVICE_ACCOUNT", spec.account.into()),
+            ("INSTANCE_IPS", ips.into()),
+            ("CA_ADDR", self.authority.address.to_string()),
+            ("PILOT_ADDR", self.pilot.address.to_string()),
+            ("MESH_ROOTS", path("root.pem".into()).display().to_string()),
+            ("MESH_TOKEN", token.display().to_string()),
+            ("MESH_STATE", state.display().to_string()),
+        ]
+    }
+
     fn run(&self, spec: &Spec<'_>, ip: IpAddr, config: Config, enter: impl FnOnce() + Send + 'static) -> Pod {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {

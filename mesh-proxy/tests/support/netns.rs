@@ -22,9 +22,11 @@ pub fn missing() -> Option<String> {
         let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
         found.is_ok_and(|output| output.status.success())
     };
-    let absent = ["nft", "ip", "iptables-restore", "curl", "bash"].into_iter().find(|p| !there(p));
+    let absent = ["nft", "ip", "iptables-restore", "curl", "bash", "setpriv"].into_iter().find(|p| !there(p));
     if let Some(program) = absent {
-        return Some(format!("{program} is not installed (apt-get install nftables iproute2 iptables curl)"));
+        return Some(format!(
+            "{program} is not installed (apt-get install nftables iproute2 iptables curl util-linux)"
+        ));
     }
     let probe = format!("mesh-test-{}", std::process::id());
     let made = Command::new("ip").args(["netns", "add", &probe]).output().unwrap();

@@ -1,5 +1,5 @@
-//! The two containers that a pod gets. In: wishes, settings, what the pod's own containers are. Out: JSON of `istio-init`
-//! and `istio-proxy`. What `mesh-proxy sidecar` reads from the environment is said in its `config::environment`.
+//! The two containers that a pod gets, or the one. In: wishes, settings, what the pod's own containers are. Out: JSON of
+//! `istio-init` and `istio-proxy`. What `mesh-proxy sidecar` reads from the environment is said in its `config::environment`.
 
 use serde_json::{Map, Value, json};
 
@@ -26,8 +26,9 @@ pub struct Particular<'a> {
     pub scrape: Option<String>,
 }
 
-/// The container that writes the rules of capture.
-pub fn init(wishes: &Wishes, settings: &Settings) -> Value {
+/// What `mesh-proxy capture` is told. Everything for the sidecar itself (`all`): it has an environment of its users', where
+/// the same flags are read.
+fn capture(wishes: &Wishes, all: bool) -> Vec<String> {
     let capture = &wishes.capture;
     let mode = if wishes.tproxy { "TPROXY" } else { "REDIRECT" };
     let excluded = match capture.exclude_inbound_ports.as_str() {
@@ -48,15 +49,20 @@ pub fn init(wishes: &Wishes, settings: &Settings) -> Value {
     ];
     for (flag, value) in lists {
         // "Nothing" is a value of the lists of what is captured, and the default of all others.
-        if !value.is_empty() || matches!(flag, "-i" | "-b") {
+        if all || !value.is_empty() || matches!(flag, "-i" | "-b") {
             arguments.extend([flag, value]);
         }
     }
+    arguments.into_iter().map(str::to_owned).collect()
+}
+
+/// The container that writes the rules of capture.
+pub fn init(wishes: &Wishes, settings: &Settings) -> Value {
     let mut container = json!({
         "name": "istio-init",
         "image": wishes.image,
         "command": [BINARY],
-        "args": arguments,
+        "args": capture(wishes, false),
         // The lock of iptables is elsewhere on a root file system that cannot be written.
         "env": [{"name": "XTABLES_LOCKFILE", "value": "/dev/shm/xtables.lock"}],
         "resources": settings.init_resources,
@@ -77,14 +83,17 @@ pub fn init(wishes: &Wishes, settings: &Settings) -> Value {
 
 /// The proxy.
 pub fn proxy(wishes: &Wishes, settings: &Settings, particular: &Particular<'_>) -> Map<String, Value> {
-    let role = if wishes.gateway { "router" } else { "sidecar" };
+    let mut arguments = vec![if wishes.gateway { "router" } else { "sidecar" }.to_owned()];
+    if wishes.captures_itself() {
+        arguments.extend(capture(wishes, true));
+    }
     let mut mounts = volumes::mounts();
     mounts.extend(wishes.mounts.iter().cloned());
     let mut container = json!({
         "name": "istio-proxy",
         "image": wishes.image,
         "command": [BINARY],
-        "args": [role],
+        "args": arguments,
         "ports": [{"containerPort": 15090, "name": "http-envoy-prom", "protocol": "TCP"}],
         "env": environment(wishes, settings, particular),
         "resources": wishes.resources,
@@ -149,7 +158,14 @@ fn security(wishes: &Wishes) -> Value {
         "runAsUser": UID,
         "seccompProfile": {"type": "RuntimeDefault"},
     });
-    if wishes.tproxy && !wishes.gateway {
+    if wishes.captures_itself() {
+        // The kernel's rules and no raw socket (which iptables wants where it is of the old kind; nft is in the image); and
+        // what it takes to become user 1337 and leave nothing behind. Of all this TPROXY's NET_ADMIN stays.
+        context["capabilities"] =
+            json!({"add": ["NET_ADMIN", "SETGID", "SETPCAP", "SETUID"], "drop": ["ALL"]});
+        context["runAsUser"] = 0.into();
+        context["runAsNonRoot"] = false.into();
+    } else if wishes.tproxy && !wishes.gateway {
         // Transparent sockets need the capability, which only root is given; the rules know the group.
         context["capabilities"] = json!({"add": ["NET_ADMIN"], "drop": ["ALL"]});
         context["runAsUser"] = 0.into();

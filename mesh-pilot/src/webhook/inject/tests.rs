@@ -2,6 +2,7 @@
 
 mod clashes;
 mod forms;
+mod own_capture;
 mod property;
 
 use serde_json::{Value, json};

@@ -3,13 +3,14 @@
 //! In: the pod's annotations. Out: [`Wishes`], or which annotation has no meaning: a list of ports with a slip of the pen
 //! must not capture something else in silence.
 
+use mesh_proto::crd::meta::PROXY_INIT_CONTAINER;
 use mesh_proto::crd::yaml;
 use mesh_proto::model::proxy_config::{self, Interception};
 use serde_json::{Map, Value};
 
 use super::InjectError;
 use crate::webhook::capture::{Capture, LISTS};
-use crate::webhook::settings::{self, Settings};
+use crate::webhook::settings::{self, Programmer, Settings};
 
 /// What is wanted.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub struct Wishes {
     pub merge_metrics: bool,
     pub capture: Capture,
     pub tproxy: bool,
+    pub programmer: Programmer,
     pub volumes: Vec<Value>,
     pub mounts: Vec<Value>,
     pub proxy_config: Map<String, Value>,
@@ -60,6 +62,12 @@ impl Wishes {
             merge_metrics: at.flag("prometheus.istio.io/merge-metrics")?.unwrap_or(settings.merge_metrics),
             capture: capture(&at, &settings.capture)?,
             tproxy,
+            programmer: match at.text(PROXY_INIT_CONTAINER) {
+                None => settings.programmer,
+                Some(told) => {
+                    Programmer::read(told).map_err(|expected| wrong(PROXY_INIT_CONTAINER, told, expected))?
+                }
+            },
             volumes: named(&at, "sidecar.istio.io/userVolume")?,
             mounts: named(&at, "sidecar.istio.io/userVolumeMount")?,
             proxy_config,
@@ -70,6 +78,11 @@ impl Wishes {
             },
             warnings,
         })
+    }
+
+    /// The sidecar programs the rules, and there is no container for it.
+    pub fn captures_itself(&self) -> bool {
+        self.programmer == Programmer::Sidecar && !self.gateway
     }
 }
 

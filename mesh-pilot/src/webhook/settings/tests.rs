@@ -10,6 +10,19 @@ fn defaults_are_the_charts() {
     assert!(!settings.by_default);
     assert_eq!(settings.capture.include_outbound_ranges, "*");
     assert_eq!(settings.interception, Interception::Redirect);
+    assert_eq!(settings.programmer, Programmer::Separate);
+}
+
+#[test]
+fn who_programs_the_rules() {
+    let read = |container| {
+        let values = json!({"global": {"proxy_init": {"container": container}}});
+        Settings::read(&values, &json!({}), ControlPlane::default()).map(|settings| settings.programmer)
+    };
+    assert_eq!(read("sidecar"), Ok(Programmer::Sidecar));
+    assert_eq!(read("separate"), Ok(Programmer::Separate));
+    let error = read("cni").unwrap_err();
+    assert_eq!(error, "global.proxy_init.container: \"cni\" is not separate or sidecar");
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub fn table(rules: &[Rule]) -> String {
     // Declared first, so that there is something to delete the first time.
     let mut text = format!("table {TABLE} {{}}\ndelete table {TABLE}\ntable {TABLE} {{\n");
     for (hook, name, kind) in HOOKS {
-        let mut lines = rules.iter().filter(|r| r.hook == hook).map(line).peekable();
+        let mut lines = rules.iter().filter(|r| r.hook == hook).flat_map(lines).peekable();
         if lines.peek().is_none() {
             continue;
         }
@@ -44,16 +44,21 @@ pub fn clean_up() -> String {
     format!("table {TABLE} {{}}\ndelete table {TABLE}\n")
 }
 
-fn line(rule: &Rule) -> String {
-    let mut words: Vec<String> = rule.when.iter().map(matching).collect();
-    words.push(match rule.then {
-        Then::Pass => "accept".to_owned(),
-        Then::Redirect(port) => format!("meta l4proto tcp redirect to :{port}"),
-        Then::Tproxy(port) => format!("meta l4proto tcp tproxy to :{port} accept"),
-        Then::SaveMark => "ct mark set meta mark".to_owned(),
-        Then::RestoreMark => "meta mark set ct mark".to_owned(),
-    });
-    words.join(" ")
+fn lines(rule: &Rule) -> impl Iterator<Item = String> + use<'_> {
+    let (then, otherwise) = match rule.then {
+        Then::Pass => ("accept".to_owned(), None),
+        Then::Redirect(port) => (format!("meta l4proto tcp redirect to :{port}"), None),
+        // Without a socket there, `tproxy` ends its rule and not its packet, which the application would get as it is.
+        // (xt_TPROXY drops it.)
+        Then::Tproxy(port) => (format!("meta l4proto tcp tproxy to :{port} accept"), Some("drop".to_owned())),
+        Then::SaveMark => ("ct mark set meta mark".to_owned(), None),
+        Then::RestoreMark => ("meta mark set ct mark".to_owned(), None),
+    };
+    let line = |then: String| {
+        let words = rule.when.iter().map(matching).chain([then]);
+        words.collect::<Vec<_>>().join(" ")
+    };
+    std::iter::once(then).chain(otherwise).map(line)
 }
 
 fn matching(what: &Match) -> String {

@@ -112,7 +112,7 @@ fn tproxy_keeps_the_address_and_brings_answers_back() {
         "ct state established,related accept",
     ];
     assert_eq!(lines[..3], first);
-    assert_eq!(lines.last().unwrap(), "meta l4proto tcp tproxy to :15006 accept");
+    assert_eq!(lines[lines.len() - 2..], ["meta l4proto tcp tproxy to :15006 accept", "drop"]);
     assert_eq!(of(Hook::MangleOut, &settings), ["ct mark 1337 meta mark set ct mark"]);
     assert!(of(Hook::NatOut, &settings).contains(&"oifname \"lo\" meta mark 1337 accept".to_owned()));
 }

@@ -34,6 +34,7 @@ fn pods() -> impl Strategy<Value = Value> {
         Just(("inject.istio.io/templates", "sidecar")),
         Just(("traffic.sidecar.istio.io/excludeInboundPorts", "1,2")),
         Just(("sidecar.istio.io/interceptionMode", "TPROXY")),
+        Just((mesh_proto::crd::meta::PROXY_INIT_CONTAINER, "sidecar")),
     ];
     (containers(), containers(), annotation, any::<bool>()).prop_map(|(init, apps, (name, value), own)| {
         let mut pod = json!({"metadata": {"annotations": {name: value}}, "spec": {"containers": apps, "serviceAccountName": "s"}});
