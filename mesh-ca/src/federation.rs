@@ -226,15 +226,15 @@ impl Course {
             Source::File(_) => Duration::from_secs(least),
             _ => hint.unwrap_or(REFRESH),
         };
-        let numbers = self.number.zip(document.sequence);
-        if !anew && let Some((known, now)) = numbers.filter(|(known, now)| now < known) {
+        // One without a number is from before its publisher counted: as old as any.
+        let now = document.sequence.unwrap_or_default();
+        if !anew && let Some(known) = self.number.filter(|known| now < *known) {
             return Err(NoBundle::Older { trust_domain: trust_domain.clone(), known, now });
         }
         if anew || self.known.as_ref() != Some(&document) {
             tracing::info!(%trust_domain, roots = document.roots.len(), "the bundle of another trust domain");
-            self.number = document.sequence;
-            let kept = self.number.filter(|_| !matches!(source, Source::File(_)));
-            keeper.federate(trust_domain, &document.roots, kept, first.clone());
+            self.number = document.sequence.filter(|_| !matches!(source, Source::File(_)));
+            keeper.federate(trust_domain, &document.roots, self.number, first.clone());
             self.superseded = first.or(self.superseded.take());
             self.known = Some(document);
         }

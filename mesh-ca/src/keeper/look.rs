@@ -93,6 +93,13 @@ impl Keeper {
         }
         let fetched = self.fetched.lock().clone();
         for (domain, Fetched { roots, first, number }) in fetched.clone() {
+            // Another replica may have heard a newer one. Only who begins anew goes back.
+            let anew = first.is_some() && first.as_ref() != state.superseded.get(&domain);
+            let heard = state.numbers.get(&domain).copied();
+            if !anew && heard.is_some_and(|heard| number.is_some_and(|number| number < heard)) {
+                tracing::warn!(domain, number, heard, "an older bundle of another trust domain is not taken");
+                continue;
+            }
             state.superseded.extend(first.map(|first| (domain.clone(), first)));
             match number {
                 Some(number) => state.numbers.insert(domain.clone(), number),

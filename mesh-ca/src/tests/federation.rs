@@ -265,6 +265,7 @@ async fn an_older_document_of_a_third_trust_domain_is_not_taken() {
         b.command(&Request::Rotate { step, force: false, automatic: false }).await.unwrap();
     }
     let newer = crate::bundle::document(&b.told().borrow());
+    let unnumbered = older.replace("spiffe_sequence", "x");
     let first = dir.path().join("c.test.pem");
     std::fs::write(&first, c.root_pem()).unwrap();
     let url = stand_in_for(c.identity("bundles", "server"), vec![newer.clone(), newer, older]).await;
@@ -286,8 +287,15 @@ async fn an_older_document_of_a_third_trust_domain_is_not_taken() {
     let again = keeper(dir.path(), "cluster.local", &["b.test"]).await;
     let mut after = Course::new(federated.clone(), &again).await;
     assert!(matches!(after.turn(&again).await, Err(NoBundle::Older { known: 2, now: 1, .. })));
+    // Nor by another replica that has not heard of it yet, nor one that counts nothing.
+    let one = [b.signing().load().root_certificates()[0].clone()];
+    again.federate(&domain, &one, Some(1), None);
     again.look().await.unwrap();
     assert_eq!(again.told().borrow().bundles[&domain].roots.len(), 2);
+    assert_eq!(again.number(&domain).await, Some(2));
+    let url = stand_in(c.identity("bundles", "server"), unnumbered).await;
+    after.federated.bundle = spiffe(&url, C, first.clone());
+    assert!(matches!(after.turn(&again).await, Err(NoBundle::Older { known: 2, now: 0, .. })));
     // But not where it was not federated with meanwhile.
     let without = keeper(dir.path(), "cluster.local", &[]).await;
     assert_eq!(without.number(&domain).await, None);

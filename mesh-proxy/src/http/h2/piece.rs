@@ -14,6 +14,8 @@ use bytes::{Buf, Bytes};
 const SMALL: usize = 1024;
 /// So many small pieces of a stream may wait. With it the price of frames stays below that of a full buffer.
 const MAX_WAITING: usize = 256;
+/// From so many on a piece is copied: the buffer that it was read into may be much larger, and would be kept for it.
+const COPIED_FROM: usize = 16;
 
 /// Content on its way to a connection.
 #[derive(Debug)]
@@ -60,13 +62,15 @@ impl Pieces {
     /// `bytes` to be handed over.
     pub fn piece(&mut self, bytes: Bytes) -> Piece {
         let small = bytes.len() < SMALL;
-        let counted = (small && self.begun).then(|| {
-            let waiting = self.waiting.get_or_insert_default().clone();
-            waiting.count.set(waiting.count.get() + 1);
-            Counted(waiting)
-        });
-        self.begun |= small;
-        Piece { bytes, _counted: counted }
+        if !small || !self.begun {
+            self.begun |= small;
+            return Piece { bytes, _counted: None };
+        }
+        let waiting = self.waiting.get_or_insert_default().clone();
+        let count = waiting.count.get();
+        waiting.count.set(count + 1);
+        let bytes = if count < COPIED_FROM { bytes } else { Bytes::copy_from_slice(&bytes) };
+        Piece { bytes, _counted: Some(Counted(waiting)) }
     }
 }
 
