@@ -33,10 +33,20 @@ pub fn forged_token() -> String {
     format!("{signed}.{other}{}", &signature[1..])
 }
 
+/// The header with the token of somebody who may only read.
+pub fn readers_token() -> String {
+    format!("authorization: Bearer {}", token("ALICE"))
+}
+
+/// Whose tokens are valid at the workload `app`.
+pub fn tokens_at(app: &str) -> String {
+    let rules = POLICIES.split("---\n").find(|part| part.contains("kind: RequestAuthentication"));
+    rules.expect("the example has it").replace("files", app)
+}
+
 /// Whose tokens are valid at `web`, in this version of the API; and that only administrators are let in.
 pub fn tokens_of_admins(version: &str) -> String {
-    let rules = POLICIES.split("---\n").find(|part| part.contains("kind: RequestAuthentication"));
-    let rules = rules.expect("the example has it").replace("files", "web");
+    let rules = tokens_at("web");
     let rules = rules.replace("security.istio.io/v1", &format!("security.istio.io/{version}"));
     let admins = "  rules:\n  - when: [{key: 'request.auth.claims[role]', values: [admin]}]";
     format!("{rules}---\n{}", policy("admins", admins))
@@ -76,16 +86,15 @@ async fn tokens(ns: &Namespace) -> anyhow::Result<()> {
     ns.deploy(&[App::new("web")]).await?;
     let client = ns.client("client").await?;
     ns.apply(&tokens_of_admins("v1")).await?;
-    let bearer = |token: &str| format!("authorization: Bearer {token}");
     eventually("without a token nobody is let in", async || {
         client.get("http://web/", &[]).await?.expect(403)
     })
     .await?;
-    let get = async |token: &str| client.get("http://web/", &["-H", &bearer(token)]).await;
-    let bob = get(&token("BOB")).await?.expect(200)?;
+    let get = async |token: &str| client.get("http://web/", &["-H", token]).await;
+    let bob = get(&admins_token()).await?.expect(200)?;
     ensure!(bob.json()["headers"]["x-user"] == "bob", "{}", bob.body);
-    get(&token("ALICE")).await?.expect(403)?;
-    client.get("http://web/", &["-H", &forged_token()]).await?.expect(401)?;
+    get(&readers_token()).await?.expect(403)?;
+    get(&forged_token()).await?.expect(401)?;
     Ok(())
 }
 

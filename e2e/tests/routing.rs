@@ -4,6 +4,8 @@ use anyhow::ensure;
 use e2e::workload::App;
 use e2e::{Client, Company, Namespace, eventually, test};
 
+use crate::authorization::{admins_token, forged_token, readers_token, tokens_at};
+
 const SUBSETS: &str = "
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -71,6 +73,57 @@ fn routing_weights_subsets_and_headers() {
             Ok(())
         })
         .await
+    });
+}
+
+/// The role in a token chooses the version, at the sidecar of a caller whose workload believes the token: others' rules count for
+/// nothing there, and a forged token is refused by nobody but says nothing.
+#[test]
+fn routing_on_claims_at_sidecars() {
+    test("routing_on_claims_at_sidecars", Company::Welcome, async |ns| {
+        let client = two_versions(ns).await?;
+        ns.kubectl(&["label", "pod", "client", "app=client"]).await?;
+        let by_role = "  - match: [{headers: {'@request.auth.claims.role': {exact: admin}}}]\n    route:\n    - {destination: {host: web, subset: v2}}\n\
+                       \x20 - match: [{uri: {exact: /stranger}, withoutHeaders: {'@request.auth.claims.sub': {}}}]\n    route:\n    - {destination: {host: web, subset: v2}}\n\
+                       \x20 - route:\n    - {destination: {host: web, subset: v1}}\n";
+        ns.apply(&route(by_role)).await?;
+        let (admin, reader, forged) = (admins_token(), readers_token(), forged_token());
+        let all_to = async |what: &str, url: &str, header: &str, expected: &str| {
+            let options: &[&str] = if header.is_empty() { &[] } else { &["-H", header] };
+            for answer in client.many(20, url, options).await? {
+                let (status, version) = (answer.status, answer.version());
+                ensure!(
+                    (status, version) == (200, expected),
+                    "{what}: {status} of {version}, not {expected}"
+                );
+            }
+            Ok(())
+        };
+        let (web, stranger) = ("http://web/", "http://web/stranger");
+        eventually("without a rule a token is none", async || {
+            all_to("an admin", web, &admin, "v1").await?;
+            all_to("an admin", stranger, &admin, "v2").await
+        })
+        .await?;
+        ns.apply(&tokens_at("client")).await?;
+        eventually("an administrator's token is believed", async || {
+            all_to("an admin", web, &admin, "v2").await
+        })
+        .await?;
+        all_to("a reader", web, &reader, "v1").await?;
+        all_to("a forged token", web, &forged, "v1").await?;
+        all_to("no token", web, "", "v1").await?;
+        all_to("a field", web, "request.auth.claims.role: admin", "v1").await?;
+        all_to("a reader", stranger, &reader, "v1").await?;
+        all_to("no token", stranger, "", "v2").await?;
+        let answer = client.get(web, &["-H", &admin]).await?.expect(200)?;
+        let sent = answer.json()["headers"]["authorization"].clone();
+        ensure!(
+            format!("authorization: {}", sent.as_str().unwrap_or_default()) == admin,
+            "it went on as {sent}"
+        );
+        ns.kubectl(&["delete", "requestauthentication", "--all"]).await?;
+        eventually("its rule is gone", async || all_to("an admin", web, &admin, "v1").await).await
     });
 }
 

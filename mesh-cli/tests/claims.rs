@@ -1,12 +1,12 @@
-//! Routing on what tokens say: `@request.auth.claims` in a VirtualService at the ingress gateway, with tokens of the suite's
-//! issuer. What a client says of itself in headers is no claim.
+//! Routing on what tokens say: `@request.auth.claims` in a VirtualService, at the ingress gateway and at a client's sidecar, with
+//! tokens of the suite's issuer. What a client says of itself in headers is no claim.
 
 use std::net::SocketAddr;
 
 use mesh_proto::runtime::testing::TestIssuer;
 use serde_json::{Value, json};
 
-use super::support::{BASE, Mesh, meshctl, raw, text};
+use super::support::{BASE, Mesh, eventually, raw};
 
 const ISSUER: &str = "https://issuer.example";
 const PORT: u16 = 8081;
@@ -176,9 +176,10 @@ fn forged(mesh: &Mesh, issuer: &TestIssuer, genuine: &Value) {
     assert!(genuine.starts_with("HTTP/1.1 200 ") && genuine.ends_with("nested"), "{genuine}");
 }
 
-/// A client's own sidecar verifies no tokens: there a claim's route is never taken, and whoever wrote it is told.
+/// A client's own sidecar reads tokens by the rules for the client's workload: those for the called one make nobody believe a
+/// token, and whoever wrote such a route is told.
 #[test]
-fn at_a_sidecar_a_claims_route_is_closed_and_said_so() {
+fn claims_choose_routes_at_the_callers_sidecar() {
     let issuer = TestIssuer::new(ISSUER, "EdDSA");
     let routes = r"
 apiVersion: networking.istio.io/v1
@@ -187,30 +188,57 @@ metadata: { name: web }
 spec:
   hosts: [web]
   http:
-    - match: [{ headers: { '@request.auth.claims.role': { exact: admin } } }]
-      route: [{ destination: { host: api } }]
+    - match: [{ headers: { '@request.auth.claims[realm][role]': { exact: admin } } }]
+      route: [{ destination: { host: api, port: { number: 8080 } } }]
     - match: [{ uri: { exact: /here } }]
       directResponse: { status: 204 }
+    - match: [{ uri: { exact: /stranger }, withoutHeaders: { '@request.auth.claims.sub': {} } }]
+      directResponse: { status: 200, body: { string: stranger } }
     - route: [{ destination: { host: web, port: { number: 80 } } }]
 ";
-    // Of the server and of the client: neither makes the client's sidecar one that believes tokens.
-    let tokens = authentication(&issuer).replace("istio-system", "default");
-    let tokens = tokens.replace("  selector: { matchLabels: { istio: ingressgateway } }\n", "");
-    assert!(tokens.contains("namespace: default") && !tokens.contains("selector"));
-    let mesh = Mesh::up(&[("base.yaml", BASE), ("routes.yaml", routes), ("tokens.yaml", &tokens)], &[]);
+    let tokens = |app: &str| {
+        let tokens = authentication(&issuer).replace("istio-system", "default");
+        tokens.replace("istio: ingressgateway", &format!("app: {app}"))
+    };
+    let of_web = tokens("web");
+    let mesh = Mesh::up(&[("base.yaml", BASE), ("routes.yaml", routes), ("tokens.yaml", &of_web)], &[]);
     mesh.until("the routes are in force", &["http://web/here"], |answer| answer["status"] == 204);
-    let told = mesh.status_says("claims are known only at gateways");
-    assert!(told.contains("sidecars take every request for one without a token"), "{told}");
-    let validated = text(&meshctl(&["validate", "-f", &mesh.dir().display().to_string()]));
-    assert!(validated.contains("claims are known only at gateways"), "{validated}");
+    let told = mesh.status_says("sidecars know no claims here");
+    for part in
+        ["http[0].match[0]", "http[2].match[0]", "RequestAuthentication default/tokens", "tokens.yaml:"]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let ask = |path: &str, more: &[&str]| {
+        let answer = mesh.one(&[&[format!("http://web{path}").as_str()], more].concat());
+        (answer["status"].as_u64().unwrap_or_default(), rule(&answer))
+    };
+    let answered = |by: &str| (200, by.to_owned());
+    let bearer = |claims: Value| format!("authorization: Bearer {}", issuer.sign(claims));
+    let admin = bearer(json!({"sub": "ann", "realm": {"role": "admin"}}));
+    assert_eq!(ask("/", &["-H", &admin]), answered("web"));
+    assert_eq!(ask("/stranger", &["-H", &admin]), answered("stranger"));
 
-    let bearer = format!("authorization: Bearer {}", issuer.sign(json!({"sub": "ann", "role": "admin"})));
-    let answer = mesh.one(&["http://web/", "-H", &bearer]);
-    assert_eq!((answer["status"].as_u64(), rule(&answer)), (Some(200), "web".to_owned()), "{answer}");
-    let answer = mesh.one(&["http://web/", "-H", "role: admin", "-H", "request.auth.claims.role: admin"]);
-    assert_eq!((answer["status"].as_u64(), rule(&answer)), (Some(200), "web".to_owned()), "{answer}");
-    // The token is valid where it is verified.
-    let wrong = TestIssuer::new(ISSUER, "EdDSA").sign(json!({"role": "admin"}));
-    let refused = mesh.one(&["http://web/", "-H", &format!("authorization: Bearer {wrong}")]);
-    assert_eq!(refused["status"], 401, "{refused}");
+    mesh.write("more.yaml", &tokens("client").replace("name: tokens", "name: own"));
+    mesh.until("the client's sidecar knows the issuer", &["http://web/", "-H", &admin], |answer| {
+        rule(answer) == "api"
+    });
+    assert_eq!(ask("/stranger", &["-H", &bearer(json!({"sub": "ann"}))]), answered("web"));
+    assert_eq!(ask("/stranger", &[]), answered("stranger"));
+    assert_eq!(ask("/", &["-H", &bearer(json!({"realm": {"role": "user"}}))]), answered("web"));
+    assert_eq!(ask("/", &[]), answered("web"));
+    assert_eq!(
+        ask("/", &["-H", "role: admin", "-H", "request.auth.claims.realm.role: admin"]),
+        answered("web")
+    );
+    // It chooses nothing, and the one that gets it refuses it.
+    let wrong = TestIssuer::new(ISSUER, "EdDSA").sign(json!({"realm": {"role": "admin"}}));
+    assert_eq!(ask("/", &["-H", &format!("authorization: Bearer {wrong}")]).0, 401);
+    eventually("nothing is told of it any more", || {
+        let told = mesh.must(&["status"]);
+        if told.contains("know no claims") { Err(told) } else { Ok(()) }
+    });
+
+    mesh.delete("more.yaml");
+    mesh.until("its rule is gone", &["http://web/", "-H", &admin], |answer| rule(answer) == "web");
 }

@@ -8,6 +8,7 @@ mod alias;
 mod authentication;
 mod authorization;
 pub mod catalogue;
+mod claims;
 pub mod cluster;
 pub mod destination;
 pub mod endpoints;

@@ -3,7 +3,8 @@
 //!
 //! In: `self/self`, and a request. Out: what its token says, the request without it (unless the application is to have it)
 //! and with the fields that tell the application; or 401. Source: Istio's RequestAuthentication reference, Envoy's
-//! `jwt_authn`; where several credentials could be meant, none is taken.
+//! `jwt_authn`; where several credentials could be meant, none is taken. What leaves is never refused for its token and goes on
+//! as it is: of that only routes look at claims ([`JwtRules::claims`]).
 
 mod held;
 mod places;
@@ -24,6 +25,7 @@ use mesh_proto::wire::mesh::v1 as wire;
 use self::places::{Place, Prefix};
 use crate::jwt::{self, Cache, Claims, KeySet};
 use crate::respond::Failure;
+use crate::route::VerifiedClaims;
 
 pub use self::held::Verified;
 
@@ -116,13 +118,35 @@ impl JwtRules {
             places.for_each(|place| place.remove(head));
             return Ok(None);
         }
+        let Some((verified, token)) = self.valid(head, cache, now)? else { return Ok(None) };
+        verified.rule.tell(head, &token, &verified.claims);
+        if !verified.rule.forward {
+            verified.place.remove(head);
+        }
+        Ok(Some(verified))
+    }
+
+    /// What the token of a request that leaves says, for the routes at its sender: nothing where it has none, or one that would
+    /// be refused if it came in.
+    #[must_use]
+    pub fn claims(&self, head: &Parts, cache: &mut Cache, now: SystemTime) -> Option<VerifiedClaims> {
+        if is_preflight(head) {
+            return None;
+        }
+        let (verified, _) = self.valid(head, cache, now).ok()??;
+        Some(verified.told())
+    }
+
+    /// The token of a request, if it has one, and what it says.
+    fn valid(
+        &self,
+        head: &Parts,
+        cache: &mut Cache,
+        now: SystemTime,
+    ) -> Result<Option<(Verified, String)>, Failure> {
         let Some((place, token)) = self.find(head)? else { return Ok(None) };
         let (rule, claims) = self.judge(&place, &token, cache, now)?;
-        rule.tell(head, &token, &claims);
-        if !rule.forward {
-            place.remove(head);
-        }
-        Ok(Some(Verified { claims, rule: rule.clone(), place }))
+        Ok(Some((Verified { claims, rule: rule.clone(), place }, token)))
     }
 
     /// The one token of a request. A field that several rules read with different prefixes has one token: the shortest reading.

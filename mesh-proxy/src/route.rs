@@ -26,9 +26,9 @@ use mesh_proto::wire::mesh::v1 as wire;
 pub use backend::{Backend, Backends};
 pub(crate) use dump::{backend as dump_backend, dump_origin};
 pub(crate) use duration::parse as parse_duration;
-use matcher::Matcher;
 pub use matcher::VerifiedClaims;
 pub(crate) use matcher::parameter;
+use matcher::{Matcher, Token};
 pub use retry::{Outcome, RetryOn, RetryPolicy};
 
 use crate::cluster::ClusterHandle;
@@ -154,10 +154,18 @@ impl RouteTable {
         Ok(Self { rules, origin: wire.origin.clone() })
     }
 
-    /// The first rule that matches.
+    /// The first rule that matches. A token that was verified is among the head's extensions.
     #[must_use]
     pub fn find(&self, head: &Parts) -> Option<&Rule> {
-        self.rules.iter().find(|rule| rule.matches(head))
+        self.find_with(head, || head.extensions.get().cloned())
+    }
+
+    /// The same of a request whose token nobody has looked at: `claims` says what it says. It is asked once, when a rule that
+    /// matches in all else looks at claims, or never.
+    #[must_use]
+    pub fn find_with(&self, head: &Parts, claims: impl Fn() -> Option<VerifiedClaims>) -> Option<&Rule> {
+        let token = Token::new(&claims);
+        self.rules.iter().find(|rule| rule.matches(head, &token))
     }
 
     /// All rules that can match in this proxy, in order.
@@ -211,8 +219,8 @@ impl Rule {
         Ok(())
     }
 
-    fn matches(&self, head: &Parts) -> bool {
-        self.matcher.as_ref().is_none_or(|matcher| matcher.matches(head))
+    fn matches(&self, head: &Parts, token: &Token<'_>) -> bool {
+        self.matcher.as_ref().is_none_or(|matcher| matcher.matches(head, token))
     }
 }
 

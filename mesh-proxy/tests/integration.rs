@@ -8,6 +8,7 @@ mod advisories;
 mod again;
 mod authorization;
 mod capture;
+mod claims;
 mod drain;
 mod egress;
 mod environment;

@@ -7,12 +7,12 @@ use mesh_proto::crd::check::{Serving, unserved};
 use mesh_proto::crd::virtual_service::Destination;
 use mesh_proto::crd::{Kind, Targets};
 
-use super::alias;
 use super::host::{at, full, names};
 use super::listener::{Gateway, Served, bound, class_of, dns_names, meeting_hosts, name_of, servers_of};
 use super::policy::{self, Policy, selects_some};
 use super::routes::{Rules, Scope, backend_name, for_mesh, gateway_name};
 use super::traffic::Rule;
+use super::{alias, claims};
 use crate::keys::KeySource;
 use crate::snapshot::{Config, Held, Note, Outbound};
 
@@ -163,6 +163,9 @@ fn virtual_service<'a>(
     duplicate_hosts(config, rules, routed, notes);
     unknown_gateways(config, rules, notes);
     unknown_hosts(config, rules, notes);
+    for text in claims::notes(config, rules) {
+        notes.add(rules, text);
+    }
     let owner: &str = &rules.reference.namespace;
     let scope = Scope { config, namespace: owner, port: 0, gateways: &[] };
     let http = rules.spec.spec.http.iter().enumerate();

@@ -312,3 +312,44 @@ fn j6_a_storm_of_keys_forgets_and_remembers_nothing() {
         before = rules;
     }
 }
+
+/// What leaves is told what its token says, as what comes in would be, and stays as it is.
+#[test]
+fn claims_of_what_leaves() {
+    let issuer = TestIssuer::new("https://issuer", "ES256");
+    let named = wire::JwtRule {
+        from_headers: vec![wire::JwtHeader { name: "x-jwt".into(), prefix: String::new() }],
+        from_params: vec!["jwt".into()],
+        output_payload_to_header: "x-payload".into(),
+        audiences: vec!["web".into()],
+        space_delimited_claims: vec!["teams".into()],
+        ..rule(&issuer)
+    };
+    let rules = JwtRules::parse(&[named]).unwrap();
+    let mut cache = Cache::new();
+    let mut says = |uri: &str, headers: &[(&str, &str)]| {
+        let head = head(uri, headers);
+        let before = format!("{head:?}");
+        let claims = rules.claims(&head, &mut cache, now());
+        assert_eq!(format!("{head:?}"), before);
+        claims
+    };
+    let good = token(&issuer);
+    let said = says("/", &[("x-jwt", &good), ("x-payload", "anything")]).unwrap();
+    assert_eq!(said.claims.principal(), Some("https://issuer/alice"));
+    assert_eq!(*said.space_delimited, ["teams".to_owned()]);
+    assert!(says(&format!("/?a=b&jwt={good}"), &[]).is_some());
+    assert!(says("/", &[]).is_none());
+    // Where no rule looks for one.
+    assert!(says("/", &[("authorization", &format!("Bearer {good}"))]).is_none());
+    // None that would be refused, and none of several.
+    let forged = token(&TestIssuer::new("https://issuer", "ES256"));
+    let expired = issuer.sign(json!({"sub": "alice", "aud": "web", "exp": NOW - 3600}));
+    let of_others = issuer.sign(json!({"sub": "alice", "aud": "them", "exp": NOW + 60}));
+    for bad in [&forged, &expired, &of_others, "x", "a.b.c"] {
+        assert!(says("/", &[("x-jwt", bad)]).is_none(), "{bad}");
+    }
+    assert!(says("/", &[("x-jwt", &good), ("x-jwt", &good)]).is_none());
+    assert!(says(&format!("/?jwt={good}"), &[("x-jwt", &good)]).is_none());
+    assert!(JwtRules::default().claims(&head("/", &[("x-jwt", &good)]), &mut cache, now()).is_none());
+}

@@ -1,11 +1,13 @@
 //! The requests of one connection from the application.
 //!
 //! In: requests on a VIP listener, the HTTP proxy port, or inside a CONNECT tunnel. Out: their answers. What a host name
-//! came to is remembered per connection, until the store says that names may have other answers.
+//! came to is remembered per connection, until the store says that names may have other answers. Routes may look at claims of
+//! a request's token ([`Outbound::claims`]).
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
@@ -21,7 +23,7 @@ use crate::exchange::{Ends, Exchange, reply};
 use crate::http::{BadRequest, Body, Reply, Service, path};
 use crate::pool::Target;
 use crate::respond::Failure;
-use crate::route::Action;
+use crate::route::{Action, VerifiedClaims};
 use crate::telemetry;
 use crate::tls::MeshAlpn;
 use crate::worker::{Me, Worker};
@@ -85,7 +87,8 @@ impl Outbound {
             Goal::Destination(_, cell) => {
                 let destination = cell.load_full().ok_or(Failure::NotReady)?;
                 let (action, name) = {
-                    let rule = destination.http.find(&head).ok_or(Failure::NoRoute)?;
+                    let claims = || self.claims(&head, &known.me);
+                    let rule = destination.http.find_with(&head, claims).ok_or(Failure::NoRoute)?;
                     (rule.action.clone(), rule.name.clone())
                 };
                 exchange.route(&name);
@@ -109,6 +112,13 @@ impl Outbound {
                 send_direct(&self.worker, &target, Request::from_parts(head, body), exchange).await
             }
         }
+    }
+
+    /// What the token of the application's request says, where it is one that this workload itself would take: of no other issuer
+    /// it is known whether he may be believed. (Istio knows claims at gateways only.) The request goes on as it is, also with a
+    /// token that is not valid: whoever gets it refuses it.
+    fn claims(&self, head: &Parts, me: &Me) -> Option<VerifiedClaims> {
+        me.config.jwt_rules.claims(head, &mut self.worker.tokens.borrow_mut(), SystemTime::now())
     }
 
     /// What the application dialled.

@@ -1,8 +1,7 @@
 //! One `Match`: all of its conditions, on a request's head, without allocating.
 
+mod claim;
 mod display;
-
-use std::sync::Arc;
 
 use http::header::{COOKIE, HOST, HeaderName};
 use http::request::Parts;
@@ -10,9 +9,11 @@ use mesh_proto::wire::mesh::v1 as wire;
 use regex::bytes::Regex;
 use smallvec::SmallVec;
 
+use self::claim::Claim;
+pub(super) use self::claim::Token;
+pub use self::claim::VerifiedClaims;
 use super::text::{Text, regex};
 use super::{InvalidRoute, Source};
-use crate::jwt::Claims;
 
 /// Joined values of a repeated header are put together here; more than this is rare.
 type Joined = SmallVec<[u8; 512]>;
@@ -26,6 +27,7 @@ pub(super) struct Matcher {
     authority: Option<Text>,
     headers: Vec<Header>,
     query: Vec<Query>,
+    claims: Vec<Claim>,
 }
 
 impl Matcher {
@@ -38,16 +40,16 @@ impl Matcher {
         let text = |value: &Option<wire::StringMatch>, name: &str| {
             value.as_ref().map(|v| Text::new(v, &format!("{field}.{name}"))).transpose()
         };
-        let headers = wire.headers.iter().enumerate();
+        let headers = wire.headers.iter().enumerate().map(|(i, h)| (format!("{field}.headers[{i}]"), h));
+        let (claims, headers): (Vec<_>, Vec<_>) = headers.partition(|(_, header)| !header.claim.is_empty());
         let query = wire.query.iter().enumerate();
         let matcher = Self {
             path: wire.path.as_ref().map(|p| Path::new(p, &format!("{field}.path"))).transpose()?,
             method: text(&wire.method, "method")?,
             scheme: text(&wire.scheme, "scheme")?,
             authority: text(&wire.authority, "authority")?,
-            headers: headers
-                .map(|(i, h)| Header::new(h, &format!("{field}.headers[{i}]")))
-                .collect::<Result<_, _>>()?,
+            headers: headers.iter().map(|(f, h)| Header::new(h, f)).collect::<Result<_, _>>()?,
+            claims: claims.iter().map(|(f, h)| Claim::new(h, f)).collect::<Result<_, _>>()?,
             query: query
                 .map(|(i, q)| Query::new(q, &format!("{field}.query[{i}]")))
                 .collect::<Result<_, _>>()?,
@@ -58,8 +60,8 @@ impl Matcher {
         Ok((labels && namespace).then_some(matcher))
     }
 
-    /// Whether a request's head fulfils all of them. Cheapest first.
-    pub(super) fn matches(&self, head: &Parts) -> bool {
+    /// Whether a request's head, and what its token says, fulfil all of them. Cheapest first: the token may have to be verified.
+    pub(super) fn matches(&self, head: &Parts, token: &Token<'_>) -> bool {
         let fits = |text: &Option<Text>, value: fn(&Parts) -> Option<&[u8]>| {
             text.as_ref().is_none_or(|text| text.matches(value(head)))
         };
@@ -69,6 +71,7 @@ impl Matcher {
             && fits(&self.scheme, scheme)
             && self.headers.iter().all(|header| header.matches(head))
             && self.query.iter().all(|query| query.matches(head.uri.query()))
+            && self.claims.iter().all(|claim| claim.matches(token))
     }
 }
 
@@ -157,23 +160,11 @@ struct Header {
 enum From {
     Name(HeaderName),
     Pseudo(&'static str, fn(&Parts) -> Option<&[u8]>),
-    /// A claim of the request's valid token, by the names that lead to it.
-    Claim(Vec<String>),
-}
-
-/// What a request's token says, once it has been verified: among the request's extensions, where nothing that is sent can put it.
-#[derive(Debug, Clone)]
-pub struct VerifiedClaims {
-    /// All of it.
-    pub claims: Arc<Claims>,
-    /// Claims that are lists with spaces between.
-    pub space_delimited: Arc<[String]>,
 }
 
 impl Header {
     fn new(header: &wire::HeaderMatch, field: &str) -> Result<Self, InvalidRoute> {
         let from = match header.name.as_str() {
-            _ if !header.claim.is_empty() => From::Claim(header.claim.clone()),
             ":method" => From::Pseudo(":method", method),
             ":scheme" => From::Pseudo(":scheme", scheme),
             ":path" => From::Pseudo(":path", path_and_query),
@@ -183,23 +174,13 @@ impl Header {
                 reason: format!("{name:?} is no header name"),
             })?),
         };
-        let value = header.value.as_ref();
-        let value = value.ok_or_else(|| InvalidRoute::Missing { field: format!("{field}.value") })?;
-        Ok(Self { from, value: Text::new(value, &format!("{field}.value"))?, invert: header.invert })
+        let value = Text::required(header.value.as_ref(), &format!("{field}.value"))?;
+        Ok(Self { from, value, invert: header.invert })
     }
 
     fn matches(&self, head: &Parts) -> bool {
         match &self.from {
             From::Pseudo(_, value) => self.decide(value(head)),
-            // Of a list one is enough; without a valid token there is none.
-            From::Claim(path) => {
-                let token = head.extensions.get::<VerifiedClaims>();
-                let fits = |token: &VerifiedClaims| {
-                    let mut texts = token.claims.texts_with(path, &token.space_delimited);
-                    texts.any(|text| self.value.matches(Some(text.as_bytes())))
-                };
-                token.is_some_and(fits) != self.invert
-            }
             From::Name(name) => {
                 let mut values = head.headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
                 let first = values.next();
@@ -241,9 +222,8 @@ struct Query {
 
 impl Query {
     fn new(query: &wire::QueryMatch, field: &str) -> Result<Self, InvalidRoute> {
-        let value = query.value.as_ref();
-        let value = value.ok_or_else(|| InvalidRoute::Missing { field: format!("{field}.value") })?;
-        Ok(Self { name: query.name.as_str().into(), value: Text::new(value, &format!("{field}.value"))? })
+        let value = Text::required(query.value.as_ref(), &format!("{field}.value"))?;
+        Ok(Self { name: query.name.as_str().into(), value })
     }
 
     fn matches(&self, query: Option<&str>) -> bool {

@@ -496,3 +496,46 @@ fn claims_of_tokens() {
         assert!(finds(claim, kind, true, &without));
     }
 }
+
+/// A token is verified once, and only where a rule that matches otherwise looks at it.
+#[test]
+fn claims_are_asked_for_last_once_or_never() {
+    use std::cell::Cell;
+    let claim = |name: &str, invert: bool| wire::HeaderMatch {
+        name: "@request.auth.claims".to_owned(),
+        value: text(exact("x")),
+        invert,
+        claim: vec![name.to_owned()],
+    };
+    let both = |path: wire::Match, claims: &[wire::HeaderMatch]| wire::Match {
+        headers: [claims, &path.headers].concat(),
+        ..path
+    };
+    let under = |at: &str| path(PathKind::Prefix(at.into()), false);
+    let table = table(vec![
+        rule("plain", vec![under("/plain")]),
+        rule("header", vec![both(header("end-user", exact("ann"), false), &[claim("a", false)])]),
+        rule("query", vec![both(query("q", exact("1")), &[claim("a", false)])]),
+        rule("two", vec![both(under("/api"), &[claim("a", false), claim("b", false)])]),
+        rule("none", vec![both(under("/api"), &[claim("a", true)])]),
+        rule("rest", vec![]),
+    ]);
+    let asked = Cell::new(0);
+    let find = |head: &Parts| {
+        asked.set(0);
+        let none = || {
+            asked.set(asked.get() + 1);
+            None
+        };
+        (table.find_with(head, none).unwrap().name.to_string(), asked.get())
+    };
+    assert_eq!(find(&at("/plain")), ("plain".to_owned(), 0));
+    assert_eq!(find(&at("/other")), ("rest".to_owned(), 0));
+    assert_eq!(find(&at("/other?q=2")), ("rest".to_owned(), 0));
+    assert_eq!(find(&at("/other?q=1")), ("rest".to_owned(), 1));
+    assert_eq!(find(&head(|r| r.uri("/other").header("end-user", "bob"))), ("rest".to_owned(), 0));
+    assert_eq!(find(&head(|r| r.uri("/other").header("end-user", "ann"))), ("rest".to_owned(), 1));
+    // Several conditions and rules, one token.
+    assert_eq!(find(&at("/api?q=1")), ("none".to_owned(), 1));
+    assert!(table.dump().to_string().contains("not: claim a is x"), "{}", table.dump());
+}

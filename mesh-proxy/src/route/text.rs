@@ -37,6 +37,11 @@ impl Text {
         })
     }
 
+    /// The same of one that must be there.
+    pub(super) fn required(text: Option<&wire::StringMatch>, field: &str) -> Result<Self, InvalidRoute> {
+        Self::new(text.ok_or_else(|| InvalidRoute::Missing { field: field.to_owned() })?, field)
+    }
+
     /// Whether an optional text matches.
     pub(super) fn matches(&self, value: Option<&[u8]>) -> bool {
         match (self, value) {

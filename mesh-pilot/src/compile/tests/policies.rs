@@ -373,3 +373,93 @@ fn issuers_of_one_author_take_nobodys_place() {
     assert_eq!(told.len(), 401 - MAX_OF_NAMESPACE, "{told:?}");
     assert!(told[0].contains("more than 256 issuers in many"), "{}", told[0]);
 }
+
+fn on_claims(more: &str, one: &str) -> String {
+    let rule = format!(
+        "{{match: [{{uri: {{prefix: /a}}}}, {{{one}}}], route: [{{destination: {{host: ratings}}}}]}}"
+    );
+    let rest = "{route: [{destination: {host: reviews}}]}";
+    object("VirtualService", "a", &format!("{{{more} hosts: [reviews], http: [{rule}, {rest}]}}"))
+}
+
+fn tokens(name: &str, whom: &str) -> String {
+    let whom = if whom.is_empty() { String::new() } else { format!("{whom}, ") };
+    let keys = r#"{issuer: own, jwks: '{"keys":[{"crv":"Ed25519","kty":"OKP","x":"a"}]}'}"#;
+    object("RequestAuthentication", name, &format!("{{{whom}jwtRules: [{keys}]}}"))
+}
+
+const ROLE: &str = "headers: {'@request.auth.claims[realm][a.b]': {exact: x}}, withoutHeaders: {'@request.auth.claims.sub': {}}";
+
+/// A sidecar gets the claims that routes look at, by names, and the rules of the tokens that its own workload takes.
+#[test]
+fn sidecars_get_routes_on_claims_and_their_own_tokens_rules() {
+    let mesh = Mesh::with(&format!("{}{}", on_claims("", ROLE), tokens("t", V1)));
+    let headers = &mesh.rules("reviews", 9080)[0].matches[1].headers;
+    let told: Vec<_> = headers.iter().map(|header| (header.claim.join("/"), header.invert)).collect();
+    assert_eq!(told, [("realm/a.b".to_owned(), false), ("sub".to_owned(), true)]);
+    let rules = |pod: &str| mesh.self_config(pod).jwt_rules.len();
+    assert_eq!((rules("reviews-v1-0"), rules("reviews-v2-0")), (1, 0));
+}
+
+/// Where no caller can believe a token, whoever wrote the route is told, and where.
+#[test]
+fn routes_on_claims_that_no_sidecar_knows() {
+    let told = |routes: &str, more: &str| -> Vec<String> {
+        let told = Mesh::with(&format!("{routes}{more}")).told();
+        told.into_iter().filter(|text| text.contains("know no claims")).collect()
+    };
+    let all = told(&on_claims("", ROLE), "");
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert!(all[0].starts_with("a: http[0].match[1]: sidecars know no claims here"), "{all:?}");
+    assert!(all[0].ends_with("add one for the callers"), "{all:?}");
+    let edge = object(
+        "Gateway",
+        "edge",
+        "{selector: {istio: edge}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}",
+    );
+    let labelled = |label: &str| format!("selector: {{matchLabels: {{{label}}}}}");
+    let named = |name: &str| format!("targetRefs: [{{kind: Service, name: {name}}}]");
+    let class = "targetRefs: [{group: gateway.networking.k8s.io, kind: GatewayClass, name: istio}]";
+    // Some caller may have it.
+    for (more, one, more_tokens) in [
+        ("", ROLE, tokens("t", "")),
+        ("", ROLE, tokens("money/t", "")),
+        ("", ROLE, tokens("istio-system/t", "")),
+        ("", ROLE, tokens("istio-system/t", &labelled("app: reviews"))),
+        ("", ROLE, tokens("t", &labelled("team: a"))),
+        ("", ROLE, tokens("t", &labelled("app: ratings"))),
+        ("", ROLE, tokens("t", &named("ratings"))),
+        ("exportTo: ['.'],", ROLE, tokens("t", "")),
+        ("", &format!("sourceNamespace: money, {ROLE}"), tokens("money/t", "")),
+        ("", &format!("sourceLabels: {{app: x}}, {ROLE}"), tokens("t", &labelled("app: x, team: a"))),
+        // It is not for sidecars, or looks at no claims.
+        ("gateways: [edge],", ROLE, String::new()),
+        ("gateways: [edge, mesh],", &format!("gateways: [edge], {ROLE}"), String::new()),
+        ("", "headers: {sub: {exact: x}}", String::new()),
+    ] {
+        let told = told(&on_claims(more, one), &format!("{edge}{more_tokens}"));
+        assert!(told.is_empty(), "{more} {one} {more_tokens}: {told:?}");
+    }
+    // Those who have it are gateways, called, or other ones.
+    for (more, one, more_tokens, hint) in [
+        ("", ROLE, tokens("t", &labelled("app: reviews")), true),
+        ("", ROLE, tokens("t", &labelled("app: reviews, version: v1")), true),
+        ("", ROLE, tokens("t", &named("reviews")), true),
+        ("", ROLE, tokens("t", class), false),
+        ("", ROLE, tokens("t", &labelled("istio: edge")), false),
+        ("", ROLE, tokens("istio-system/t", &labelled("istio: edge, a: b")), false),
+        ("exportTo: ['.'],", ROLE, tokens("money/t", ""), false),
+        ("gateways: [edge, mesh],", ROLE, String::new(), false),
+        ("", &format!("sourceNamespace: money, {ROLE}"), tokens("t", ""), false),
+        ("", &format!("sourceLabels: {{app: x}}, {ROLE}"), tokens("t", &labelled("app: y")), false),
+        ("", "withoutHeaders: {'@request.auth.claims.sub': {}}", String::new(), false),
+    ] {
+        let told = told(&on_claims(more, one), &format!("{edge}{more_tokens}"));
+        assert_eq!(told.len(), 1, "{more} {one} {more_tokens}: {told:?}");
+        let hinted = told[0].contains("; RequestAuthentication default/t (mesh.yaml:");
+        assert_eq!(hinted, hint, "{told:?}");
+    }
+    // One that is called does not hide one that calls.
+    let both = format!("{}{}", tokens("t", &named("reviews")), tokens("u", &labelled("team: a")));
+    assert!(told(&on_claims("", ROLE), &both).is_empty());
+}

@@ -168,10 +168,7 @@ fn virtual_services() {
         ),
         (with("match: [{uri: {}}]"), vec!["error spec.http[0].match[0].uri: uri matches nothing"]),
         (with("match: [{headers: {a: {}, b: {regex: '*'}}}]"), vec![]),
-        (
-            with("match: [{headers: {'@request.auth.claims.a': {exact: b}}}]"),
-            vec!["warning spec.http[0].match[0].headers: claims are known only at gateways"],
-        ),
+        (with("match: [{headers: {'@request.auth.claims.a': {exact: b}}}]"), vec![]),
         (with("match: [{gateways: [g], headers: {'@request.auth.claims[a]': {exact: b}}}]"), vec![]),
         (
             with("match: [{gateways: [g], headers: {'@request.auth.principal': {exact: b}}}]"),

@@ -59,7 +59,7 @@ pub(super) fn check(spec: &VirtualServiceSpec, findings: &mut Findings) {
     let (mut caught, mut texts) = (None, Texts::new());
     for (index, route) in spec.http.iter().enumerate() {
         let path = format!("spec.http[{index}]");
-        http_route(route, spec, &path, &mut texts, findings);
+        http_route(route, &path, &mut texts, findings);
         if let Some(first) = caught {
             findings.warning(path, format!("never reached: http[{first}] takes every request (IST0130)"), "");
         } else if route.r#match.is_empty() || route.r#match.contains(&HttpMatch::default()) {
@@ -106,32 +106,11 @@ fn gateways(list: &[String], path: &str, findings: &mut Findings) {
     }
 }
 
-/// Tokens are verified where requests come in: a client's own sidecar knows no claims.
-fn claims(one: &HttpMatch, spec: &VirtualServiceSpec, path: &str, findings: &mut Findings) {
-    let gateways = if one.gateways.is_empty() { &spec.gateways } else { &one.gateways };
-    let of_mesh = gateways.is_empty() || gateways.iter().any(|gateway| gateway == "mesh");
-    let mut names = one.headers.keys().chain(one.without_headers.keys());
-    if of_mesh && names.any(|name| name.starts_with('@')) {
-        findings.warning(
-            format!("{path}.headers"),
-            "claims are known only at gateways: sidecars take every request for one without a token",
-            "gateways: [NAME]",
-        );
-    }
-}
-
-fn http_route(
-    route: &HttpRoute,
-    spec: &VirtualServiceSpec,
-    path: &str,
-    texts: &mut Texts,
-    findings: &mut Findings,
-) {
+fn http_route(route: &HttpRoute, path: &str, texts: &mut Texts, findings: &mut Findings) {
     actions(route, path, findings);
     not_yet(route, path, findings);
     for (index, one) in route.r#match.iter().enumerate() {
         http_match(one, &format!("{path}.match[{index}]"), texts, findings);
-        claims(one, spec, &format!("{path}.match[{index}]"), findings);
     }
     for (index, to) in route.route.iter().enumerate() {
         let path = format!("{path}.route[{index}]");

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::super::text::Text;
-use super::{Case, From, Header, Matcher, Path};
+use super::{Case, Claim, From, Header, Matcher, Path};
 
 impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -15,6 +15,7 @@ impl fmt::Display for Matcher {
             told.extend(value.as_ref().map(|value| format!("{name} {value}")));
         }
         told.extend(self.headers.iter().map(header));
+        told.extend(self.claims.iter().map(claim));
         told.extend(self.query.iter().map(|query| format!("query {} {}", query.name, query.value)));
         if told.is_empty() {
             return f.write_str("every request");
@@ -36,11 +37,15 @@ fn path(path: &Path) -> String {
     }
 }
 
+fn claim(claim: &Claim) -> String {
+    let not = if claim.invert { "not: " } else { "" };
+    format!("{not}claim {} {}", claim.path.join("."), claim.value)
+}
+
 fn header(header: &Header) -> String {
     let not = if header.invert { "not: " } else { "" };
     match &header.from {
         From::Name(name) => format!("{not}header {name} {}", header.value),
-        From::Claim(path) => format!("{not}claim {} {}", path.join("."), header.value),
         From::Pseudo(name, _) => format!("{not}header {name} {}", header.value),
     }
 }
