@@ -29,6 +29,7 @@ mod originate;
 mod own_capture;
 mod paths;
 mod permissive;
+mod rerouted;
 mod revision;
 mod rows;
 mod tcp;

@@ -285,7 +285,14 @@ const TESTS: &[(&str, &str, &[Test])] = &[
     (
         "J7",
         "fetches of keys, too many or to the wrong place",
-        &[(KEYS, "addresses_that_are_nobodys_business"), (KEYS, "a_fetch_takes_no_longer_than_it_may")],
+        &[
+            (KEYS, "addresses_that_are_nobodys_business"),
+            (KEYS, "a_fetch_takes_no_longer_than_it_may"),
+            (KEYS, "j7_a_source_is_asked_seldom_whatever_happens"),
+            (KEYS, "j7_bounds_hold_for_every_step"),
+            (KEYS, "j7_a_fetch_shows_nobodys_credentials"),
+            ("mesh-proxy/tests/claims.rs", "j7_unknown_keys_ask_nobody"),
+        ],
     ),
     ("J8", "two tokens in one request", &[(AUTHENTICATION, "j8_more_than_one_credential_is_none")]),
     (
@@ -311,6 +318,9 @@ const TESTS: &[(&str, &str, &[Test])] = &[
         &[
             ("mesh-proxy/tests/external.rs", "policies_see_what_the_provider_made_of_it"),
             (EXTERNAL, "changes_and_what_they_must_not_touch"),
+            (REROUTED, "j15_every_writing_of_a_path_is_judged_where_it_leads"),
+            (REROUTED, "j15_another_route_is_another_decision"),
+            (REROUTED, "j15_nothing_is_followed_for_the_client"),
         ],
     ),
     (
@@ -324,6 +334,7 @@ const TESTS: &[(&str, &str, &[Test])] = &[
         &[
             (WRITTEN, "j17_what_a_client_writes_stays_in_its_place"),
             (AUTHENTICATION, "j17_claims_make_no_other_field"),
+            (REROUTED, "j17_a_path_stays_behind_its_prefix"),
         ],
     ),
     // Control plane, CA, operations.
@@ -431,6 +442,7 @@ const GO_SPIFFE: &str = "mesh-proto/src/runtime/tests/go_spiffe.rs";
 const CHECK: &str = "mesh-proto/src/crd/check/tests.rs";
 const KEYS: &str = "mesh-pilot/src/keys/tests.rs";
 const PUSH: &str = "mesh-pilot/src/push/tests.rs";
+const REROUTED: &str = "mesh-proxy/tests/rerouted.rs";
 const CALLS: &str = "mesh-ca/src/tests/calls.rs";
 
 fn read(path: &str) -> String {

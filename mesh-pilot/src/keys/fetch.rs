@@ -128,6 +128,10 @@ async fn discovered(issuer: &str, reach: Reach, slot: &Slot) -> Result<String, F
         // Whoever is between could say which keys are good.
         return Err(FetchError::Content { uri, why: format!("its jwks_uri {keys:?} is not https") });
     }
+    if keys.parse::<Uri>().is_ok_and(|uri| uri.authority().is_some_and(|of| of.as_str().contains('@'))) {
+        // Those in a rule have been refused; they would be part of `Host`.
+        return Err(FetchError::Content { uri, why: "its jwks_uri has credentials in it".to_owned() });
+    }
     Ok(keys.to_owned())
 }
 

@@ -16,6 +16,8 @@ const JWKS: &str = r#"{"keys":[{"crv":"Ed25519","kty":"OKP","x":"a"}]}"#;
 struct Issuer {
     at: String,
     asked: Arc<Mutex<Vec<String>>>,
+    /// The heads of what was asked.
+    heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Issuer {
@@ -23,7 +25,8 @@ impl Issuer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let told = asked.clone();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let (told, whole) = (asked.clone(), heads.clone());
         let own = at.clone();
         tokio::spawn(async move {
             let mut answers = answers.into_iter().peekable();
@@ -33,6 +36,7 @@ impl Issuer {
                 while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|n| n > 0) {}
                 let head = String::from_utf8(head).unwrap();
                 told.lock().push(head.split(' ').nth(1).unwrap_or_default().to_owned());
+                whole.lock().push(head);
                 last = answers.next().unwrap_or(last);
                 let (status, body) = (last.0, last.1.replace("SELF", &own));
                 let location = format!("location: {own}/elsewhere\r\n");
@@ -43,7 +47,7 @@ impl Issuer {
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
-        Self { at, asked }
+        Self { at, asked, heads }
     }
 
     async fn keys(&self) -> Result<Bytes, String> {
@@ -132,6 +136,98 @@ async fn addresses_that_are_nobodys_business() {
         let error = fetch(&KeySource::Uri(uri.into()), Reach::Loopback).await.unwrap_err();
         assert!(matches!(error, FetchError::Uri(_)), "{uri}: {error}");
     }
+}
+
+/// Row J7: nobody's credentials go with a fetch, neither this machine's nor any that a document names.
+#[tokio::test]
+async fn j7_a_fetch_shows_nobodys_credentials() {
+    let issuer = Issuer::start(vec![(200, JWKS.into())]).await;
+    issuer.keys().await.unwrap();
+    let head = issuer.heads.lock()[0].to_ascii_lowercase();
+    let host = issuer.at.trim_start_matches("http://");
+    let expected = format!("get /keys http/1.1\r\nhost: {host}\r\naccept: application/json\r\n\r\n");
+    assert_eq!(head, expected, "what is not there cannot be somebody's");
+    let document = r#"{"issuer":"SELF","jwks_uri":"WITH/k"}"#;
+    let issuer = Issuer::start(vec![(200, document.replace("WITH", "http://ann:secret@127.0.0.1"))]).await;
+    let error = fetch(&KeySource::Issuer(issuer.at.clone()), Reach::Loopback).await.unwrap_err().to_string();
+    assert!(error.ends_with("its jwks_uri has credentials in it") && !error.contains("secret"), "{error}");
+}
+
+/// Row J7: an answer is read up to 1 MiB, however it is announced; what a document leads to is asked no more than what a rule does.
+#[tokio::test]
+async fn j7_bounds_hold_for_every_step() {
+    let padded = |size: usize| format!("{JWKS}{}", " ".repeat(size - JWKS.len()));
+    let issuer = Issuer::start(vec![(200, padded(1 << 20))]).await;
+    issuer.keys().await.unwrap();
+    let issuer = Issuer::start(vec![(200, padded((1 << 20) + 1))]).await;
+    let error = issuer.keys().await.unwrap_err();
+    assert!(error.contains("length limit"), "{error}");
+    for keys in [
+        "http://169.254.169.254/latest/meta-data",
+        "http://[::ffff:169.254.169.254]/",
+        "http://[fe80::1]/",
+        "http://0.0.0.0/",
+    ] {
+        let document = format!(r#"{{"issuer":"SELF","jwks_uri":"{keys}"}}"#);
+        let issuer = Issuer::start(vec![(200, document)]).await;
+        let error = fetch(&KeySource::Issuer(issuer.at.clone()), Reach::Loopback).await.unwrap_err();
+        assert!(error.to_string().contains("no address that may be asked"), "{keys}: {error}");
+    }
+    let document = r#"{"issuer":"SELF","jwks_uri":"file:///etc/passwd"}"#;
+    let issuer = Issuer::start(vec![(200, document.into())]).await;
+    let error = fetch(&KeySource::Issuer(issuer.at.clone()), Reach::Loopback).await.unwrap_err();
+    assert!(matches!(error, FetchError::Uri(_)), "{error}");
+}
+
+/// Row J7: a source is asked because time has passed, and for no other reason: no more than once in 20 minutes while it answers,
+/// than twice in a minute while it fails, whatever else changes beside it. (Proxies ask nobody: they name no unknown key to us.)
+#[tokio::test(start_paused = true)]
+async fn j7_a_source_is_asked_seldom_whatever_happens() {
+    let source = KeySource::Uri("http://one".into());
+    let (want, wanted) = watch::channel(Wanted::from([(source.clone(), wanted_by(&["a"]))]));
+    let (found, mut events) = mpsc::channel(16);
+    let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let asked: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let (told, failing) = (asked.clone(), fails.clone());
+    let fetch = move |source: KeySource, _turn: Turn| {
+        if source.to_string() == "http://one" {
+            told.lock().push(Instant::now());
+        }
+        let failed = failing.load(std::sync::atomic::Ordering::Relaxed);
+        async move {
+            match failed {
+                true => Err(FetchError::Uri(source.to_string())),
+                false => Ok(Bytes::from_static(JWKS.as_bytes())),
+            }
+        }
+    };
+    tokio::spawn(keep_by(wanted, found, fetch));
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let pass = async |steps: u64| {
+        asked.lock().clear();
+        for step in 0..steps {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            // Another issuer comes and goes, another namespace wants it too, its rule has another timeout.
+            let other = KeySource::Uri(format!("http://other/{}", step / 2));
+            want.send_modify(|wanted| {
+                wanted.retain(|known, _| *known == source);
+                wanted.insert(other, wanted_by(&["b"]));
+                let timeout = Duration::from_secs(1 + step % 5);
+                let own = Want { timeout, ..wanted_by(&["a", if step % 3 == 0 { "b" } else { "c" }]) };
+                wanted.insert(source.clone(), own);
+            });
+        }
+        let times = asked.lock();
+        times.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>()
+    };
+    let apart = pass(6 * 60 * 24).await;
+    assert!((60..=81).contains(&apart.len()), "{}", apart.len());
+    assert!(apart.iter().all(|apart| *apart >= REFRESH.mul_f64(0.9)), "{apart:?}");
+    fails.store(true, std::sync::atomic::Ordering::Relaxed);
+    let apart = pass(6 * 60).await;
+    // 1 + 2 + 4 + 8 + 16 s, then every 30 s, each a tenth more or less.
+    assert!((60..=140).contains(&apart.len()), "{}", apart.len());
+    assert!(apart.iter().skip(5).all(|apart| *apart >= RETRY_MOST.mul_f64(0.9)), "{apart:?}");
 }
 
 /// The last good keys stay while their source fails, and each source is followed by itself.

@@ -93,6 +93,12 @@ fn timeout(rule: &JwtRule, path: &str, findings: &mut Findings) {
 /// What is fetched by the pilot.
 fn fetched(uri: &str, path: &str, findings: &mut Findings) {
     let read = uri.parse::<http::Uri>().ok();
+    if read.as_ref().and_then(http::Uri::authority).is_some_and(|authority| authority.as_str().contains('@'))
+    {
+        // Not told again: whoever reads the status need not know them.
+        let wrong = "credentials in a URI are sent to nobody";
+        return findings.error(path, wrong, "a URI without them: public keys need none");
+    }
     let good = read.is_some_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
     });

@@ -809,6 +809,11 @@ fn request_authentications() {
         (format!("{{jwtRules: [{{{keys}}}]}}"), vec!["error spec.jwtRules[0].issuer: issuer is missing"]),
         (with("jwksUri: 'https://a'"), vec!["error spec.jwtRules[0]: both jwks and jwksUri"]),
         (rule("jwksUri: 'file:///a'"), vec!["error spec.jwtRules[0].jwksUri: \"file:///a\" is no http"]),
+        (
+            rule("jwksUri: 'https://ann:secret@a/keys'"),
+            vec!["error spec.jwtRules[0].jwksUri: credentials in a URI are sent to nobody"],
+        ),
+        (rule("jwksUri: 'https://a/keys?for=ann@example.com'"), vec![]),
         (rule("jwks: '{}'"), vec!["error spec.jwtRules[0].jwks: is no JWKS: there are no keys in it"]),
         (
             rule("jwks: '{\"keys\":[{}]}'"),
