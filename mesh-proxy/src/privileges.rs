@@ -122,13 +122,25 @@ fn in_bounding_set() -> Result<Vec<CapabilitySet>, Failed> {
 fn become_user(keep: Keep) -> Result<(), Failed> {
     let (user, group) = (Uid::from_raw(USER), Gid::from_raw(USER));
     let groups = getgroups().map_err(of("cannot read the supplementary groups"))?;
-    let groups: Vec<Gid> = groups.into_iter().filter(|group| group.as_raw() != 0).collect();
+    let roots = groups_of_root();
+    let groups: Vec<Gid> = groups.into_iter().filter(|group| !roots.contains(group)).collect();
     setgroups(&groups).map_err(of("cannot leave root's group"))?;
     setresgid(group, group, group).map_err(of("cannot become group 1337"))?;
     if keep != Keep::Nothing {
         thread::set_keep_capabilities(true).map_err(of("cannot set PR_SET_KEEPCAPS"))?;
     }
     setresuid(user, user, user).map_err(of("cannot become user 1337"))
+}
+
+/// Its own, and those that the image's `/etc/group` gives it: the container's runtime adds them to the pod's.
+fn groups_of_root() -> Vec<Gid> {
+    let file = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let named = file.lines().filter_map(|line| {
+        let mut fields = line.split(':').skip(2);
+        let (group, members) = (fields.next()?, fields.next()?);
+        members.split(',').any(|member| member == "root").then(|| group.parse().ok().map(Gid::from_raw))?
+    });
+    named.chain([Gid::from_raw(0)]).collect()
 }
 
 /// Reads everything back, and tries to return.
@@ -139,7 +151,8 @@ fn verify(expected: CapabilitySets) -> Result<(), Failed> {
     let groups = [groups.real, groups.effective, groups.saved].map(Gid::as_raw);
     kept(users != [USER; 3] || groups != [USER; 3], || format!("users {users:?}, groups {groups:?}"))?;
     let more = getgroups().map_err(of("cannot read the supplementary groups"))?;
-    kept(more.contains(&Gid::from_raw(0)), || format!("supplementary groups {more:?}"))?;
+    let roots = groups_of_root();
+    kept(more.iter().any(|group| roots.contains(group)), || format!("supplementary groups {more:?}"))?;
     let sets = thread::capabilities(None).map_err(of("cannot read the capabilities"))?;
     kept(sets != expected, || format!("capabilities {sets:?}"))?;
     let bounding = in_bounding_set()?;

@@ -208,7 +208,7 @@ pub enum NotForOneself {
     )]
     NoRules,
     /// Others' rules.
-    #[error("--proxy-uid {uid} and --proxy-gid {gid}: what a sidecar sends that goes on as user and group {user} would be captured", user = privileges::USER)]
+    #[error("--proxy-uid {uid} and --proxy-gid {gid}: a sidecar that goes on as user and group {user} needs these alone: its own traffic would be captured, or others' would pass it by", user = privileges::USER)]
     Ids {
         /// As told.
         uid: String,
@@ -233,7 +233,8 @@ pub fn for_oneself(flags: &Flags) -> Result<(), NotForOneself> {
     if flags.dry_run || flags.clean_up {
         return Err(NotForOneself::NoRules);
     }
-    if !settings.uids.contains(&privileges::USER) && !settings.gids.contains(&privileges::USER) {
+    // Nobody else's traffic passes by: of an application with such a user or group all would.
+    if settings.uids != [privileges::USER] || settings.gids != [privileges::USER] {
         return Err(NotForOneself::Ids { uid: flags.uids.clone(), gid: flags.gids.clone() });
     }
     apply(&settings, flags.backend()?)?;

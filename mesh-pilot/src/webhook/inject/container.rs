@@ -37,6 +37,9 @@ fn capture(wishes: &Wishes, all: bool) -> Vec<String> {
     };
     let uid = UID.to_string();
     let mut arguments = vec!["capture", "-p", "15001", "-z", "15006", "-u", &uid, "-m", mode];
+    if all {
+        arguments.extend(["-g", &uid, "-t", "1337", "-r", "133", "--backend", "auto"]);
+    }
     let lists = [
         ("-i", &capture.include_outbound_ranges),
         ("-x", &capture.exclude_outbound_ranges),

@@ -38,7 +38,7 @@ fn one_container_instead_of_two() {
     assert_eq!(names(&pod, "containers"), ["app"]);
     assert_eq!(
         arguments(&pod).join(" "),
-        "sidecar capture -p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x  -b * -d 15090,15021,15020 -q  -o  -c  -k "
+        "sidecar capture -p 15001 -z 15006 -u 1337 -m REDIRECT -g 1337 -t 1337 -r 133 --backend auto -i * -x  -b * -d 15090,15021,15020 -q  -o  -c  -k "
     );
     let proxy = container(&pod, PROXY);
     assert_eq!(
@@ -108,6 +108,11 @@ fn an_own_container_that_says_how_it_starts_has_it_separate() {
         ("command", json!(["x"])),
         ("securityContext", json!({"readOnlyRootFilesystem": false})),
         ("securityContext", json!(null)),
+        ("lifecycle", json!({"postStart": {"exec": {"command": ["true"]}}})),
+        ("startupProbe", json!({"exec": {"command": ["true"]}})),
+        ("livenessProbe", json!({"exec": {"command": ["true"]}})),
+        ("restartPolicy", json!(null)),
+        ("envFrom", json!([{"configMapRef": {"name": "x"}}])),
     ] {
         let mut pod = asked();
         pod["spec"]["containers"]
@@ -124,6 +129,33 @@ fn an_own_container_that_says_how_it_starts_has_it_separate() {
     assert_eq!(obstacle(&pod, json!({})), None, "of others it may say what it likes");
 }
 
+/// The container starts as root: no code of the user's is run in it then.
+#[test]
+fn an_own_container_that_brings_code_has_it_separate() {
+    let with = |field: &str, value: Value| {
+        let mut pod = asked();
+        let own = json!({"name": PROXY, "image": "auto", field: value});
+        pod["spec"]["containers"].as_array_mut().unwrap().push(own);
+        obstacle(&pod, json!({}))
+    };
+    for name in ["LD_PRELOAD", "LD_AUDIT", "PATH"] {
+        assert!(with("env", json!([{"name": name, "value": "/x"}])).unwrap().contains(name));
+    }
+    assert_eq!(with("env", json!([{"name": "ISTIO_META_A", "value": "/x"}])), None);
+    let mount = |path: &str| with("volumeMounts", json!([{"name": "v", "mountPath": path}]));
+    for path in ["/usr/sbin", "/usr", "/", "//usr/./lib", "/lib64/", "/etc/ld.so.preload", "/var/../usr"] {
+        assert!(mount(path).unwrap().contains("over the sidecar's programs"), "{path}");
+    }
+    for path in ["/etcetera", "/var/run/own", "/usrs"] {
+        assert_eq!(mount(path), None, "{path}");
+    }
+    let mut pod = asked();
+    pod["metadata"]["annotations"]["sidecar.istio.io/userVolume"] = r#"{"v": {"emptyDir": {}}}"#.into();
+    pod["metadata"]["annotations"]["sidecar.istio.io/userVolumeMount"] =
+        r#"{"v": {"mountPath": "/usr/sbin"}}"#.into();
+    assert!(obstacle(&pod, json!({})).unwrap().contains("/usr/sbin"));
+}
+
 /// The kubelet gives a token to the one user that all containers run as by name.
 #[test]
 fn a_token_that_only_root_could_read() {
@@ -136,6 +168,8 @@ fn a_token_that_only_root_could_read() {
     assert!(why.contains("fsGroup"), "{why}");
     assert_eq!(obstacle(&of_pod(json!({"runAsUser": 0, "fsGroup": 7})), json!({})), None);
     assert_eq!(obstacle(&of_pod(json!({"runAsUser": 7})), json!({})), None);
+    let why = obstacle(&of_pod(json!({"runAsUser": 7, "fsGroup": 0})), json!({})).expect("root's group");
+    assert!(why.contains("fsGroup is 0"), "{why}");
     let mut mixed = of_pod(json!({"runAsUser": 0}));
     mixed["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 7});
     assert_eq!(obstacle(&mixed, json!({})), None);
