@@ -123,6 +123,40 @@ fn each_row_has_its_tests_or_a_reason() {
     assert_eq!(rows.len(), 89);
 }
 
+/// C16: versions before these have bugs that reach us.
+const FROM: [(&str, [u64; 3]); 9] = [
+    ("bytes", [1, 11, 1]),
+    ("h2", [0, 4, 16]),
+    ("http", [1, 0, 0]),
+    ("hyper", [1, 0, 0]),
+    ("lru", [0, 16, 3]),
+    ("rustls", [0, 23, 46]),
+    ("rustls-webpki", [0, 103, 13]),
+    ("tokio", [1, 54, 1]),
+    ("tonic", [0, 12, 3]),
+];
+
+#[test]
+fn c16_no_older_crates() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let read = |file: &str| std::fs::read_to_string(workspace.join(file)).unwrap();
+    let lock = read("Cargo.lock");
+    let mut seen = 0;
+    for package in lock.split("[[package]]").skip(1) {
+        let field = |name: &str| {
+            let line = package.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = \""));
+            line.and_then(|line| line.strip_suffix('"')).unwrap_or_default()
+        };
+        let Some((name, least)) = FROM.iter().find(|(name, _)| *name == field("name")) else { continue };
+        let version: Vec<u64> = field("version").split('.').map(|part| part.parse().unwrap()).collect();
+        assert!(version >= least.to_vec(), "{name} {version:?} is older than {least:?}");
+        seen += 1;
+    }
+    assert!(seen >= FROM.len() - 1, "Cargo.lock is not read as it is written");
+    // The linter refuses `unsafe` but where a line asks for it.
+    assert!(read("Cargo.toml").contains("unsafe_code = \"deny\""));
+}
+
 /// The reader of sources finds what it must not take for a test.
 #[test]
 fn a_name_alone_is_no_test() {

@@ -31,6 +31,5 @@ mod paths;
 mod permissive;
 mod rerouted;
 mod revision;
-mod rows;
 mod tcp;
 mod written;
