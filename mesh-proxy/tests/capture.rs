@@ -187,20 +187,7 @@ fn story(backend: Backend, mode: Interception) {
         eprintln!("SKIPPED: transparent capture ({backend:?}, {mode:?}) is not tested here: {why}");
         return;
     }
-    let world = World::new();
-    let hub = world.hub.clone();
-    let thread = std::thread::spawn(move || {
-        // Pilot and authority are in the hub.
-        hub.enter();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .on_thread_start({
-                let hub = hub.clone();
-                move || hub.enter()
-            })
-            .enable_all()
-            .build()
-            .unwrap();
+    World::new().run(move |world, runtime| {
         let mut meshed = runtime.block_on(Meshed::start(world, backend, mode));
         // Blocking, while the pilot serves on the runtime's own threads.
         meshed.unchanged_programs_are_in_the_mesh();
@@ -212,9 +199,6 @@ fn story(backend: Backend, mode: Interception) {
             runtime.block_on(pod.ended());
         }
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 #[test]

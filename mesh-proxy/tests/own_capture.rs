@@ -169,28 +169,12 @@ fn run(mode: Interception) {
         eprintln!("SKIPPED: a sidecar that captures for itself ({mode:?}) is not tested here: {why}");
         return;
     }
-    let world = World::new();
-    let hub = world.hub.clone();
-    let thread = std::thread::spawn(move || {
-        // Pilot and authority are in the hub.
-        hub.enter();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .on_thread_start({
-                let hub = hub.clone();
-                move || hub.enter()
-            })
-            .enable_all()
-            .build()
-            .unwrap();
+    World::new().run(move |world, runtime| {
         let mut meshed = runtime.block_on(Meshed::start(world));
         runtime.block_on(meshed.story(mode));
         meshed.client.stop();
         runtime.block_on(meshed.client.ended());
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 #[test]

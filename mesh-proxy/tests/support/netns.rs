@@ -152,6 +152,24 @@ impl World {
         assert!(made.success(), "the namespaces cannot be made");
         world
     }
+
+    /// Tells a story in the hub, where pilot and authority are, on a runtime whose threads are there too; blocks.
+    pub fn run(self, story: impl FnOnce(Self, &tokio::runtime::Runtime) + Send + 'static) {
+        let hub = self.hub.clone();
+        let thread = std::thread::spawn(move || {
+            hub.enter();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .on_thread_start(move || hub.enter())
+                .enable_all()
+                .build()
+                .unwrap();
+            story(self, &runtime);
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
 }
 
 impl Drop for World {
